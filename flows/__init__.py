@@ -1,0 +1,1 @@
+"""Orchestration only: order, retries, progress. The work is in `pipeline`."""

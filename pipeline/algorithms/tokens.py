@@ -1,0 +1,62 @@
+"""What a loss is computed from: completion tokens of whole sequences, flat, with what is known of each sequence.
+
+There is no padding here, so nothing can depend on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """Completion tokens of whole sequences. All floating tensors are fp32 (or fp64 in tests)."""
+
+    logprobs: Float[Tensor, " tokens"]
+    """log pi of each token under the policy being trained, at the temperature it was sampled with. Has a gradient."""
+    entropy: Float[Tensor, " tokens"]
+    """Entropy of the policy's distribution at each token, nats. Has a gradient."""
+    behavior: Float[Tensor, " tokens"] | None
+    """log mu of each token; None if the data have none."""
+    mask: Bool[Tensor, " tokens"]
+    """True for tokens that the behavior policy drew; the others carry no loss."""
+    sequence: Int[Tensor, " tokens"]
+    """Number of the sequence that each token belongs to."""
+    advantage: Float[Tensor, " sequences"]
+    weight: Float[Tensor, " sequences"]
+    """Factor of the sequence's loss."""
+    lengths: Float[Tensor, " sequences"]
+    """Number of masked-in tokens of each sequence."""
+
+    def per_token(self, values: Float[Tensor, " sequences"]) -> Float[Tensor, " tokens"]:
+        """Spread a value of each sequence over its tokens."""
+        return values[self.sequence]
+
+    def per_sequence(self, values: Float[Tensor, " tokens"]) -> Float[Tensor, " sequences"]:
+        """Sum a value of each token over its sequence; masked-out tokens count 0."""
+        kept = values.where(self.mask, values.new_zeros(()))
+        return values.new_zeros(len(self.advantage)).index_add(0, self.sequence, kept)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Sizes of the whole optimiser step."""
+
+    tokens: float
+    """Masked-in tokens."""
+    sequences: float
+    """Completions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """A part's share of the step's loss, and what happened to its tokens."""
+
+    value: Float[Tensor, ""]
+    stopped: Bool[Tensor, " tokens"]
+    """True where the trust region stopped the token."""

@@ -1,0 +1,56 @@
+"""One writer at a time. The lock names its holder and is released by the kernel when that process dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+
+class Lock:
+    """An exclusive lock on a file. Waits while another process holds it, saying once who that is."""
+
+    def __init__(self, path: Path, poll_seconds: float = 0.2) -> None:
+        self.path = path
+        self.poll_seconds = poll_seconds
+        self._handle: int | None = None
+
+    def __enter__(self) -> Lock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        told = False
+        while not self._taken():
+            if not told:
+                print(f"waiting for {self.path.stem}, held by {self._holder()}", file=sys.stderr, flush=True)
+                told = True
+            time.sleep(self.poll_seconds)
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, holder.encode(), 0)
+        return self
+
+    def _taken(self) -> bool:
+        assert self._handle is not None
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _holder(self) -> str:
+        assert self._handle is not None
+        try:
+            holder = json.loads(os.pread(self._handle, 4096, 0))
+            return f"process {holder['pid']} on {holder['host']}"
+        except (ValueError, KeyError):
+            return "another process"
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._handle is not None
+        os.close(self._handle)
+        self._handle = None

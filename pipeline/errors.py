@@ -1,0 +1,23 @@
+"""Errors that are answers. The command line prints their message without a traceback and exits with `exit_code`."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend: the message names what was found, what was expected and the remedy."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A table or file that does not hold what its schema says."""
+
+
+class IntegrityError(UserError):
+    """An artifact whose files or identity differ from its manifest."""
+
+
+class StageFailed(UserError):
+    """A stage stopped on purpose or crashed; what it had finished is kept and the same command goes on from there."""
+
+    exit_code = 1

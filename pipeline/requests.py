@@ -1,0 +1,116 @@
+"""What each stage of a run is asked for. A request's key is known before any work, so finished work is found, not redone.
+
+Recipes hold what decides the result and nothing else: no paths, no speed settings that change no bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.algorithms import resolve
+from pipeline.artifacts import Artifact, Request
+from pipeline.config import PromptSource, RunConfig
+from pipeline.device import resolve_dtype
+
+STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "train", "evaluate")}
+"""Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
+
+
+def prompts_request(
+    config: RunConfig, source: PromptSource, source_hash: str, *, model: Artifact | None, disjoint_from: Artifact | None
+) -> Request:
+    """Prompts of one source, rendered. `model` is given if its chat template renders them."""
+    recipe = {
+        "source": source.model_dump(mode="json", exclude={"path"}) | {"hash": source_hash},
+        "template": config.data.template,
+        "chat": config.data.chat,
+        "system": config.data.system,
+    }
+    parents = [model.as_parent("tokenizer")] if model else []
+    parents += [disjoint_from.as_parent("disjoint_from")] if disjoint_from else []
+    return Request("prompts", STAGES["prompts"], recipe, tuple(parents))
+
+
+def import_request(hashes: dict[str, str]) -> Request:
+    """A base model, by the sha256 of its files."""
+    return Request("checkpoint", STAGES["import"], {"files": hashes, "iteration": 0})
+
+
+def rollouts_request(config: RunConfig, iteration: int, policy: Artifact, prompts: Artifact) -> Request:
+    """Completions of this iteration's training prompts."""
+    section = config.generate
+    selection = {"prompts": section.prompts, "iteration": iteration, "seed": config.seed}
+    sampling = _sampling(config, temperature=section.temperature)
+    return _generate(config, "train", selection, section.samples, sampling, policy, prompts)
+
+
+def heldout_request(config: RunConfig, policy: Artifact, prompts: Artifact, *, greedy: bool) -> Request:
+    """Completions of the held-out prompts: the same seeds for every checkpoint, so that differences are the policy's."""
+    selection = {"prompts": None, "iteration": None, "seed": config.seed}
+    samples = 1 if greedy else config.evaluate.samples
+    sampling = _sampling(config, temperature=0.0 if greedy else config.evaluate.temperature, whole_support=True)
+    return _generate(config, "greedy" if greedy else "sampled", selection, samples, sampling, policy, prompts)
+
+
+def shape_request(config: RunConfig, rollouts: Artifact) -> Request:
+    """Advantages and weights for one rollouts artifact; algorithms that shape alike share it."""
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
+    recipe = {"choices": config.shape.model_dump(mode="json"), "advantage": algorithm.shaping_recipe()}
+    return Request("shaped", STAGES["shape"], recipe, (rollouts.as_parent("rollouts"),))
+
+
+def train_request(config: RunConfig, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Request:
+    """The checkpoint after this iteration."""
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
+    recipe = {
+        "iteration": iteration + 1,
+        "seed": config.seed,
+        "dtype": resolve_dtype(config.model.dtype),
+        "algorithm": algorithm.recipe(),
+        **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", "save_every_steps"}),
+    }
+    parents = (policy.as_parent("policy"), rollouts.as_parent("rollouts"), shaped.as_parent("shaped"))
+    return Request("checkpoint", STAGES["train"], recipe, parents)
+
+
+def evaluate_request(config: RunConfig, policy: Artifact, sampled: Artifact, greedy: Artifact | None) -> Request:
+    """Figures of one checkpoint from its graded held-out completions."""
+    recipe = {
+        "k": list(config.evaluate.k),
+        "solved_at": config.evaluate.solved_at,
+        "bootstrap": config.evaluate.bootstrap,
+        "seed": config.seed,
+    }
+    parents = [policy.as_parent("policy"), sampled.as_parent("sampled")]
+    parents += [greedy.as_parent("greedy")] if greedy else []
+    return Request("evaluation", STAGES["evaluate"], recipe, tuple(parents))
+
+
+def _sampling(config: RunConfig, *, temperature: float, whole_support: bool = False) -> dict[str, Any]:
+    section = config.generate
+    cuts = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    if not whole_support:
+        cuts = {"top_p": section.top_p, "top_k": section.top_k, "min_p": section.min_p}
+    return {"temperature": temperature, **cuts, "max_tokens": section.max_tokens, "stop": list(section.stop)}
+
+
+def _generate(
+    config: RunConfig,
+    purpose: str,
+    selection: dict[str, Any],
+    samples: int,
+    sampling: dict[str, Any],
+    policy: Artifact,
+    prompts: Artifact,
+) -> Request:
+    recipe = {
+        "purpose": purpose,
+        "selection": selection,
+        "samples": samples,
+        "sampling": sampling,
+        "dtype": resolve_dtype(config.model.dtype),
+        "max_model_len": config.engine.max_model_len,
+        "reward": config.reward.model_dump(mode="json", include={"components"}),
+        "shard_groups": config.generate.shard_groups,
+    }
+    return Request("rollouts", STAGES["generate"], recipe, (policy.as_parent("policy"), prompts.as_parent("prompts")))

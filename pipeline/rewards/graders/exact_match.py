@@ -1,0 +1,47 @@
+"""exact_match: 1 if the completion is the answer, 0 otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.rewards.graders.text import compile_pattern, last_captured, required
+
+
+def exact_match(
+    completion: str,
+    answer: str | None,
+    prompt: Mapping[str, Any],
+    *,
+    extract: str | None = None,
+    ignore_case: bool = False,
+    ignore_whitespace: bool = False,
+) -> float:
+    """1 if completion and answer are equal after space around them is stripped, else 0.
+
+    Args:
+        extract: regular expression; what its last match captures stands for the completion. No match scores 0.
+        ignore_case: compare case-folded texts.
+        ignore_whitespace: compare texts without any white space.
+
+    Raises:
+        ValueError: the prompt has no answer.
+
+    >>> exact_match(" 41\\n", "41", {}), exact_match("<answer>Oslo</answer>", "oslo", {}, extract="<answer>(.*?)</answer>")
+    (1.0, 0.0)
+    """
+    wanted = required(answer)
+    given = completion if extract is None else last_captured(extract, completion)
+    if given is None:
+        return 0.0
+    given, wanted = given.strip(), wanted.strip()
+    if ignore_whitespace:
+        given, wanted = "".join(given.split()), "".join(wanted.split())
+    if ignore_case:
+        given, wanted = given.casefold(), wanted.casefold()
+    return float(given == wanted)
+
+
+def check(*, extract: str | None = None, **_: object) -> None:
+    if extract is not None:
+        compile_pattern("extract", extract)

@@ -1,0 +1,62 @@
+"""What the graders of text share: which part of a completion is the answer, and when two numbers are one."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from pipeline.errors import UserError
+
+_NUMBER = re.compile(r"\$?([-+]?)\$?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
+
+
+def compile_pattern(name: str, pattern: str) -> re.Pattern[str]:
+    """The compiled pattern.
+
+    Raises:
+        UserError: not a regular expression; the message names the arg and the position.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{name}: {pattern!r} is not a regular expression: {error}") from None
+
+
+def captured(match: re.Match[str]) -> str:
+    """The first group that took part in the match; the whole match if none did.
+
+    >>> captured(re.search(r"#### (.+)|answer: (.+)", "answer: 41"))
+    '41'
+    """
+    return next((group for group in match.groups() if group is not None), match.group())
+
+
+def last_captured(pattern: str, text: str) -> str | None:
+    """What the last match of `pattern` captured; None without a match."""
+    found = None
+    for found in re.finditer(pattern, text):  # noqa: B007 - only the last one is wanted, and a text may have millions
+        pass
+    return None if found is None else captured(found)
+
+
+def required(answer: str | None) -> str:
+    """The answer. A prompt without one cannot be graded by comparison, and 0 would hide that.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if answer is None:
+        raise ValueError("the prompt has no answer to compare with")
+    return answer
+
+
+def number(text: str) -> Decimal | None:
+    """The number that `text` spells, None if it spells none.
+
+    Read are a sign, a dollar sign, commas between thousands, a decimal point and a period that ends the sentence.
+
+    >>> number("$1,234.50."), number(" 7. "), number("1,23")
+    (Decimal('1234.50'), Decimal('7'), None)
+    """
+    match = _NUMBER.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-").removesuffix("."))
+    return Decimal(match[1] + match[2].replace(",", "")) if match else None

@@ -1,0 +1,181 @@
+"""Names of graders, and the check of a reward config. Imports a built-in's library only when it is prepared."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.errors import UserError
+from pipeline.rewards.arguments import check_arguments
+
+if TYPE_CHECKING:
+    from pipeline.config import RewardConfig
+
+BUILTINS: Mapping[str, str] = {
+    name: f"pipeline.rewards.graders.{name}" for name in ("exact_match", "regex", "math_verify", "reasoning_gym")
+}
+"""Module of each built-in; its function has the grader's name."""
+
+OWN_FUNCTION = "your own function is named 'package.module:function'"
+
+
+class Component(Protocol):
+    """What is read of a `pipeline.config.RewardComponent`."""
+
+    @property
+    def grader(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BoundGrader:
+    """A grader with its args: `bound(completion, answer, prompt)` is the score as the function returned it."""
+
+    function: Callable[..., Any]
+    args: Mapping[str, Any]
+    prepare: Callable[[], None] = field(default=lambda: None)
+    """Imports and builds what grading needs, so that the first completion does not pay for it."""
+
+    def __call__(self, completion: str, answer: str | None, prompt: Mapping[str, Any]) -> Any:
+        return self.function(completion, answer, prompt, **self.args)
+
+
+def resolve(component: Component) -> BoundGrader:
+    """The component's grader, with names and args checked and nothing graded.
+
+    A function of the user's is imported, with the working directory on `sys.path`; a built-in's library is not.
+
+    Raises:
+        UserError: no such grader, module or function; an unknown, missing or mistyped arg. The message has the nearest
+            valid name.
+    """
+    args = dict(component.args)
+    if ":" in component.grader:
+        function = _own_function(component.grader)
+        check_arguments(function, args)
+        return BoundGrader(function, args)
+    if component.grader not in BUILTINS:
+        near = difflib.get_close_matches(component.grader, BUILTINS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"built in are {', '.join(BUILTINS)};"
+        raise UserError(f"no such grader; {hint} {OWN_FUNCTION}")
+    module = importlib.import_module(BUILTINS[component.grader])
+    function = getattr(module, component.grader)
+    check_arguments(function, args)
+    if hasattr(module, "check"):
+        module.check(**args)
+    if hasattr(module, "prepare"):
+        return BoundGrader(function, args, functools.partial(module.prepare, **args))
+    return BoundGrader(function, args)
+
+
+def resolve_all(components: Sequence[Component]) -> list[BoundGrader]:
+    """Every component's grader.
+
+    Raises:
+        UserError: one line per component that cannot be resolved.
+    """
+    graders, problems = [], []
+    for i, component in enumerate(components):
+        try:
+            graders.append(resolve(component))
+        except UserError as error:
+            problems.append(_problem(i, component, error))
+    _refuse(problems)
+    return graders
+
+
+def prepare_all(components: Sequence[Component], graders: Sequence[BoundGrader]) -> None:
+    """Prepare every grader. Slow: libraries are imported here.
+
+    Raises:
+        UserError: one line per component that cannot be prepared, such as one that names an unknown dataset.
+    """
+    problems = []
+    for i, (component, grader) in enumerate(zip(components, graders, strict=True)):
+        try:
+            grader.prepare()
+        except UserError as error:
+            problems.append(_problem(i, component, error))
+    _refuse(problems)
+
+
+def check_reward_config(config: RewardConfig) -> None:
+    """Refuse a config whose graders cannot be found or called, in milliseconds for built-ins.
+
+    What needs a grader's library, such as the name of a reasoning-gym dataset, is checked when a pool starts.
+
+    Raises:
+        UserError: one line per problem, each with the component's place in the config.
+    """
+    _refuse(
+        f"reward.components.{i} ({component.grader}): weight is {component.weight}, expected a finite number"
+        for i, component in enumerate(config.components)
+        if not math.isfinite(component.weight)
+    )
+    resolve_all(config.components)
+
+
+def _problem(place: int, component: Component, error: UserError) -> str:
+    return f"reward.components.{place} ({component.grader}): {error}"
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    if lines := "\n".join(problems):
+        raise UserError(lines)
+
+
+def _own_function(grader: str) -> Callable[..., Any]:
+    module_name, _, path = grader.partition(":")
+    if not module_name or not path:
+        raise UserError(f"incomplete; {OWN_FUNCTION}")
+    found: Any = _import_module(module_name)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+            near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"callable in it: {', '.join(sorted(names)) or 'nothing'}"
+            raise UserError(f"module {module_name} has no {part!r}; {hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"{path} is a {type(found).__name__}, expected a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _import_module(name: str) -> ModuleType:
+    importlib.invalidate_caches()
+    with _working_directory_on_path():
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+                place = f"in the working directory {os.getcwd()} or among the installed packages"
+                raise UserError(f"no module {error.name!r} {place}") from None
+            raise UserError(f"importing {name} failed: {error}") from error
+        except Exception as error:
+            raise UserError(f"importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    directory = os.getcwd()
+    if directory in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        if directory in sys.path:
+            sys.path.remove(directory)

@@ -1,0 +1,14 @@
+"""The tables that rollbook writes and the manifest that names them. Imports neither torch nor vLLM."""
+
+from schemas.evaluation import Evaluation
+from schemas.metrics import Metrics, Timing
+from schemas.prompts import Prompts
+from schemas.rollouts import Rollouts
+from schemas.shaped import Shaped
+from schemas.table import Checked, Table
+
+TABLES: dict[str, type[Table]] = {
+    table.__name__.lower(): table for table in (Prompts, Rollouts, Shaped, Metrics, Timing, Evaluation)
+}
+
+__all__ = ["TABLES", "Checked", "Evaluation", "Metrics", "Prompts", "Rollouts", "Shaped", "Table", "Timing"]

@@ -1,0 +1,96 @@
+"""The manifest: what an artifact is, file by file, and where it comes from.
+
+`content` decides the artifact's id. `provenance` may differ between equal results (time, host, versions, speed) and does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = "rollbook/1"
+
+Kind = Literal["prompts", "rollouts", "scores", "shaped", "checkpoint", "evaluation", "comparison"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Parent(_Part):
+    role: str
+    """What the artifact was used as: policy, prompts, rollouts, reference, ..."""
+    kind: Kind
+    """Kind of the parent."""
+    id: str
+    """Id of the parent."""
+
+
+class File(_Part):
+    path: str
+    """Relative to the artifact, with forward slashes."""
+    bytes: int
+    """Size."""
+    sha256: str
+    """Hash of the bytes, in hex."""
+    rows: int | None = None
+    """Rows, for a table."""
+    table: str | None = None
+    """Name and version of the table, such as rollouts/1."""
+
+
+class Content(_Part):
+    kind: Kind
+    """What the artifact is."""
+    key: str
+    """Hash of kind, parents, recipe and stage version: known before the work is done."""
+    stage: str
+    """Stage and version that made it, such as shape/1."""
+    parents: tuple[Parent, ...]
+    """Artifacts it was made from."""
+    recipe: dict[str, Any]
+    """The settings that decided the result."""
+    files: tuple[File, ...]
+    """Every file but the manifest and those under provenance."""
+    summary: dict[str, Any]
+    """Figures worth knowing without opening a file."""
+
+
+class Provenance(_Part):
+    created: str
+    """UTC time at which the artifact was finished."""
+    seconds: float
+    """Wall time of the work in the process that finished it."""
+    command: tuple[str, ...]
+    """Arguments of that process."""
+    host: str
+    """Machine and platform."""
+    versions: dict[str, str]
+    """Python and the libraries that matter."""
+    git_commit: str | None = None
+    """Commit of rollbook's source, if it ran from a checkout; '+' marks local changes."""
+    files: tuple[File, ...] = ()
+    """Files that may differ between equal results, such as timings."""
+    notes: dict[str, Any] = {}
+    """What the stage saw of its machine: device, threads, engine."""
+
+
+class Manifest(_Part):
+    format: str = FORMAT
+    """Version of this file."""
+    id: str
+    """Hash of `content`."""
+    content: Content
+    provenance: Provenance
+
+    def expected_id(self) -> str:
+        return digest(self.content.model_dump(mode="json"))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form: keys sorted, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,62 @@
+"""Metrics: what an optimiser step did. Timing: how long it took (kept apart, since it differs between equal runs)."""
+
+from typing import Any
+
+import dataframely as dy
+
+from schemas.table import Table, column
+
+QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+
+
+def _share(description: str) -> Any:
+    return column(dy.Float64, description, unit="share of tokens", nullable=True)
+
+
+class Metrics(Table):
+    """One optimiser step, in which every figure is over the whole step. Null: not defined for this algorithm or data."""
+
+    step = column(dy.Int32, "Optimiser step, from 0.", primary_key=True, min=0)
+    epoch = column(dy.Int32, "Pass over the snapshot, from 0.", min=0)
+    groups = column(dy.Int32, "Groups in the step.")
+    completions = column(dy.Int32, "Completions in the step.")
+    tokens = column(dy.Int64, "Completion tokens that carry loss.")
+    loss = column(dy.Float64, "The loss that was minimised.", allow_nan=True, allow_inf=True)
+    grad_norm = column(dy.Float64, "Norm of the gradient before clipping.", allow_nan=True, allow_inf=True)
+    learning_rate = column(dy.Float64, "Learning rate of the step.")
+    reward_mean = column(dy.Float64, "Mean reward of the step's completions.", nullable=True)
+    advantage_mean = column(dy.Float64, "Mean advantage over completions.")
+    completion_tokens_mean = column(dy.Float64, "Mean length of the completions.", unit="tokens")
+    entropy = column(dy.Float64, "Mean entropy of the policy's next-token distribution.", unit="nats")
+    kl_behavior = column(
+        dy.Float64, "KL(mu || pi) per token by the estimator r - 1 - log r, r = pi/mu.", unit="nats", nullable=True
+    )
+    ratio_q01 = column(dy.Float64, "1 % quantile of the token ratio pi/mu, before any clipping.", nullable=True)
+    ratio_q10 = column(dy.Float64, "10 % quantile of the token ratio.", nullable=True)
+    ratio_q50 = column(dy.Float64, "Median token ratio.", nullable=True)
+    ratio_q90 = column(dy.Float64, "90 % quantile of the token ratio.", nullable=True)
+    ratio_q99 = column(dy.Float64, "99 % quantile of the token ratio.", nullable=True)
+    ratio_max = column(dy.Float64, "Largest token ratio.", nullable=True)
+    clip_fraction_positive = _share("Tokens with A > 0 that the trust region stopped, of all tokens with A > 0.")
+    clip_fraction_negative = _share("Tokens with A < 0 that the trust region stopped, of all tokens with A < 0.")
+    ess = column(
+        dy.Float64,
+        "Effective sample size of the sequence ratios, (sum W)^2 / (n sum W^2).",
+        unit="share of completions",
+        nullable=True,
+    )
+    logprob_difference_mean = column(
+        dy.Float64, "Mean |trainer - stored| logprob per token before the first step.", unit="nats", nullable=True
+    )
+    logprob_difference_max = column(
+        dy.Float64, "Largest |trainer - stored| logprob before the first step.", unit="nats", nullable=True
+    )
+
+
+class Timing(Table):
+    """How long one optimiser step took."""
+
+    step = column(dy.Int32, "Optimiser step, from 0.", primary_key=True, min=0)
+    seconds = column(dy.Float64, "Wall time of the step.", unit="s")
+    tokens_per_second = column(dy.Float64, "Completion tokens trained per second.", unit="tokens/s")
+    data_seconds = column(dy.Float64, "Time spent waiting for data.", unit="s")

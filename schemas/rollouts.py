@@ -1,0 +1,77 @@
+"""Rollouts: what a policy answered, token by token, and under which distribution."""
+
+import dataframely as dy
+import polars as pl
+
+from schemas.table import Table, column, one_of, rule
+
+STATUSES = ("ok", "truncated", "reward_error", "engine_error")
+SOURCES = ("self", "expert", "replay", "import")
+
+
+class Rollouts(Table):
+    """One completion of one prompt by one policy. A group never spans two files.
+
+    Nothing is thrown away: a completion that failed is a row with a status and its error.
+    """
+
+    extra_prefixes = ("reward_",)
+
+    group_id = column(dy.String, "All completions of one prompt by one policy in one artifact.", primary_key=True)
+    sample_index = column(dy.Int32, "Number of the completion in its group, from 0.", primary_key=True, min=0)
+    prompt_id = column(dy.String, "The prompt's name in the prompts artifact.")
+    prompt_token_ids = column(dy.List, "Tokens given to the engine.", dy.Int32(min=0))
+    completion_token_ids = column(
+        dy.List, "Tokens the policy drew, the end-of-sequence token included if it drew it.", dy.Int32(min=0)
+    )
+    behavior_logprobs = column(
+        dy.List,
+        "log mu of each completion token under the distribution it was drawn from. Null if unknown.",
+        dy.Float32(max=0.0),
+        unit="nats",
+        nullable=True,
+    )
+    action_mask = column(
+        dy.List, "True for tokens the policy drew, False for tools' and environments'. Null: all.", dy.Bool(), nullable=True
+    )
+    prompt_text = column(dy.String, "The prompt as text.")
+    completion_text = column(dy.String, "The completion as text, without special tokens and stop texts.")
+    answer = column(dy.String, "The reference answer that it was graded against.", nullable=True)
+    finish_reason = column(dy.String, "stop, length or the engine's own word.", nullable=True)
+    reward = column(dy.Float64, "Weighted sum of the reward_* columns. Null if a grader failed.", nullable=True)
+    policy_id = column(dy.String, "Id of the checkpoint artifact that answered.")
+    policy_version = column(dy.Int32, "Iteration of that checkpoint; 0 is the base model.", min=0)
+    source = column(dy.String, f"Where the completion comes from: {', '.join(SOURCES)}.", check=one_of(*SOURCES))
+    seed = column(dy.Int64, "Seed of the engine's generator for this completion.", nullable=True)
+    temperature = column(dy.Float64, "Divisor of the logits; 0 is greedy. Null if unknown.", nullable=True, min=0.0)
+    top_p = column(dy.Float64, "Nucleus share; 1 keeps all.", nullable=True)
+    top_k = column(dy.Int32, "Number of likeliest tokens kept; 0 keeps all.", nullable=True)
+    min_p = column(dy.Float64, "Least share of the likeliest token's probability; 0 keeps all.", nullable=True)
+    logprobs_mode = column(
+        dy.String,
+        "processed_logprobs: after temperature and cuts, the sampling density. raw_logprobs: before them. unknown.",
+        check=one_of("processed_logprobs", "raw_logprobs", "unknown"),
+    )
+    engine = column(dy.String, "Program, version, device and number format that generated.")
+    status = column(dy.String, f"One of {', '.join(STATUSES)}.", check=one_of(*STATUSES))
+    error = column(dy.String, "Why the status is not ok.", nullable=True)
+
+    @rule
+    def one_logprob_per_completion_token(cls) -> pl.Expr:
+        logprobs = pl.col("behavior_logprobs")
+        return logprobs.is_null() | (logprobs.list.len() == pl.col("completion_token_ids").list.len())
+
+    @rule
+    def one_mask_value_per_completion_token(cls) -> pl.Expr:
+        mask = pl.col("action_mask")
+        return mask.is_null() | (mask.list.len() == pl.col("completion_token_ids").list.len())
+
+    @rule
+    def a_graded_completion_has_a_finite_reward(cls) -> pl.Expr:
+        failed = pl.col("status").is_in(["reward_error", "engine_error"])
+        return failed | (pl.col("reward").is_not_null() & pl.col("reward").is_finite())
+
+    @rule
+    def a_failed_completion_says_why(cls) -> pl.Expr:
+        failed = pl.col("status").is_in(["reward_error", "engine_error"])
+        return ~failed | pl.col("error").is_not_null()

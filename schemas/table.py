@@ -1,0 +1,154 @@
+"""What a table is: typed columns with a description and a unit each, rules, and a version.
+
+A table is a dataframely schema. From the class come the Arrow schema (descriptions travel as field metadata, so that any
+reader of the Parquet file sees them), validation, and the split of good rows from bad ones with each bad row's reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ClassVar, NamedTuple
+
+import dataframely as dy
+import polars as pl
+import pyarrow as pa
+
+
+class Checked(NamedTuple):
+    """Rows that fit a table, and the others."""
+
+    good: pl.DataFrame
+    bad: pl.DataFrame
+    """The rows that do not fit, as they came, with two columns more: `row` (their number) and `reasons`."""
+
+
+class Table(dy.Schema):
+    """Base of every table."""
+
+    version: ClassVar[int] = 1
+    """Raised whenever a column changes its meaning; readers refuse versions they do not know."""
+    extra_prefixes: ClassVar[tuple[str, ...]] = ()
+    """Columns beyond the declared ones may start with these; they are nullable Float64."""
+
+    @classmethod
+    def title(cls) -> str:
+        return cls.__name__.lower()
+
+    @classmethod
+    def is_extra(cls, column: str) -> bool:
+        return column not in cls.columns() and bool(cls.extra_prefixes) and column.startswith(cls.extra_prefixes)
+
+    @classmethod
+    def check(cls, frame: pl.DataFrame) -> Checked:
+        """Split a frame into rows that fit and rows that do not.
+
+        The frame must have the declared columns with their types (see `differences`).
+        """
+        numbered = frame.with_row_index("row")
+        _, failure = _with_row(cls).filter(numbered.select("row", *cls.columns()))
+        details = failure.details()
+        if details.is_empty():
+            return Checked(frame, numbered.clear().with_columns(reasons=pl.lit("")))
+        rules = [name for name in details.columns if name not in cls.columns() and name != "row"]
+        texts = [pl.when(pl.col(rule) == "invalid").then(pl.lit(cls.reason(rule))) for rule in rules]
+        bad = details.select("row", reasons=pl.concat_str(texts, separator="; ", ignore_nulls=True))
+        good = numbered.join(bad, on="row", how="anti", maintain_order="left").drop("row")
+        return Checked(good, numbered.join(bad, on="row", how="inner", maintain_order="left"))
+
+    @classmethod
+    def reason(cls, rule: str) -> str:
+        """A rule's name as a sentence: `behavior_logprobs: values must be at most 0`."""
+        column, bar, check = rule.partition("|")
+        if rule == "primary_key":
+            return f"{' + '.join(cls.primary_key())} is there twice"
+        if not bar:
+            return f"breaks the rule: {rule.replace('_', ' ')}"
+        inner = "a value inside " if check.startswith("inner_") else ""
+        check = check.removeprefix("inner_")
+        if check.startswith("check__one_of_"):
+            return f"{column} is none of its allowed values"
+        words = {
+            "nullability": "is null",
+            "nan": "is NaN",
+            "inf": "is infinite",
+            "min": "is below its minimum",
+            "max": "is above its maximum",
+            "regex": "does not have the expected form",
+        }
+        return f"{inner}{column} {words.get(check, 'fails ' + check.replace('_', ' '))}"
+
+    @classmethod
+    def differences(cls, found: pa.Schema) -> list[str]:
+        """How a file's columns differ from the table's: one sentence per column. Empty if they fit."""
+        problems = []
+        for field in cls.arrow_schema():
+            index = found.get_field_index(field.name)
+            if index < 0:
+                problems.append(f"column {field.name} ({field.type}) is missing")
+            elif not _same_type(found.field(index).type, field.type):
+                problems.append(f"column {field.name} is {found.field(index).type}, expected {field.type}")
+        for name in found.names:
+            if name not in cls.columns() and not cls.is_extra(name):
+                problems.append(f"column {name} is not part of table {cls.title()} version {cls.version}")
+        return problems
+
+    @classmethod
+    def arrow_schema(cls, extra: tuple[str, ...] = ()) -> pa.Schema:
+        """The Arrow schema, with descriptions as field metadata and the table's name and version as schema metadata."""
+        fields = []
+        for name, column in cls.columns().items():
+            metadata = {"description": column.description or "", **(column.metadata or {})}
+            fields.append(pa.field(name, _arrow_type(column.dtype), nullable=column.nullable, metadata=metadata))
+        fields += [pa.field(name, pa.float64(), metadata={"description": "See the recipe."}) for name in extra]
+        return pa.schema(fields, {"rollbook.table": cls.title(), "rollbook.version": str(cls.version)})
+
+    @classmethod
+    def to_arrow(cls, frame: pl.DataFrame) -> pa.Table:
+        """Cast a frame to the Arrow schema, declared columns first, extra ones after them by name."""
+        extra = tuple(sorted(column for column in frame.columns if cls.is_extra(column)))
+        schema = cls.arrow_schema(extra)
+        return frame.select(schema.names).to_arrow().cast(schema)
+
+
+def rule(condition: Callable[[Any], pl.Expr]) -> Any:
+    """A row rule, named by its method. A condition that evaluates to null counts as broken (dataframely lets it pass)."""
+
+    @wraps(condition)
+    def certain(cls: Any) -> pl.Expr:
+        return condition(cls).fill_null(False)
+
+    return dy.rule()(certain)
+
+
+def column(kind: type[dy.Column], description: str, *args: Any, unit: str | None = None, **settings: Any) -> Any:
+    """A column with its description and unit: `column(dy.Float32, "log of ...", unit="nats", max=0)`."""
+    return kind(*args, description=description, metadata={"unit": unit} if unit else None, **settings)
+
+
+@cache
+def _with_row(table: type[Table]) -> type[Table]:
+    """The same table with a row number, which dataframely carries through to its report of failures."""
+    return type(table.__name__, (table,), {"row": dy.UInt32()})
+
+
+def one_of(*values: str) -> dict[str, Callable[[pl.Expr], pl.Expr]]:
+    """A column check: `column(dy.String, "...", check=one_of("a", "b"))`."""
+    return {f"one_of_{'_'.join(values)}": lambda expression: expression.is_in(values)}
+
+
+def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+    if isinstance(dtype, pl.List):
+        return pa.list_(_arrow_type(dtype.inner))  # type: ignore[arg-type]
+    if dtype == pl.String:
+        return pa.string()
+    return pl.Series([], dtype=dtype).to_arrow().type
+
+
+def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_list(expected):
+        lists = pa.types.is_list(found) or pa.types.is_large_list(found)
+        return bool(lists) and _same_type(found.value_type, expected.value_type)
+    if pa.types.is_string(expected):
+        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
+    return bool(found == expected)
