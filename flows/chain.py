@@ -8,18 +8,7 @@ from typing import Protocol
 
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one checkpoint answered, from one start of the engine."""
-
-    sampled: Artifact
-    """Held-out prompts, several samples each."""
-    greedy: Artifact | None
-    """Held-out prompts at temperature 0."""
-    rollouts: Artifact | None
-    """Training prompts; None for the last checkpoint."""
+from pipeline.local import Answers, Missing
 
 
 @dataclass
@@ -90,11 +79,3 @@ def chain(config: RunConfig, stages: Stages, on_change: Callable[[Run], None] = 
     except Missing as missing:
         run.missing = missing.stage
     return run
-
-
-class Missing(Exception):
-    """A stage that is not finished, raised by stages that only look."""
-
-    def __init__(self, stage: str) -> None:
-        super().__init__(stage)
-        self.stage = stage

@@ -112,7 +112,7 @@ def load(source: PromptSource) -> pl.DataFrame:
         {
             "question": _texts(name, raw[source.question]),
             "answer": _answers(name, source, _texts(name, raw[source.answer])),
-            "metadata": _metadata(raw.select(rest)),
+            "metadata": _metadata(raw, rest),
         },
         schema={"question": pl.String, "answer": pl.String, "metadata": pl.String},
     )
@@ -201,10 +201,10 @@ def _answers(name: str, source: PromptSource, texts: list[str | None]) -> list[s
     return answers
 
 
-def _metadata(rest: pl.DataFrame) -> list[str | None]:
-    if not rest.columns:
-        return [None] * len(rest)
-    return [json.dumps(row, ensure_ascii=False, default=str, sort_keys=True) for row in rest.to_dicts()]
+def _metadata(raw: pl.DataFrame, columns: list[str]) -> list[str | None]:
+    if not columns:
+        return [None] * len(raw)
+    return [json.dumps(row, ensure_ascii=False, default=str, sort_keys=True) for row in raw.select(columns).to_dicts()]
 
 
 def _hashed_ids(name: str, questions: pl.Series) -> list[str]:

@@ -8,7 +8,7 @@ The corpus mixes careful solvers, who write every step, with careless ones, who 
     Q:12+34-5=12+34=46,46-5=41 A:41
     Q:12+34-5= A:40
 
-The model learns both, so at temperature 1 it guesses as often as the corpus does: a policy with something left to learn.
+The model learns both, so at temperature 1 it guesses as often as the corpus does: there is something left to learn.
 """
 
 import argparse
@@ -24,16 +24,15 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from arithmetic.make import VALUE_MAX, draw_question, steps  # noqa: E402
 
-CHARACTERS = "0123456789+-=,:QA "
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 CONTEXT = 256
 MAX_NEW_TOKENS = 48
@@ -108,24 +107,25 @@ def corpus_row(rng: random.Random, careless: float, heldout: frozenset[str]) -> 
     return prompt(question), completion
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character; pad, eos and unk come first. Encoding adds no token of its own."""
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNK, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+def make_tokenizer() -> Qwen2Tokenizer:
+    """One token a byte, so one a character of the task; pad, eos and unk come first. Encoding adds no token of its own.
+
+    `AutoTokenizer` builds a Qwen2Tokenizer for every Qwen2 model, whatever its tokenizer.json says: byte-level, and
+    silent about bytes it has no token for. So this is one, and it has them all.
+    """
+    vocabulary = [PAD, EOS, UNK, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(vocabulary)},
+        merges=[],
         pad_token=PAD,
         eos_token=EOS,
         unk_token=UNK,
         model_max_length=CONTEXT,
         padding_side="left",
-        clean_up_tokenization_spaces=False,
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -143,9 +143,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def batch_tensors(rows: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_tensors(rows: list[tuple[str, str]], tokenizer: Qwen2Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels, rows x tokens, padded on the right; only completion tokens and EOS carry a label."""
-    encoded = [(tokenizer.encode(text), tokenizer.encode(answer) + [tokenizer.eos_token_id]) for text, answer in rows]
+    encoded = [(tokenizer.encode(text), [*tokenizer.encode(answer), tokenizer.eos_token_id]) for text, answer in rows]
     width = max(len(text) + len(answer) for text, answer in encoded)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     labels = torch.full((len(rows), width), -100)
@@ -155,7 +155,7 @@ def batch_tensors(rows: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFas
     return ids, labels
 
 
-def train(recipe: Recipe, report: Callable[[str], None]) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+def train(recipe: Recipe, report: Callable[[str], None]) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """The trained model and its tokenizer. Deterministic for one thread count and one build of torch."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
@@ -188,7 +188,7 @@ def train(recipe: Recipe, report: Callable[[str], None]) -> tuple[Qwen2ForCausal
 
 @torch.no_grad()
 def complete(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], *, sampled: bool
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, prompts: list[str], *, sampled: bool
 ) -> list[str | None]:
     """The completion of each prompt; None where EOS did not come within MAX_NEW_TOKENS."""
     texts: list[str | None] = []
@@ -198,7 +198,7 @@ def complete(
         output = model.generate(**inputs, **mode, max_new_tokens=MAX_NEW_TOKENS)[:, inputs["input_ids"].shape[1] :]
         for row in output.tolist():
             ended = tokenizer.eos_token_id in row
-            texts.append(tokenizer.decode(row[: row.index(tokenizer.eos_token_id)]) if ended else None)
+            texts.append(str(tokenizer.decode(row[: row.index(tokenizer.eos_token_id)])) if ended else None)
     return texts
 
 
@@ -211,8 +211,8 @@ def read_answer(completion: str | None) -> str | None:
 def evaluate(folder: Path, samples: int = 8, seed: int = 0) -> dict[str, float]:
     """The figures of the card, on the held-out prompts."""
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder)
+    model = Qwen2ForCausalLM.from_pretrained(folder).eval()
     heldout = pl.read_parquet(HERE.parent / "arithmetic" / "heldout.parquet")
     prompts, answers = [prompt(question) for question in heldout["question"]], heldout["answer"].to_list()
 
@@ -242,7 +242,7 @@ def main() -> None:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--out", type=Path, help="train, and save the model directory here")
     action.add_argument("--evaluate", type=Path, metavar="DIR", help="print the figures of the model in DIR")
-    parser.add_argument("--threads", type=int, default=Recipe.threads, help="torch threads; part of the recipe")
+    parser.add_argument("--threads", type=int, default=Recipe().threads, help="torch threads; part of the recipe")
     arguments = parser.parse_args()
     if arguments.evaluate:
         torch.set_num_threads(arguments.threads)

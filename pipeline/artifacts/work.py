@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline.artifacts.files import TEMPORARY, sha256_of, whole_file, write_text
+from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file, write_text
 from pipeline.artifacts.provenance import describe_process
 from pipeline.errors import DataError
 from schemas.manifest import Content, File, Manifest, Provenance, digest
@@ -93,6 +93,7 @@ class Work:
 
     def _file(self, path: Path) -> File:
         name = path.relative_to(self.path).as_posix()
+        sync(path)
         table = self._tables.get(name)
         rows = pq.read_metadata(path).num_rows if table else None
         title = f"{table.title()}/{table.version}" if table else None

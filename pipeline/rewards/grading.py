@@ -1,4 +1,4 @@
-"""The loop of a worker: read an item, call each grader, write each score. Runs the user's code, alone in its process."""
+"""The loop of a worker: read an item, call each grader, write each score. The process that runs the user's code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
-from pipeline.rewards.processes import children
+from pipeline.rewards.linux import children
 from pipeline.rewards.protocol import decode, encode, one_line
 from pipeline.rewards.registry import BoundGrader, prepare_all, resolve_all
 
@@ -33,40 +33,38 @@ class GraderSpec:
 
 def serve(requests: BinaryIO, replies: int) -> None:
     """Answer on the file descriptor `replies` until the pool closes `requests` or this worker must be replaced."""
-    out_of_memory = encode({"retire": "memory", "error": "MemoryError"})  # made while there is memory to make it
     start = decode(requests.readline())
+    limit = f"memory limit {start['memory_mib']} MiB"
+    out_of_memory = encode({"error": f"MemoryError ({limit})", "retire": "memory"})  # made while there is memory for it
     try:
-        limit = start["memory_mib"] << 20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        _limit_memory(start["memory_mib"])
         graders = _start(start)
     except UserError as error:
         os.write(replies, encode({"refused": str(error)[:3000]}))
         return
     except MemoryError:
-        refusal = f"reward.memory_mib: {start['memory_mib']} MiB are too few to start a worker with these graders"
-        os.write(replies, encode({"refused": refusal}))
+        os.write(replies, encode({"refused": f"reward.memory_mib: a worker with these graders cannot start ({limit})"}))
         return
     worker, helpers = os.getpid(), children(os.getpid())
     os.write(replies, encode({"ready": True}))
     for line in requests:
-        try:
-            item = decode(line)
-        except RecursionError:
-            _reply_all(replies, len(graders), {"error": "RecursionError: the prompt's columns are nested too deeply"})
-            continue
         for i, grader in enumerate(graders):
-            try:
-                reply = _score(grader, item, line)
-            except MemoryError:
+            reply = _score(grader, line)
+            if os.getpid() != worker:  # a process that the grader forked, and that came back from it
+                os._exit(0)
+            if reply is None:
                 os.write(replies, out_of_memory)
                 return
-            finally:
-                if os.getpid() != worker:  # a process that the grader forked, and that came back from it
-                    os._exit(0)
             retire = i == len(graders) - 1 and _left_processes(helpers)
             os.write(replies, encode(reply | {"retire": "processes"} if retire else reply))
             if retire:
                 return
+
+
+def _limit_memory(mib: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = mib << 20 if hard == resource.RLIM_INFINITY else min(mib << 20, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _start(start: Mapping[str, Any]) -> Sequence[BoundGrader]:
@@ -77,16 +75,17 @@ def _start(start: Mapping[str, Any]) -> Sequence[BoundGrader]:
     return graders
 
 
-def _score(grader: BoundGrader, item: Sequence[Any], line: bytes) -> dict[str, Any]:
-    completion, answer, prompt = item
+def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
+    """The reply for one grader, None when memory ran out. Each grader gets a copy of the item of its own."""
     try:
+        completion, answer, prompt = decode(line)
         _seed(line)
         returned = grader(completion, answer, prompt)
         score = float(returned) if isinstance(returned, numbers.Real) else None
     except MemoryError:
-        raise
+        return None
     except BaseException as error:
-        return {"error": one_line(f"{type(error).__name__}: {_text(error)}").rstrip(": ")}
+        return {"error": one_line(f"{type(error).__name__}: {_text(error)}").removesuffix(":")}
     if score is None or not math.isfinite(score):
         return {"error": one_line(f"returned {_text(returned, shown=True)}, expected a finite number")}
     return {"score": score}
@@ -94,10 +93,9 @@ def _score(grader: BoundGrader, item: Sequence[Any], line: bytes) -> dict[str, A
 
 def _seed(line: bytes) -> None:
     """Start the global generators from the item's bytes: a grader that draws gives each item one score, always."""
-    if (random := sys.modules.get("random")) is not None:
-        random.seed(zlib.crc32(line))
-    if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed(zlib.crc32(line))
+    for name in ("random", "numpy.random"):
+        if (module := sys.modules.get(name)) is not None:
+            module.seed(zlib.crc32(line))
 
 
 def _text(value: Any, *, shown: bool = False) -> str:
@@ -105,10 +103,6 @@ def _text(value: Any, *, shown: bool = False) -> str:
         return reprlib.repr(value) if shown else str(value)
     except BaseException as error:
         return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
-
-
-def _reply_all(replies: int, count: int, reply: dict[str, Any]) -> None:
-    os.write(replies, encode(reply) * count)
 
 
 def _left_processes(helpers: set[int]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import inspect
 import math
 import os
 import sys
@@ -163,7 +162,9 @@ def _import_module(name: str) -> ModuleType:
                 place = f"in the working directory {os.getcwd()} or among the installed packages"
                 raise UserError(f"no module {error.name!r} {place}") from None
             raise UserError(f"importing {name} failed: {error}") from error
-        except Exception as error:
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
             raise UserError(f"importing {name} failed: {type(error).__name__}: {error}") from error
 
 

@@ -1,9 +1,9 @@
 """`python -m pipeline.rewards.worker PARENT_PID`: one reward worker, started by a pool.
 
 Two processes: a supervisor, which runs no code of the user's, and its child, which grades. Linux hands every orphan
-below the supervisor to it (PR_SET_CHILD_SUBREAPER), and tells it when the pool's process is gone (PR_SET_PDEATHSIG), so
-whatever a grader started ends with the worker, detached or not: on SIGTERM, when the child ends, when the pool is killed.
-The supervisor then ends the way the child did, with its exit status or its signal.
+below the supervisor to it (PR_SET_CHILD_SUBREAPER), and tells it when the pool's process is gone (PR_SET_PDEATHSIG). So
+whatever a grader started ends with the worker, detached or not: when the child ends, on SIGTERM, or when the pool's
+process is killed. The supervisor then ends the way the child did, with its exit status or its signal.
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ import resource
 import signal
 import sys
 
-from pipeline.rewards.processes import (
-    adopt_orphans,
-    children,
-    die_with_parent,
-)
+from pipeline.rewards.linux import adopt_orphans, children, die_with_parent
 
 _AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -50,7 +46,7 @@ def _grade() -> None:
 
     from pipeline.rewards.grading import serve
 
-    with open(requests, "rb") as lines:
+    with open(requests, "rb", buffering=1 << 16) as lines:
         serve(lines, replies)
     os._exit(0)
 
@@ -67,7 +63,8 @@ def _supervise(grader: int) -> int:
         os.killpg(grader, signal.SIGKILL)
     while below := children(os.getpid()):
         for pid in below:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):
+                os.kill(pid, signal.SIGKILL)
         status = _reap(0).get(grader, status)
     return signal.SIGKILL if status is None else status
 

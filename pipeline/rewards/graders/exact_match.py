@@ -15,19 +15,19 @@ def exact_match(
     *,
     extract: str | None = None,
     ignore_case: bool = False,
-    ignore_whitespace: bool = False,
+    normalize_whitespace: bool = False,
 ) -> float:
     """1 if completion and answer are equal after space around them is stripped, else 0.
 
     Args:
         extract: regular expression; what its last match captures stands for the completion. No match scores 0.
         ignore_case: compare case-folded texts.
-        ignore_whitespace: compare texts without any white space.
+        normalize_whitespace: count any run of white space as one space.
 
     Raises:
         ValueError: the prompt has no answer.
 
-    >>> exact_match(" 41\\n", "41", {}), exact_match("<answer>Oslo</answer>", "oslo", {}, extract="<answer>(.*?)</answer>")
+    >>> exact_match(" 41\\n", "41", {}), exact_match("<b>Oslo</b>", "oslo", {}, extract="<b>(.*?)</b>")
     (1.0, 0.0)
     """
     wanted = required(answer)
@@ -35,8 +35,8 @@ def exact_match(
     if given is None:
         return 0.0
     given, wanted = given.strip(), wanted.strip()
-    if ignore_whitespace:
-        given, wanted = "".join(given.split()), "".join(wanted.split())
+    if normalize_whitespace:
+        given, wanted = " ".join(given.split()), " ".join(wanted.split())
     if ignore_case:
         given, wanted = given.casefold(), wanted.casefold()
     return float(given == wanted)

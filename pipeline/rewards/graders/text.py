@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from decimal import Decimal
 
 from pipeline.errors import UserError
@@ -33,10 +34,8 @@ def captured(match: re.Match[str]) -> str:
 
 def last_captured(pattern: str, text: str) -> str | None:
     """What the last match of `pattern` captured; None without a match."""
-    found = None
-    for found in re.finditer(pattern, text):  # noqa: B007 - only the last one is wanted, and a text may have millions
-        pass
-    return None if found is None else captured(found)
+    matches = deque(re.finditer(pattern, text), maxlen=1)
+    return captured(matches[0]) if matches else None
 
 
 def required(answer: str | None) -> str:

@@ -1,0 +1,1 @@
+"""evaluate: graded completions of held-out prompts in, figures with intervals out (`python -m pipeline.evaluate`)."""

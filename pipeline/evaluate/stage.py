@@ -1,0 +1,72 @@
+"""The evaluate stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.artifacts import Artifact, Request, Store, read_table
+from pipeline.artifacts.store import load_artifact
+from pipeline.evaluate.estimators import bootstrap_interval, pass_at_k
+from pipeline.process import Event, Reporter
+from schemas import Evaluation, Rollouts
+
+COLUMNS = ["prompt_id", "sample_index", "reward", "completion_token_ids", "status"]
+
+
+def evaluate(spec: Event, reporter: Reporter) -> Event:
+    """Make the evaluation artifact of a spec.
+
+    Args:
+        spec: store, request, sampled, greedy (paths of rollouts artifacts; greedy may be null).
+
+    Returns:
+        {"artifact": path}.
+    """
+    request = Request.from_json(spec["request"])
+    with Store(spec["store"]).work(request) as work:
+        if isinstance(work, Artifact):
+            return {"artifact": str(work.path)}
+        solved_at = request.recipe["solved_at"]
+        frames = [_graded(load_artifact(spec["sampled"]), "sampled", solved_at)]
+        if spec["greedy"]:
+            frames.append(_graded(load_artifact(spec["greedy"]), "greedy", solved_at))
+        frame = pl.concat(frames)
+        work.write_table("evaluation.parquet", frame, Evaluation)
+        return {"artifact": str(work.finish(summarize(frame, request.recipe)).path)}
+
+
+def _graded(rollouts: Artifact, mode: str, solved_at: float) -> pl.DataFrame:
+    return read_table(rollouts, Rollouts, COLUMNS).select(
+        "prompt_id",
+        "sample_index",
+        "reward",
+        "status",
+        mode=pl.lit(mode),
+        solved=(pl.col("reward") >= solved_at).fill_null(False),
+        completion_tokens=pl.col("completion_token_ids").list.len().cast(pl.Int32),
+    )
+
+
+def summarize(frame: pl.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Figures of an evaluation table: pass@k and greedy accuracy with 95 % bootstrap intervals over prompts."""
+    sampled = frame.filter(pl.col("mode") == "sampled")
+    greedy = frame.filter(pl.col("mode") == "greedy").sort("prompt_id")
+    prompts = sampled.group_by("prompt_id").agg(solved=pl.col("solved").sum().cast(pl.Int64), samples=pl.len().cast(pl.Int64))
+    prompts = prompts.sort("prompt_id")
+
+    def figure(values: Any) -> dict[str, float]:
+        low, high = bootstrap_interval(values, recipe["bootstrap"], recipe["seed"])
+        return {"value": float(values.mean()), "low": low, "high": high}
+
+    counts = prompts["solved"].to_numpy(), prompts["samples"].to_numpy()
+    return {
+        "prompts": len(prompts),
+        "samples": int(prompts["samples"][0]),
+        "pass_at": {str(k): figure(pass_at_k(*counts, k)) for k in recipe["k"]},
+        "greedy": None if greedy.is_empty() else figure(greedy["solved"].cast(pl.Float64).to_numpy()),
+        "reward_mean": sampled["reward"].mean(),
+        "completion_tokens_mean": sampled["completion_tokens"].mean(),
+        "failed": int(frame["status"].is_in(["reward_error", "engine_error"]).sum()),
+    }

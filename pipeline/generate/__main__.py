@@ -1,0 +1,5 @@
+from pipeline.generate.stage import generate
+from pipeline.process import serve
+
+if __name__ == "__main__":
+    serve(generate)

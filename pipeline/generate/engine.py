@@ -1,0 +1,181 @@
+"""vLLM's offline engine: token ids in, token ids and behavior logprobs out, finished completions as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import EngineConfig, SamplingConfig
+from pipeline.device import has_gpu
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+
+def engine_environment() -> dict[str, str]:
+    """Variables that must be set before vLLM is imported.
+
+    On a CPU: one process, no core binding, idle OpenMP threads sleep instead of spinning (on a shared core spinning costs
+    several times the run time), and no compilation (it pays only for long runs).
+    """
+    common = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if has_gpu():
+        return common
+    return common | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One completion to generate."""
+
+    key: tuple[int, int, int]
+    """Job, group and sample: how the caller knows it again."""
+    prompt_token_ids: list[int]
+    sampling: SamplingConfig
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One finished completion."""
+
+    key: tuple[int, int, int]
+    token_ids: list[int]
+    logprobs: list[float]
+    """Of the sampled tokens, after temperature and cuts."""
+    finish_reason: str | None
+    text: str | None
+    """Only if stop texts made the engine decode; else the caller decodes the tokens."""
+    error: str | None
+
+
+class Engine:
+    """A vLLM engine for one checkpoint."""
+
+    def __init__(self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool) -> None:
+        """Load a checkpoint.
+
+        Raises:
+            UserError: vLLM does not support or cannot load the model.
+        """
+        from vllm import LLM
+
+        on_gpu = has_gpu()
+        settings: dict[str, Any] = {
+            "model": str(model),
+            "dtype": dtype,
+            "seed": 0,
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_num_seqs,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "logprobs_mode": "processed_logprobs",
+            "enforce_eager": (not on_gpu) if config.enforce_eager is None else config.enforce_eager,
+            "trust_remote_code": trust_remote_code,
+            "disable_log_stats": True,
+        }
+        if on_gpu:
+            settings["gpu_memory_utilization"] = config.gpu_memory_utilization
+        else:
+            # Seeded requests crash when a prefill is split on a CPU (vLLM 0.32: "CPU Generator does not use offset").
+            settings |= {"kv_cache_memory_bytes": config.kv_cache_mib << 20, "enable_chunked_prefill": False}
+        try:
+            self._llm = LLM(**settings)
+        except Exception as error:
+            raise UserError(f"vLLM cannot load {model}: {reason_of(error)}") from error
+        self._engine = self._llm.llm_engine
+        self.max_model_len: int = self._engine.model_config.max_model_len
+
+    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        """Generate completions, at most `in_flight` at once, and yield them as they finish: one list per engine step.
+
+        The order and the batch they are in depend on timing; the completions do not, each has a seed of its own.
+        """
+        waiting: dict[str, Ask] = {}
+        exhausted = False
+        while True:
+            while not exhausted and len(waiting) < in_flight:
+                ask = next(asks, None)
+                if ask is None:
+                    exhausted = True
+                    break
+                name = "-".join(map(str, ask.key))
+                refused = self._add(name, ask)
+                if refused is None:
+                    waiting[name] = ask
+                else:
+                    yield [Reply(ask.key, [], [], None, None, refused)]
+            if not waiting:
+                if exhausted:
+                    return
+                continue
+            steps: Any = self._engine.step()
+            finished = [output for output in steps if output.finished]
+            yield [_reply(waiting.pop(output.request_id), output) for output in finished]
+
+    def _add(self, name: str, ask: Ask) -> str | None:
+        """Queue one request. Returns why the engine refused it, or None."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = ask.sampling
+        params = SamplingParams(
+            n=1,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            max_tokens=sampling.max_tokens,
+            seed=ask.seed if sampling.temperature > 0 else None,
+            stop=list(sampling.stop) or None,
+            detokenize=bool(sampling.stop),
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        try:
+            self._engine.add_request(name, {"prompt_token_ids": ask.prompt_token_ids}, params)
+        except (ValueError, TypeError) as error:
+            return reason_of(error)
+        return None
+
+
+def _reply(ask: Ask, output: RequestOutput) -> Reply:
+    completion = output.outputs[0]
+    tokens = list(completion.token_ids)
+    flat: Any = completion.logprobs
+    logprobs: list[float] = []
+    if flat is not None:
+        first = flat.start_indices
+        if [flat.token_ids[i] for i in first] != tokens:
+            return Reply(ask.key, tokens, [], completion.finish_reason, None, "the engine's logprobs are of other tokens")
+        logprobs = [min(flat.logprobs[i], 0.0) for i in first]
+    text = completion.text if ask.sampling.stop else None
+    error = None
+    if completion.finish_reason not in ("stop", "length"):
+        error = f"the engine ended it with {completion.finish_reason!r}"
+    return Reply(ask.key, tokens, logprobs, completion.finish_reason, text, error)
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    while (cause := error.__cause__) is not None:
+        error = cause
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def engine_name(dtype: str) -> str:
+    """What is recorded with every row: program, version, device, number format."""
+    import vllm
+
+    device = "cuda" if has_gpu() else "cpu"
+    return f"vllm {vllm.__version__} {device} {dtype}"

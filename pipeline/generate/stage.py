@@ -1,0 +1,227 @@
+"""The generate stage: one start of the engine makes every rollouts artifact that a checkpoint is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.artifacts import Artifact, Request, Store, Work, read_table
+from pipeline.artifacts.store import load_artifact
+from pipeline.config import EngineConfig, RewardConfig, SamplingConfig
+from pipeline.errors import DataError, UserError
+from pipeline.generate.engine import Ask, Engine, engine_name
+from pipeline.generate.seeds import select_prompts
+from pipeline.generate.shards import Group, Job, Shard, shards_of
+from pipeline.process import Event, Reporter
+from pipeline.rewards.pool import RewardPool
+from schemas import Prompts, Rollouts
+
+PROGRESS_SECONDS = 0.5
+
+
+def generate(spec: Event, reporter: Reporter) -> Event:
+    """Make the rollouts artifacts of a spec, going on from shards that an earlier attempt finished.
+
+    Args:
+        spec: store, policy (path of the checkpoint artifact), trust_remote_code, engine, reward, and jobs: a list of
+            {request, prompts (path of the artifact)}.
+
+    Returns:
+        {"artifacts": paths, in the order of the jobs}.
+
+    Raises:
+        UserError: a prompt longer than the context, a model vLLM cannot load, too many failed rewards.
+    """
+    store = Store(spec["store"])
+    policy = load_artifact(spec["policy"])
+    reward = RewardConfig.model_validate(spec["reward"])
+    requests = [Request.from_json(job["request"]) for job in spec["jobs"]]
+    with ExitStack() as stack:
+        # Locks are taken in one order by every process, so that two of them cannot wait for each other.
+        order = sorted(range(len(requests)), key=lambda number: requests[number].key)
+        works = {number: stack.enter_context(store.work(requests[number])) for number in order}
+        open_works = {number: work for number, work in works.items() if isinstance(work, Work)}
+        if open_works:
+            jobs = _Jobs(spec, policy, reward, open_works)
+            jobs.generate(reporter)
+        done = [work if isinstance(work, Artifact) else _finish(work, reward) for _, work in sorted(works.items())]
+    return {"artifacts": [str(artifact.path) for artifact in done]}
+
+
+class _Jobs:
+    """The jobs that are not finished yet, their shards that are missing, and the engine that answers them."""
+
+    def __init__(self, spec: Event, policy: Artifact, reward: RewardConfig, works: dict[int, Work]) -> None:
+        from transformers import AutoTokenizer
+
+        self.reward = reward
+        self.works = works
+        self.spec = spec
+        self.policy = policy
+        self.engine_config = EngineConfig.model_validate(spec["engine"])
+        self.dtype = next(iter(works.values())).request.recipe["dtype"]
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=spec["trust_remote_code"])
+        context = _context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
+        jobs = [
+            self._job(number, work, load_artifact(spec["jobs"][number]["prompts"]), context) for number, work in works.items()
+        ]
+        self.shards = [
+            shard
+            for job in jobs
+            for shard in shards_of(job, self.works[job.number].request.recipe["shard_groups"])
+            if not self.works[job.number].has_table(shard.name, Rollouts)
+        ]
+        self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
+
+    def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> Job:
+        recipe = work.request.recipe
+        selection = recipe["selection"]
+        frame = read_table(prompts, Prompts)
+        frame = frame[select_prompts(len(frame), selection["prompts"], selection["iteration"] or 0, selection["seed"])]
+        # A chat template writes its special tokens into the text; any other text gets those that the tokenizer adds.
+        tokens = self.tokenizer(frame["prompt_text"].to_list(), add_special_tokens=not prompts.recipe["chat"])["input_ids"]
+        groups = [Group(row, ids) for row, ids in zip(frame.to_dicts(), tokens, strict=True)]
+        for group in groups:
+            _refuse_misfit(group, context, prompts)
+        return Job(
+            number=number,
+            key=work.request.key,
+            groups=groups,
+            samples=recipe["samples"],
+            sampling=SamplingConfig(**recipe["sampling"]),
+            purpose=recipe["purpose"],
+            iteration=selection["iteration"],
+            run_seed=selection["seed"],
+            policy_id=self.policy.id,
+            policy_version=self.policy.summary["iteration"],
+            engine=engine_name(self.dtype),
+        )
+
+    def generate(self, reporter: Reporter) -> None:
+        """Answer every missing shard, writing each as soon as it is whole and graded."""
+        if not self.shards:
+            return
+        reporter.note("starting vLLM")
+        engine = Engine(self.policy.path, self.engine_config, self.dtype, trust_remote_code=self.spec["trust_remote_code"])
+        waiting = list(self.shards)
+        by_group = {(shard.job.number, number): shard for shard in waiting for number in range(shard.start, shard.stop)}
+        meter = _Meter(reporter, self.total)
+        with RewardPool(self.reward) as pool:
+            for replies in engine.run(self._asks(), in_flight=2 * self.engine_config.max_num_seqs):
+                for reply in replies:
+                    by_group[reply.key[:2]].add(reply, self.tokenizer, pool)
+                    meter.count(len(reply.token_ids))
+                waiting = self._write_graded(waiting)
+                meter.tell()
+            while waiting:
+                time.sleep(0.01)
+                waiting = self._write_graded(waiting)
+        meter.tell(last=True)
+
+    def _asks(self) -> Iterator[Ask]:
+        for shard in self.shards:
+            yield from shard.job.asks(shard)
+
+    def _write_graded(self, waiting: list[Shard]) -> list[Shard]:
+        """Write the shards that are ready, and return the others."""
+        left = []
+        for shard in waiting:
+            if not shard.is_graded:
+                left.append(shard)
+                continue
+            work = self.works[shard.job.number]
+            frame = shard.frame(self.tokenizer, self.reward)
+            work.write_table(shard.name, frame, Rollouts)
+            shard.replies.clear()
+            shard.grades.clear()
+            _refuse_many_failures(frame, self.reward, work.path)
+        return left
+
+
+class _Meter:
+    """Progress in completions, speed in tokens per second."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._reporter, self._total = reporter, total
+        self._done = self._tokens = 0
+        self._start = self._told = time.monotonic()
+
+    def count(self, tokens: int) -> None:
+        self._done += 1
+        self._tokens += tokens
+
+    def tell(self, last: bool = False) -> None:
+        now = time.monotonic()
+        if last or now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            speed = self._tokens / max(now - self._start, 1e-9)
+            self._reporter.progress(self._done, self._total, "completions", tokens=self._tokens, tokens_per_second=speed)
+
+
+def _context_length(model: Path, engine: EngineConfig, *, trust_remote_code: bool) -> int:
+    """Longest prompt plus completion: the setting, or else what the model allows."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{model}: transformers cannot read the model's config: {' '.join(str(error).split())[:300]}") from None
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    if engine.max_model_len and engine.max_model_len > limit:
+        raise UserError(f"engine.max_model_len: {engine.max_model_len} is more than the {limit} positions this model has")
+    return int(engine.max_model_len or limit)
+
+
+def _refuse_misfit(group: Group, context: int, prompts: Artifact) -> None:
+    length, name = len(group.prompt_token_ids), group.row["prompt_id"]
+    if length == 0:
+        raise DataError(f"{prompts.path}: prompt {name!r} has no tokens. Check data.template")
+    if length >= context:
+        raise DataError(
+            f"{prompts.path}: prompt {name!r} has {length} tokens, but the context holds {context} with its completion. "
+            "Shorten or remove the prompt, or raise engine.max_model_len"
+        )
+
+
+def _refuse_many_failures(frame: pl.DataFrame, reward: RewardConfig, path: Path) -> None:
+    failed = frame.filter(pl.col("status") == "reward_error")
+    share = len(failed) / len(frame)
+    if share > reward.max_failed_share:
+        raise UserError(
+            f"{path}: {len(failed)} of {len(frame)} rewards failed, more than reward.max_failed_share={reward.max_failed_share}. "
+            f"The first: {failed['error'][0]}. The rollouts are kept; mend the grader and run again"
+        )
+
+
+def _finish(work: Work, reward: RewardConfig) -> Artifact:
+    names = sorted(path.name for path in work.path.glob("part-*.parquet"))
+    for name in names:
+        work.has_table(name, Rollouts)
+    scalars = pl.scan_parquet([work.path / name for name in names]).select(
+        "group_id",
+        "status",
+        "reward",
+        "policy_version",
+        "error",
+        tokens=pl.col("completion_token_ids").list.len(),
+        prompt_tokens=pl.col("prompt_token_ids").list.len(),
+    )
+    frame = scalars.collect()
+    _refuse_many_failures(frame, reward, work.path)
+    statuses = frame.group_by("status").len().sort("status")
+    return work.finish(
+        {
+            "groups": frame["group_id"].n_unique(),
+            "completions": len(frame),
+            "tokens": int(frame["tokens"].sum()),
+            "prompt_tokens": int(frame["prompt_tokens"].sum()),
+            "reward_mean": frame["reward"].mean(),
+            "statuses": dict(statuses.iter_rows()),
+            "policy_version": int(frame["policy_version"][0]),
+        }
+    )

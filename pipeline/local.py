@@ -1,0 +1,162 @@
+"""Stages answered on this machine: from the store where they are finished, else by a process that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline import base_model, prompts, requests
+from pipeline.artifacts import Artifact, Request, Store
+from pipeline.artifacts.store import load_artifact
+from pipeline.config import PromptSource, RunConfig
+from pipeline.generate.engine import engine_environment
+from pipeline.process import Event, run_stage
+from pipeline.prompts import Render, chat_renderer, template_renderer
+
+OnStage = Callable[[str, Event], None]
+"""Called with a stage's title and an event: started, progress, note, found, finished."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one checkpoint answered, from one start of the engine."""
+
+    sampled: Artifact
+    """Held-out prompts, several samples each."""
+    greedy: Artifact | None
+    """Held-out prompts at temperature 0."""
+    rollouts: Artifact | None
+    """Training prompts; None for the last checkpoint."""
+
+
+class Missing(Exception):
+    """A stage that is not finished, raised by stages that only look."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+
+class LocalStages:
+    """Each method returns a finished artifact.
+
+    Args:
+        config: the run.
+        on_stage: told what happens.
+        only_look: raise `Missing` instead of working.
+    """
+
+    def __init__(self, config: RunConfig, on_stage: OnStage = lambda stage, event: None, *, only_look: bool = False) -> None:
+        self.config = config
+        self.store = Store(config.store_url)
+        self.on_stage = on_stage
+        self.only_look = only_look
+
+    @cached_property
+    def model_files(self) -> dict[str, Path]:
+        return base_model.model_files(base_model.locate(self.config.model), trust_remote_code=self.config.model.trust_remote_code)
+
+    def base(self) -> Artifact:
+        """The base model as the checkpoint of iteration 0."""
+        request = requests.import_request(base_model.hashes_of(self.model_files))
+
+        def make() -> Artifact:
+            return base_model.import_model(self.store, request, self.model_files, self.config.model.path)
+
+        return self._found_or_made("base model", request, make)
+
+    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
+        """Training prompts and held-out prompts."""
+        train = self._prompts("training prompts", self.config.data.train, base, None)
+        return train, self._prompts("held-out prompts", self.config.data.heldout, base, train)
+
+    def _prompts(self, title: str, source: PromptSource, base: Artifact, disjoint_from: Artifact | None) -> Artifact:
+        model = base if self.config.data.chat else None
+        digest = prompts.source_hash(source)
+        request = requests.prompts_request(self.config, source, digest, model=model, disjoint_from=disjoint_from)
+
+        def make() -> Artifact:
+            return prompts.make_prompts(self.store, request, source, self.config.data, self._renderer(base), disjoint_from)
+
+        return self._found_or_made(title, request, make)
+
+    def _renderer(self, base: Artifact) -> Render:
+        data = self.config.data
+        if not data.chat:
+            return template_renderer(data.template)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=self.config.model.trust_remote_code)
+        return chat_renderer(tokenizer, data.template, data.system)
+
+    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
+        """Everything that a checkpoint must answer. `train` is None for the last checkpoint."""
+        wanted = {"sampled": (requests.heldout_request(self.config, policy, heldout, greedy=False), heldout)}
+        if self.config.evaluate.greedy:
+            wanted["greedy"] = requests.heldout_request(self.config, policy, heldout, greedy=True), heldout
+        if train is not None:
+            wanted["rollouts"] = requests.rollouts_request(self.config, iteration, policy, train), train
+        title = f"generate {iteration}"
+        found = {name: self.store.find(request) for name, (request, _) in wanted.items()}
+        if all(found.values()):
+            self.on_stage(title, {"event": "found"})
+        else:
+            jobs = [{"request": request.to_json(), "prompts": str(source.path)} for request, source in wanted.values()]
+            spec = {"engine": self.config.engine.model_dump(mode="json"), "reward": self.config.reward.model_dump(mode="json")}
+            result = self._process("pipeline.generate", title, {**spec, "policy": str(policy.path), "jobs": jobs})
+            found = {name: load_artifact(path) for name, path in zip(wanted, result["artifacts"], strict=True)}
+        sampled = found["sampled"]
+        assert sampled is not None
+        return Answers(sampled, found.get("greedy"), found.get("rollouts"))
+
+    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
+        """Figures of a checkpoint."""
+        request = requests.evaluate_request(self.config, policy, answers.sampled, answers.greedy)
+        greedy = str(answers.greedy.path) if answers.greedy else None
+        return self._artifact("evaluate", iteration, request, {"sampled": str(answers.sampled.path), "greedy": greedy})
+
+    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
+        """Advantages and weights."""
+        request = requests.shape_request(self.config, rollouts)
+        section = self.config.train
+        spec = {"algorithm": section.algorithm, "algorithm_args": section.algorithm_args}
+        spec["shape"] = self.config.shape.model_dump(mode="json")
+        return self._artifact("shape", iteration, request, {"rollouts": str(rollouts.path), **spec})
+
+    def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact:
+        """The next checkpoint."""
+        request = requests.train_request(self.config, iteration, policy, rollouts, shaped)
+        paths = {"policy": str(policy.path), "rollouts": str(rollouts.path), "shaped": str(shaped.path)}
+        return self._artifact("train", iteration, request, {**paths, "train": self.config.train.model_dump(mode="json")})
+
+    def _artifact(self, stage: str, iteration: int, request: Request, spec: Event) -> Artifact:
+        title = f"{stage} {iteration}"
+
+        def make() -> Artifact:
+            return load_artifact(self._process(f"pipeline.{stage}", title, {**spec, "request": request.to_json()})["artifact"])
+
+        return self._found_or_made(title, request, make)
+
+    def _found_or_made(self, title: str, request: Request, make: Callable[[], Artifact]) -> Artifact:
+        found = self.store.find(request)
+        if found is not None:
+            self.on_stage(title, {"event": "found"})
+            return found
+        if self.only_look:
+            raise Missing(title)
+        return make()
+
+    def _process(self, module: str, title: str, spec: dict[str, Any]) -> Event:
+        if self.only_look:
+            raise Missing(title)
+        log = self.config.directory / "logs" / f"{title.replace(' ', '-')}.log"
+        common = {"store": str(self.store.root), "trust_remote_code": self.config.model.trust_remote_code}
+        self.on_stage(title, {"event": "started"})
+        result = run_stage(
+            module, {**common, **spec}, log, lambda event: self.on_stage(title, event), environment=engine_environment()
+        )
+        self.on_stage(title, {"event": "finished"})
+        return result

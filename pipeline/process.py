@@ -1,0 +1,146 @@
+"""Stages run in processes of their own: memory is surely returned, and a crash cannot take the caller down.
+
+The caller writes one JSON line to the child's standard input and keeps it open; the child answers with JSON lines on its
+standard output (events) and writes everything else to a log. When the caller dies, the child sees its input end, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline import errors
+from pipeline.errors import StageFailed, UserError
+
+Event = dict[str, Any]
+OnEvent = Callable[[Event], None]
+STOP_SECONDS = 8.0
+"""How long a child may take to end after it was asked to."""
+
+
+def run_stage(
+    module: str, spec: Event, log: Path, on_event: OnEvent = lambda event: None, environment: Mapping[str, str] | None = None
+) -> Event:
+    """Run `python -m module` with a spec and wait for its result.
+
+    Args:
+        log: file that the child's output is appended to.
+        on_event: called with every progress event.
+        environment: variables added to this process's own.
+
+    Raises:
+        UserError: as the child raised it.
+        StageFailed: the child crashed; the message holds the end of its log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        start = output.tell()
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    try:
+        return _converse(child, module, spec, log, start, on_event)
+    finally:
+        _end(child)
+
+
+def _converse(child: subprocess.Popen[bytes], module: str, spec: Event, log: Path, start: int, on_event: OnEvent) -> Event:
+    assert child.stdin and child.stdout
+    result: Event | None = None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(spec).encode() + b"\n")
+        child.stdin.flush()
+    for line in child.stdout:
+        event = json.loads(line)
+        if event["event"] == "result":
+            result = event
+        elif event["event"] == "error":
+            child.wait()
+            raise getattr(errors, event["kind"], StageFailed)(event["message"])
+        else:
+            on_event(event)
+    code = child.wait()
+    if code == 0 and result is not None:
+        return result
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    memory = " (out of memory, perhaps)" if code == -signal.SIGKILL else ""
+    raise StageFailed(
+        f"{module} {how}{memory}. What it had finished is kept; the same command goes on from there. "
+        f"Log: {log}\n{_end_of(log, start)}"
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Close the pipes and make sure that the child and its own children are gone."""
+    for pipe in (child.stdin, child.stdout):
+        if pipe:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def _end_of(log: Path, start: int, lines: int = 15) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
+
+
+class Reporter:
+    """The child's way to tell the caller what it is doing."""
+
+    def __init__(self, handle: int) -> None:
+        self._file = os.fdopen(handle, "w", buffering=1, encoding="utf-8")
+
+    def send(self, event: str, **fields: Any) -> None:
+        self._file.write(json.dumps({"event": event, **fields}) + "\n")
+
+    def progress(self, done: float, total: float, unit: str, **fields: Any) -> None:
+        self.send("progress", done=done, total=total, unit=unit, **fields)
+
+    def note(self, message: str) -> None:
+        """A sentence that the user should see."""
+        self.send("note", message=message)
+
+
+def serve(work: Callable[[Event, Reporter], Event]) -> NoReturn:
+    """The child's main: read the spec, do the work, report its result or its error, and exit."""
+    reporter = Reporter(os.dup(1))
+    os.dup2(2, 1)
+    spec = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    try:
+        reporter.send("result", **work(spec, reporter))
+    except UserError as error:
+        reporter.send("error", kind=type(error).__name__, message=str(error))
+        code = error.exit_code
+    else:
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _end_with_caller() -> None:
+    """Standard input ends when the caller does. Files are whole or absent at any moment, so ending at once is safe."""
+    os.read(0, 1)
+    os.killpg(os.getpgid(0), signal.SIGKILL)

@@ -1,0 +1,157 @@
+"""Plots as inline SVG that follows the page: colors are CSS variables, letters are text in the page's font.
+
+No text from data is drawn: legends and captions are HTML, written and escaped by the page's template.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+Values = np.ndarray[Any, np.dtype[np.float64]]
+Draw = Callable[[Axes], None]
+
+INK, MUTED, RULE, BAD = "#20262d", "#5f6b77", "#d4dae1", "#b3261e"
+SERIES = ("#2166ac", "#c4560a", "#1b7f5c", "#7b4ab0", "#a3386c", "#6b6f10")
+RAMP = ("#b8442f", "#dd8a55", "#edc79b", "#a9c8dc", "#5f9bc4", "#2a66a2")
+ROLES = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    BAD: "bad",
+    **{color: f"s{number}" for number, color in enumerate(SERIES)},
+    **{color: f"q{number}" for number, color in enumerate(RAMP)},
+}
+"""What a drawn color stands for: the CSS variable that replaces it."""
+
+WIDTH, HEIGHT = 400, 220
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-3, 5),
+    "axes.formatter.use_mathtext": False,
+    "axes.unicode_minus": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "xtick.major.size": 0,
+    "ytick.color": RULE,
+    "ytick.labelcolor": MUTED,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.6,
+}
+
+
+def role_of(color: str) -> str:
+    """The CSS variable of a color, for a legend beside the plot."""
+    return ROLES[color]
+
+
+def svg(name: str, draw: Draw, *, x_label: str) -> Markup:
+    """Draw on one pair of axes and return the picture, safe to put in a page beside others.
+
+    Args:
+        name: unique in the page; prefixes every id of the picture.
+        draw: draws with the colors of this module.
+        x_label: written below the horizontal axis.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": name})
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(axis="x", visible=False)
+        draw(axes)
+        axes.set_xlabel(x_label)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return Markup(_inline(name, file.getvalue()))
+
+
+def _inline(name: str, text: str) -> str:
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<svg [^>]*>", f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">', text, count=1)
+    text = re.sub(r"<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="([^"]*)"', lambda found: _scoped_id(name, found.group(1)), text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
+    for color, role in ROLES.items():
+        text = text.replace(color, f"var(--{role})")
+    return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def _scoped_id(name: str, id: str) -> str:
+    """Ids that the picture refers to (clip paths, markers) get the picture's name before them; the others go."""
+    return f' id="{name}-{id}"' if re.fullmatch(r"[a-z][0-9a-f]{10}", id) else ""
+
+
+def whole_numbers(axes: Axes, first: float, last: float) -> None:
+    """Ticks of a horizontal axis of iterations."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    axes.set_xlim(first - 0.5, last + 0.5)
+
+
+def log_scale(axes: Axes, values: Values) -> None:
+    """A logarithmic vertical axis with plainly written ticks, if the values are positive and span a factor of ten."""
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() <= 0 or finite.max() < 10 * finite.min():
+        return
+    axes.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(plain if finite.max() < 100 * finite.min() else NullFormatter())
+
+
+def line(axes: Axes, x: Values, y: Values, color: str) -> None:
+    """A line that breaks where a value is NaN; values that stand alone are dots."""
+    axes.plot(x, y, color=color)
+    there = np.isfinite(y)
+    before, after = np.append(False, there[:-1]), np.append(there[1:], False)
+    alone = there & ~before & ~after
+    if len(x) <= 40:
+        alone = there
+    axes.plot(x[alone], y[alone], "o", markersize=3, color=color)
+
+
+def band(axes: Axes, x: Values, low: Values, high: Values, color: str, alpha: float) -> None:
+    axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+
+
+def points_with_intervals(axes: Axes, x: Values, value: Values, low: Values, high: Values, color: str) -> None:
+    axes.vlines(x, low, high, color=color, linewidth=1.2)
+    axes.plot(x, value, "o-", markersize=4, color=color)
+
+
+def stacked(axes: Axes, x: Values, parts: Iterable[Values], colors: Sequence[str]) -> None:
+    """One bar per x, its parts from the bottom up."""
+    bottom = np.zeros(len(x))
+    for values, color in zip(parts, colors, strict=True):
+        axes.bar(x, values, bottom=bottom, color=color, width=0.72, linewidth=0)
+        bottom = bottom + values
+    whole_numbers(axes, float(x.min()), float(x.max()))
+
+
+def cycle(count: int, colors: Sequence[str] = SERIES) -> list[str]:
+    return [colors[number % len(colors)] for number in range(count)]

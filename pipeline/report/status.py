@@ -1,0 +1,105 @@
+"""What there is of a run, as JSON: read from manifests alone, so it answers at once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts import Artifact
+from pipeline.report.text import json_safe
+
+if TYPE_CHECKING:
+    from flows.chain import Iteration, Run
+
+TRAINING_FIGURES = ("kl_behavior", "entropy")
+
+
+def status(run: Run) -> dict[str, Any]:
+    """A run's figures and artifacts, iteration by iteration.
+
+    The result is JSON-safe: what is not there yet, not defined or not finite is None. Accuracy is that of the iteration's
+    policy; reward and tokens are those of its training rollouts; KL and entropy are those of the training that followed.
+    Seconds are the wall time of the process that finished the work; `generate` is rollouts and held-out answers.
+    """
+    steps = run.iterations
+    evaluated = len(steps) == run.config.iterations + 1 and steps[-1].evaluation is not None
+    result = {
+        "name": run.config.name,
+        "complete": run.missing is None and evaluated,
+        "missing": run.missing,
+        "iterations": [_iteration(step) for step in steps],
+    }
+    safe: dict[str, Any] = json_safe(result)
+    return safe
+
+
+def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
+    """An iteration's artifacts by what they are to it."""
+    answers = step.answers
+    return {
+        "policy": step.policy,
+        "rollouts": answers.rollouts if answers else None,
+        "sampled": answers.sampled if answers else None,
+        "greedy": answers.greedy if answers else None,
+        "evaluation": step.evaluation,
+        "shaped": step.shaped,
+        "checkpoint": step.checkpoint,
+    }
+
+
+def _iteration(step: Iteration) -> dict[str, Any]:
+    artifacts = artifacts_of(step)
+    rollouts = _summary(artifacts["rollouts"])
+    evaluation = _summary(artifacts["evaluation"])
+    checkpoint = _summary(artifacts["checkpoint"])
+    pass_at = evaluation.get("pass_at") or {}
+    first = pass_at.get("1") or {}
+    greedy = evaluation.get("greedy") or {}
+    return {
+        "iteration": step.iteration,
+        "pass_at_1": first.get("value"),
+        "pass_at_1_low": first.get("low"),
+        "pass_at_1_high": first.get("high"),
+        "pass_at_k": pass_at or None,
+        "greedy_accuracy": greedy.get("value"),
+        "greedy_accuracy_low": greedy.get("low"),
+        "greedy_accuracy_high": greedy.get("high"),
+        "reward_mean": rollouts.get("reward_mean"),
+        **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
+        "tokens": rollouts.get("tokens"),
+        "seconds": {
+            "generate": _seconds(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
+            "shape": _seconds(artifacts["shaped"]),
+            "train": _seconds(artifacts["checkpoint"]),
+            "evaluate": _seconds(artifacts["evaluation"]),
+        },
+        "artifacts": {
+            name: {"id": artifact.id, "path": str(artifact.path)} if artifact else None for name, artifact in artifacts.items()
+        },
+    }
+
+
+def _summary(artifact: Artifact | None) -> dict[str, Any]:
+    return artifact.summary if artifact else {}
+
+
+def _seconds(*artifacts: Artifact | None) -> float | None:
+    """Wall time of some artifacts; those that were made beside one another (one start of the engine) count once."""
+    spans = sorted(_span(artifact) for artifact in artifacts if artifact)
+    if not spans:
+        return None
+    together = [spans[0]]
+    for start, seconds in spans[1:]:
+        last_start, last_seconds = together[-1]
+        # The times of day are whole seconds, so neighbors seem to overlap a little.
+        if last_start + last_seconds - start > min(seconds, last_seconds) / 2:
+            together[-1] = (last_start, max(seconds, last_seconds))
+        else:
+            together.append((start, seconds))
+    return round(sum(seconds for _, seconds in together), 3)
+
+
+def _span(artifact: Artifact) -> tuple[float, float]:
+    """Start (seconds since the epoch) and length of the work."""
+    provenance = artifact.manifest.provenance
+    return datetime.fromisoformat(provenance.created).timestamp() - provenance.seconds, provenance.seconds

@@ -1,0 +1,51 @@
+"""A run in the terminal: one row per iteration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.report.status import status
+from pipeline.report.text import count, duration, interval, number, percent
+
+if TYPE_CHECKING:
+    from flows.chain import Run
+
+COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
+
+
+def iteration_table(run: Run) -> Table:
+    """One row per iteration; a dash for what is not there yet or not defined.
+
+    pass@1 and greedy accuracy are those of the iteration's policy on held-out prompts, reward and tokens those of its
+    training rollouts, KL that of the training that followed.
+    """
+    now = status(run)
+    table = Table(title=Text(_title(now)), title_justify="left", caption_justify="left")
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=name != "KL to behavior")
+    for row in now["iterations"]:
+        table.add_row(*(Text(cell) for cell in iteration_cells(row)))
+    return table
+
+
+def iteration_cells(row: dict[str, Any]) -> list[str]:
+    """The cells of one iteration of `status`, in the order of COLUMNS."""
+    return [
+        str(row["iteration"]),
+        interval(row["pass_at_1"], row["pass_at_1_low"], row["pass_at_1_high"]),
+        percent(row["greedy_accuracy"]),
+        number(row["reward_mean"]),
+        number(row["kl_behavior"]),
+        count(row["tokens"]),
+        duration(row["seconds"]["generate"]),
+        duration(row["seconds"]["train"]),
+    ]
+
+
+def _title(now: dict[str, Any]) -> str:
+    if now["complete"]:
+        return f"{now['name']}: complete"
+    return f"{now['name']}: unfinished" + (f", next is {now['missing']}" if now["missing"] else "")

@@ -1,0 +1,169 @@
+"""One lane of a pool: a worker and its replacements, grading one item after the other under the time limit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import StageFailed, UserError
+from pipeline.rewards.process import Ended, Refused, TimedOut, WorkerProcess
+from pipeline.rewards.protocol import encode, one_line
+
+if TYPE_CHECKING:
+    from pipeline.config import RewardConfig
+
+START_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RewardItem:
+    """One completion to grade."""
+
+    completion: str
+    answer: str | None
+    """The prompt's reference answer."""
+    prompt: Mapping[str, Any]
+    """The prompt's row: prompt_id, question, answer and whatever other columns it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardResult:
+    """What one completion is worth."""
+
+    reward: float | None
+    """Σ weight · score over the components; None if one of them has no score."""
+    components: dict[str, float | None]
+    """Score of each component, before its weight, by the component's column."""
+    error: str | None
+    """One line that names each component without a score and says why; None if all have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What a worker said of one item."""
+
+    scores: list[float | None]
+    errors: list[str]
+    lost: bool = False
+    """The worker cannot go on."""
+    again: bool = False
+    """It may be the fault of items that it graded before."""
+
+
+class Lane:
+    """Grades items in their order. Used by one thread.
+
+    A worker that hangs, dies, runs out of memory or leaves processes behind is replaced. Where earlier items may be to
+    blame, for what they left in the worker's memory, the item is graded once more in a fresh worker: its result is then
+    its own, and does not depend on which items shared its worker.
+    """
+
+    def __init__(self, config: RewardConfig, directory: str, wake_fd: int, *, show_output: bool) -> None:
+        self._config = config
+        self._columns = [component.column for component in config.components]
+        self._wake_fd = wake_fd
+        self._show_output = show_output
+        self._worker: WorkerProcess | None = None
+        self._start_message = {
+            "components": [{"grader": c.grader, "args": c.args} for c in config.components],
+            "directory": directory,
+            "memory_mib": config.memory_mib,
+        }
+
+    def start(self) -> None:
+        """Start a worker if none is ready, and wait for its imports.
+
+        Raises:
+            UserError: a grader cannot be used as it is configured.
+            StageFailed: three workers in a row ended while they started.
+            Closing: the pool is being closed.
+        """
+        if self._worker is not None and self._worker.alive:
+            return
+        self.close()
+        for _ in range(START_ATTEMPTS):
+            try:
+                self._worker = WorkerProcess(self._start_message, self._wake_fd, show_output=self._show_output)
+                self._worker.wait_until_ready()
+                return
+            except Refused as error:
+                self.close()
+                raise UserError(str(error)) from None
+            except (Ended, TimedOut, OSError) as error:
+                how = self.close()
+                if not isinstance(error, Ended):
+                    how = f"{type(error).__name__}: {error}; {how}"
+        limit = f"reward.memory_mib is {self._config.memory_mib}"
+        raise StageFailed(f"a reward worker did not start, {START_ATTEMPTS} times over ({limit}): {how}")
+
+    def close(self) -> str:
+        """End the worker, if there is one; how it ended, in words."""
+        worker, self._worker = self._worker, None
+        return "" if worker is None else worker.end()
+
+    def grade(self, items: Sequence[RewardItem]) -> list[RewardResult]:
+        """A result for each item, in their order. Raises what `start` raises."""
+        results: dict[int, RewardResult] = {}
+        waiting: deque[tuple[int, bytes]] = deque()
+        for i, item in enumerate(items):
+            try:
+                waiting.append((i, encode([item.completion, item.answer, item.prompt])))
+            except (TypeError, ValueError, RecursionError) as error:
+                results[i] = self._failed(f"the item cannot be passed to a grader: {error}")
+        while waiting:
+            self.start()
+            assert self._worker is not None
+            self._worker.send(b"".join(line for _, line in waiting))
+            while waiting:
+                attempt = self._converse(self._worker)
+                if not attempt.again:
+                    results[waiting.popleft()[0]] = self._result(attempt)
+                if attempt.lost:
+                    break
+        return [results[i] for i in range(len(items))]
+
+    def _converse(self, worker: WorkerProcess) -> _Attempt:
+        """Wait for one item's replies. The clock starts here: the worker begins the item when it ended the last one."""
+        fresh, worker.fresh = worker.fresh, False
+        limit = self._config.timeout_seconds
+        deadline = time.monotonic() + limit
+        scores: list[float | None] = []
+        errors: list[str] = []
+        lost = again = False
+        for column in self._columns:
+            try:
+                reply = worker.receive(deadline)
+            except TimedOut:
+                self.close()
+                reply = {"error": f"no answer within {limit:g} s", "retire": "time"}
+            except Ended:
+                again = not fresh
+                reply = {"error": self.close(), "retire": "end"}
+            scores.append(reply.get("score"))
+            if "error" in reply:
+                errors.append(f"{column}: {reply['error']}")
+            if "retire" in reply:
+                lost = True
+                again = again or (reply["retire"] == "memory" and not fresh)
+                self.close()
+                break
+        return _Attempt(scores, errors, lost, again)
+
+    def _result(self, attempt: _Attempt) -> RewardResult:
+        missing: list[float | None] = [None] * (len(self._columns) - len(attempt.scores))
+        components = dict(zip(self._columns, attempt.scores + missing, strict=True))
+        if attempt.errors:
+            return RewardResult(None, components, "; ".join(attempt.errors))
+        scores = [score for score in attempt.scores if score is not None]
+        weights = [component.weight for component in self._config.components]
+        reward = sum(weight * score for weight, score in zip(weights, scores, strict=True))
+        if not math.isfinite(reward):
+            return RewardResult(None, components, f"reward: the weighted scores add up to {reward}")
+        return RewardResult(reward, components, None)
+
+    def _failed(self, reason: str) -> RewardResult:
+        return RewardResult(None, dict.fromkeys(self._columns), one_line(f"{self._columns[0]}: {reason}"))

@@ -1,0 +1,93 @@
+"""Figures of an optimiser step, over all of its tokens whatever the micro-batches were."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.algorithms.cells.importance import ratio_of
+from pipeline.algorithms.tokens import Loss, Tokens
+from pipeline.train.snapshot import Completion
+from schemas.metrics import QUANTILES
+
+
+@dataclass
+class StepRecord:
+    """Collects what every micro-batch of a step saw."""
+
+    has_behavior: bool
+    loss: float = 0.0
+    _columns: dict[str, list[Tensor]] = field(default_factory=dict)
+    _completions: list[Completion] = field(default_factory=list)
+
+    def add(self, tokens: Tokens, loss: Loss, completions: list[Completion]) -> None:
+        self.loss += float(loss.value.detach())
+        self._completions += completions
+        log_ratio = tokens.logprobs.detach() - tokens.behavior if tokens.behavior is not None else tokens.logprobs.detach() * 0
+        kept = tokens.mask
+        self._append("log_ratio", log_ratio[kept])
+        self._append("entropy", tokens.entropy.detach()[kept])
+        self._append("advantage", tokens.per_token(tokens.advantage)[kept])
+        self._append("stopped", loss.stopped[kept])
+        self._append("sequence_log_ratio", tokens.per_sequence(log_ratio))
+
+    def _append(self, name: str, values: Tensor) -> None:
+        self._columns.setdefault(name, []).append(values.cpu())
+
+    def row(self, groups: int) -> dict[str, Any]:
+        """The step's row of the metrics table, less what the caller knows (step, epoch, grad_norm, learning_rate)."""
+        columns = {name: torch.cat(parts).double() for name, parts in self._columns.items()}
+        rewards = [c.reward for c in self._completions if not math.isnan(c.reward)]
+        completions = len(self._completions)
+        advantage, stopped = columns["advantage"], columns["stopped"]
+        return {
+            "groups": groups,
+            "completions": completions,
+            "tokens": len(advantage),
+            "loss": self.loss,
+            "reward_mean": sum(rewards) / len(rewards) if rewards else None,
+            "advantage_mean": sum(c.advantage for c in self._completions) / completions,
+            "completion_tokens_mean": sum(len(c.tokens) for c in self._completions) / completions,
+            "entropy": float(columns["entropy"].mean()),
+            "clip_fraction_positive": _share(stopped[advantage > 0]),
+            "clip_fraction_negative": _share(stopped[advantage < 0]),
+            **(self._ratio_figures(columns) if self.has_behavior else _NO_RATIO),
+            "logprob_difference_mean": None,
+            "logprob_difference_max": None,
+        }
+
+    def _ratio_figures(self, columns: dict[str, Tensor]) -> dict[str, float | None]:
+        log_ratio = columns["log_ratio"].clamp(-20, 20)
+        ratio = log_ratio.exp()
+        quantiles = torch.quantile(_sample(ratio), torch.tensor(QUANTILES, dtype=ratio.dtype))
+        log_weight = columns["sequence_log_ratio"]
+        weight = ratio_of(log_weight - log_weight.max())
+        return {
+            "kl_behavior": float((ratio - 1 - log_ratio).mean()),
+            **{f"ratio_q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+            "ratio_max": float(ratio.max()),
+            "ess": float(weight.sum() ** 2 / (len(weight) * (weight**2).sum())),
+        }
+
+    def logprob_difference(self) -> tuple[float, float]:
+        """Mean and largest |trainer - stored| logprob."""
+        difference = torch.cat(self._columns["log_ratio"]).double().abs()
+        return float(difference.mean()), float(difference.max())
+
+
+_NO_RATIO: dict[str, float | None] = dict.fromkeys(
+    ("kl_behavior", "ratio_max", "ess", *(f"ratio_q{round(100 * q):02d}" for q in QUANTILES))
+)
+
+
+def _share(stopped: Tensor) -> float | None:
+    return float(stopped.mean()) if len(stopped) else None
+
+
+def _sample(values: Tensor, limit: int = 1 << 23) -> Tensor:
+    """Every n-th value, so that torch.quantile (at most 16M elements) can take it."""
+    return values[:: -(-len(values) // limit)]
