@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
-from pipeline.local import Answers, Missing
+from pipeline.local import Missing
+from pipeline.run import Answers, Iteration, Run
 
-
-@dataclass
-class Iteration:
-    """One checkpoint: its evaluation, and the training that led away from it."""
-
-    iteration: int
-    policy: Artifact
-    answers: Answers | None = None
-    evaluation: Artifact | None = None
-    shaped: Artifact | None = None
-    checkpoint: Artifact | None = None
-
-
-@dataclass
-class Run:
-    """What there is of a run, in order. Iteration 0 is the base model."""
-
-    config: RunConfig
-    train_prompts: Artifact | None = None
-    heldout_prompts: Artifact | None = None
-    iterations: list[Iteration] = field(default_factory=list)
-    missing: str | None = None
-    """The first stage that is not finished yet; None when the run is complete."""
+AFTER = {"generate": "evaluate", "evaluate": "shape", "shape": "train", "train": "generate"}
 
 
 class Stages(Protocol):
@@ -46,18 +24,31 @@ class Stages(Protocol):
     def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact: ...
 
 
-def chain(config: RunConfig, stages: Stages, on_change: Callable[[Run], None] = lambda run: None) -> Run:
+def chain(
+    config: RunConfig,
+    stages: Stages,
+    on_change: Callable[[Run], None] = lambda run: None,
+    until: tuple[str, int] | None = None,
+) -> Run:
     """generate, evaluate, shape, train, and again, until the last checkpoint is evaluated.
 
     Args:
         config: the run.
         stages: answers each stage.
         on_change: called with the run so far after every stage.
+        until: a stage and its iteration, such as ("train", 0): stop after it.
 
     Returns:
         The run; if `stages` raises `Missing`, what there is of it.
     """
-    run = Run(config)
+
+    def done(stage: str) -> bool:
+        number = run.iterations[-1].iteration
+        run.missing = f"{AFTER[stage]} {number + (stage == 'train')}"
+        on_change(run)
+        return (stage, number) == until
+
+    run = Run(config, missing="prompts")
     try:
         policy = stages.base()
         run.train_prompts, run.heldout_prompts = stages.prompts(policy)
@@ -66,16 +57,22 @@ def chain(config: RunConfig, stages: Stages, on_change: Callable[[Run], None] = 
             step = Iteration(number, policy)
             run.iterations.append(step)
             step.answers = stages.generate(number, policy, None if last else run.train_prompts, run.heldout_prompts)
-            on_change(run)
+            if done("generate"):
+                break
             step.evaluation = stages.evaluate(number, policy, step.answers)
-            on_change(run)
+            if done("evaluate"):
+                break
             if step.answers.rollouts is None:
+                run.missing = None
                 break
             step.shaped = stages.shape(number, step.answers.rollouts)
-            on_change(run)
+            if done("shape"):
+                break
             step.checkpoint = stages.train(number, policy, step.answers.rollouts, step.shaped)
-            on_change(run)
+            if done("train"):
+                break
             policy = step.checkpoint
     except Missing as missing:
         run.missing = missing.stage
+    on_change(run)
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,12 @@ from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import PromptSource, RunConfig
 from pipeline.generate.engine import engine_environment
-from pipeline.process import Event, run_stage
+from pipeline.process import Event, StageProcess
 from pipeline.prompts import Render, chat_renderer, template_renderer
+from pipeline.run import Answers
 
 OnStage = Callable[[str, Event], None]
 """Called with a stage's title and an event: started, progress, note, found, finished."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one checkpoint answered, from one start of the engine."""
-
-    sampled: Artifact
-    """Held-out prompts, several samples each."""
-    greedy: Artifact | None
-    """Held-out prompts at temperature 0."""
-    rollouts: Artifact | None
-    """Training prompts; None for the last checkpoint."""
 
 
 class Missing(Exception):
@@ -54,6 +42,7 @@ class LocalStages:
         self.store = Store(config.store_url)
         self.on_stage = on_stage
         self.only_look = only_look
+        self._warm: StageProcess | None = None
 
     @cached_property
     def model_files(self) -> dict[str, Path]:
@@ -129,6 +118,8 @@ class LocalStages:
     def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact:
         """The next checkpoint."""
         request = requests.train_request(self.config, iteration, policy, rollouts, shaped)
+        if self.store.find(request) is None:
+            self.warm_up()
         paths = {"policy": str(policy.path), "rollouts": str(rollouts.path), "shaped": str(shaped.path)}
         return self._artifact("train", iteration, request, {**paths, "train": self.config.train.model_dump(mode="json")})
 
@@ -149,14 +140,27 @@ class LocalStages:
             raise Missing(title)
         return make()
 
+    def warm_up(self) -> None:
+        """Start the process of the next generate stage early: it loads its libraries while something else goes on."""
+        if self._warm is None and not self.only_look:
+            self._warm = StageProcess("pipeline.generate", self.config.directory / "logs" / "warm-up.log", engine_environment())
+
+    def close(self) -> None:
+        """End a process that was started early and not needed."""
+        if self._warm is not None:
+            self._warm.end()
+            self._warm = None
+
     def _process(self, module: str, title: str, spec: dict[str, Any]) -> Event:
         if self.only_look:
             raise Missing(title)
         log = self.config.directory / "logs" / f"{title.replace(' ', '-')}.log"
         common = {"store": str(self.store.root), "trust_remote_code": self.config.model.trust_remote_code}
         self.on_stage(title, {"event": "started"})
-        result = run_stage(
-            module, {**common, **spec}, log, lambda event: self.on_stage(title, event), environment=engine_environment()
-        )
+        if module == "pipeline.generate" and self._warm is not None:
+            process, self._warm = self._warm, None
+        else:
+            process = StageProcess(module, log, engine_environment())
+        result = process.run({**common, **spec}, log, lambda event: self.on_stage(title, event))
         self.on_stage(title, {"event": "finished"})
         return result

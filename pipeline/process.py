@@ -7,13 +7,14 @@ standard output (events) and writes everything else to a log. When the caller di
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,35 +27,50 @@ STOP_SECONDS = 8.0
 """How long a child may take to end after it was asked to."""
 
 
-def run_stage(
-    module: str, spec: Event, log: Path, on_event: OnEvent = lambda event: None, environment: Mapping[str, str] | None = None
-) -> Event:
-    """Run `python -m module` with a spec and wait for its result.
+class StageProcess:
+    """A stage's process. It loads its libraries as soon as it starts, and works once it is given a spec."""
 
-    Args:
-        log: file that the child's output is appended to.
-        on_event: called with every progress event.
-        environment: variables added to this process's own.
+    def __init__(self, module: str, log: Path, environment: Mapping[str, str]) -> None:
+        """Start `python -m module`.
 
-    Raises:
-        UserError: as the child raised it.
-        StageFailed: the child crashed; the message holds the end of its log.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        start = output.tell()
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-    try:
-        return _converse(child, module, spec, log, start, on_event)
-    finally:
-        _end(child)
+        Args:
+            log: file that its output is appended to until it has a spec.
+            environment: variables added to this process's own.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.module = module
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    def run(self, spec: Event, log: Path, on_event: OnEvent = lambda event: None) -> Event:
+        """Give the process its spec and wait for its result.
+
+        Args:
+            log: file that its output goes to from now on.
+            on_event: called with every progress event.
+
+        Raises:
+            UserError: as the child raised it.
+            StageFailed: the child crashed; the message holds the end of its log.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        start = log.stat().st_size
+        try:
+            return _converse(self._child, self.module, {"log": str(log), "spec": spec}, log, start, on_event)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Make sure that the process and its own children are gone."""
+        _end(self._child)
 
 
 def _converse(child: subprocess.Popen[bytes], module: str, spec: Event, log: Path, start: int, on_event: OnEvent) -> Event:
@@ -122,14 +138,23 @@ class Reporter:
         self.send("note", message=message)
 
 
-def serve(work: Callable[[Event, Reporter], Event]) -> NoReturn:
-    """The child's main: read the spec, do the work, report its result or its error, and exit."""
+def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ()) -> NoReturn:
+    """The child's main: read the spec, do the work, report its result or its error, and exit.
+
+    Args:
+        preload: modules to import while the spec is still to come.
+    """
     reporter = Reporter(os.dup(1))
     os.dup2(2, 1)
-    spec = json.loads(sys.stdin.readline())
+    for name in preload:
+        importlib.import_module(name)
+    order = json.loads(sys.stdin.readline() or "null")
+    if order is None:
+        os._exit(0)
+    _log_to(order["log"])
     threading.Thread(target=_end_with_caller, daemon=True).start()
     try:
-        reporter.send("result", **work(spec, reporter))
+        reporter.send("result", **work(order["spec"], reporter))
     except UserError as error:
         reporter.send("error", kind=type(error).__name__, message=str(error))
         code = error.exit_code
@@ -138,6 +163,13 @@ def serve(work: Callable[[Event, Reporter], Event]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _log_to(path: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
 
 
 def _end_with_caller() -> None:

@@ -55,14 +55,20 @@ class Curves:
         return -(-len(self.frame) // POINTS)
 
     def drawn(self, column: str) -> tuple[Values, Values, Values, Values]:
-        """x, mean, least and greatest of the finite values behind each drawn point; NaN where there is none."""
+        """x, mean, least and greatest of the finite values behind each drawn point; NaN where there is none.
+
+        A NaN also stands between iterations: each starts from a behavior policy of its own.
+        """
         value = pl.when(pl.col(column).cast(pl.Float64).is_finite()).then(pl.col(column).cast(pl.Float64))
         rows = (
             self.frame.select("iteration", "x", bucket=pl.col("x") // self.stride, value=value)
             .group_by("iteration", "bucket", maintain_order=True)
             .agg(pl.col("x").mean(), mean=pl.col("value").mean(), low=pl.col("value").min(), high=pl.col("value").max())
         )
-        x, mean, low, high = (rows[name].cast(pl.Float64).to_numpy() for name in ("x", "mean", "low", "high"))
+        borders = np.flatnonzero(np.diff(rows["iteration"].to_numpy())) + 1
+        x, mean, low, high = (
+            np.insert(rows[name].cast(pl.Float64).to_numpy(), borders, np.nan) for name in ("x", "mean", "low", "high")
+        )
         return x, mean, low, high
 
 
@@ -194,7 +200,7 @@ def _draw_borders(axes: Axes, curves: Curves) -> None:
     labelled = -(-len(iterations) // 12)
     for position, (x, iteration) in enumerate(iterations):
         if position:
-            axes.axvline(x - 0.5, color=MUTED, linewidth=0.8)
+            axes.axvline(x - 0.5, color=MUTED, linewidth=0.8, alpha=0.6)
         if position % labelled == 0:
             top = axes.get_xaxis_transform()
             axes.text(x, 1.01, str(iteration), transform=top, ha="left", va="bottom", fontsize=9, color=MUTED)

@@ -83,7 +83,7 @@ def read_examples(run: Run) -> Examples | None:
 
 
 def _choose(rollouts: Artifact, shaped: Artifact | None) -> pl.DataFrame:
-    """group_id, sample_index, reward, advantage and end of the rows to show, best first, worst last."""
+    """group_id, sample_index, reward, advantage and end of the rows to show, best first, then worst first."""
     rows = scan_table(rollouts, Rollouts).select("group_id", "sample_index", "reward").filter(pl.col("reward").is_not_null())
     if shaped is not None:
         keys = ("group_id", "sample_index")
@@ -95,7 +95,7 @@ def _choose(rollouts: Artifact, shaped: Artifact | None) -> pl.DataFrame:
     best = _ends(frame.sort(by, descending=[True, True, False, False], nulls_last=True), "best")
     rest = frame.join(best, on="group_id", how="anti")
     worst = _ends(rest.sort(by, descending=False, nulls_last=True), "worst")
-    return pl.concat([best, worst.reverse()])
+    return pl.concat([best, worst])
 
 
 def _ends(frame: pl.DataFrame, end: str) -> pl.DataFrame:

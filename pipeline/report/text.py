@@ -81,10 +81,6 @@ class _Visible(dict[int, str]):
         noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
         if char in "\n\t":
             shown = char
-        elif code < 0x20:
-            shown = chr(0x2400 + code)
-        elif code == 0x7F:
-            shown = "\u2421"
         elif noncharacter or category in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             shown = f"‹U+{code:04X}›"
         else:
@@ -97,9 +93,9 @@ _VISIBLE = _Visible()
 
 
 def visible(text: str) -> str:
-    r"""Controls, escapes, bidi marks and invisible characters as signs that can be seen; newlines and tabs stay.
+    r"""Controls, escapes, bidi marks and invisible characters by their numbers; newlines and tabs stay.
 
     >>> visible("a\x1b[31m\x00"), visible("\u202ecod.exe")
-    ('a␛[31m␀', '‹U+202E›cod.exe')
+    ('a‹U+001B›[31m‹U+0000›', '‹U+202E›cod.exe')
     """
     return text.translate(_VISIBLE)

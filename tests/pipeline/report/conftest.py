@@ -145,7 +145,7 @@ class Synthetic:
             for sample in range(samples)
         ]
         parents = (policy.as_parent("policy"), answers.sampled.as_parent("sampled"), answers.greedy.as_parent("greedy"))
-        share = 0.25 + 0.15 * iteration
+        share = min(0.25 + 0.15 * iteration, 0.7)
         with self.store.work(Request("evaluation", "evaluate/1", {"k": [1, 4]}, parents)) as work:
             work.write_table("evaluation.parquet", frame_of(rows, Evaluation), Evaluation)
             return work.finish(
@@ -164,11 +164,13 @@ class Synthetic:
         self._look(f"shape {iteration}")
         frame = pl.read_parquet(rollouts.tables("rollouts"), columns=["group_id", "sample_index", "reward"])
         advantage = pl.col("reward") - pl.col("reward").mean().over("group_id")
+        group = pl.col("group_id").str.extract(r"-(\d+)(<i>)?$").cast(pl.Int32)
+        hostile = (pl.col("sample_index") == 0) & (group < len(HOSTILE))
         dropped = pl.col("reward").is_null()
         frame = frame.select(
             "group_id",
             "sample_index",
-            advantage=pl.when(pl.col("sample_index") == 0).then((pl.col("reward") - 0.5) * 10).otherwise(advantage).fill_null(0),
+            advantage=pl.when(hostile).then((pl.col("reward") - 0.5) * 10).otherwise(advantage).fill_null(0),
             weight=pl.lit(1.0),
             keep=~dropped,
             drop_reason=pl.when(dropped).then(pl.lit("reward_error")),

@@ -33,6 +33,7 @@ def grade() -> Grade:
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """own(source): the name of a new module with that source, in the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # a relative entry would now mean another directory
 
     def write(source: str) -> str:
         name = f"own_{uuid.uuid4().hex[:12]}"

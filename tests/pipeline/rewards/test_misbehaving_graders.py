@@ -221,10 +221,10 @@ def test_the_components_before_a_hanging_one_keep_their_scores(own: Own, grade: 
 
 def test_the_time_limit_is_that_of_one_completion(own: Own, grade: Grade) -> None:
     module = own(
-        "import time\ntime.sleep(1)\ndef nap(completion, answer, prompt):\n    time.sleep(0.2)\n    return 1\n"
+        "import time\ntime.sleep(0.6)\ndef nap(completion, answer, prompt):\n    time.sleep(0.1)\n    return 1\n"
     )
-    results = grade([RewardComponent(grader=f"{module}:nap")], [RewardItem("", None, {})] * 12, timeout_seconds=0.8)
-    assert [r.reward for r in results] == [1.0] * 12
+    results = grade([RewardComponent(grader=f"{module}:nap")], [RewardItem("", None, {})] * 8, timeout_seconds=0.5)
+    assert [r.reward for r in results] == [1.0] * 8
 
 
 def test_one_allocation_too_large_is_an_error(act: Act) -> None:

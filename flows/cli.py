@@ -1,0 +1,221 @@
+"""The command line. Heavy libraries are imported by the commands that need them, so that help and checks answer at once.
+
+Exit status: 0 done, 1 a stage failed (run the same command again to go on), 2 something the user can mend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Offline reinforcement learning for language models: rollouts that outlive the run.",
+)
+Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/demo.yaml.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: --set train.epochs=4", show_default=False)
+]
+IterationOption = Annotated[
+    int, typer.Option("--iteration", "-i", min=0, help="Which round; earlier ones must be there or are done.")
+]
+Stage = Literal["generate", "evaluate", "shape", "train"]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None) -> None:
+    """Do a whole run: generate, evaluate, shape and train, N times. Finished work is found, not redone."""
+    _run(config, overrides, None)
+
+
+@app.command()
+def generate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+    """Go as far as the rollouts of an iteration."""
+    _run(config, overrides, ("generate", iteration))
+
+
+@app.command()
+def evaluate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+    """Go as far as the evaluation of a checkpoint (iteration 0 is the base model)."""
+    _run(config, overrides, ("evaluate", iteration))
+
+
+@app.command()
+def shape(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+    """Go as far as the advantages of an iteration."""
+    _run(config, overrides, ("shape", iteration))
+
+
+@app.command()
+def train(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+    """Go as far as the checkpoint that an iteration trains."""
+    _run(config, overrides, ("train", iteration))
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Say whether a config is sound: settings, algorithm, graders, model files and prompts. Starts nothing."""
+    from flows.check import check_config
+    from pipeline.config import load_config
+
+    for line in check_config(load_config(config, overrides or ())):
+        typer.echo(line)
+
+
+@app.command()
+def status(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")], as_json: AsJson = False
+) -> None:
+    """Show how far a run is, and its figures per iteration."""
+    from pipeline.report.status import status as status_of
+    from pipeline.report.terminal import iteration_table
+    from pipeline.run import load_run
+
+    found = load_run(run_directory)
+    if as_json:
+        typer.echo(json.dumps(status_of(found), indent=2))
+        return
+    console = Console()
+    console.print(iteration_table(found))
+    console.print("complete" if found.missing is None else f"next: {found.missing}", highlight=False)
+
+
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the run directory.")] = None,
+) -> None:
+    """Write one self-contained HTML page with a run's curves, rollouts, settings and lineage."""
+    from pipeline.report.page import write_report
+    from pipeline.run import load_run
+
+    path = out or run_directory / "report.html"
+    write_report(load_run(run_directory), path)
+    typer.echo(str(path))
+
+
+@app.command()
+def algorithms(
+    name: Annotated[str | None, typer.Argument(help="Show one in full.", show_default=False)] = None, as_json: AsJson = False
+) -> None:
+    """List the algorithms: formula, paper, settings and the columns they need."""
+    from pipeline.algorithms.describe import describe_all, describe_one, table
+
+    if as_json:
+        typer.echo(json.dumps([describe_one(name)] if name else describe_all(), indent=2))
+    elif name:
+        for key, value in describe_one(name).items():
+            typer.echo(f"{key:12} {value if not isinstance(value, dict | list) else json.dumps(value)}")
+    else:
+        Console().print(table())
+
+
+def _run(path: Path, overrides: list[str] | None, until: tuple[Stage, int] | None) -> None:
+    from flows.chain import chain
+    from flows.check import check_algorithm
+    from pipeline.config import RunConfig, load_config
+    from pipeline.local import LocalStages
+    from pipeline.run import save_run
+
+    config: RunConfig = load_config(path, overrides or ())
+    check_algorithm(config)
+    if until and until[1] > config.iterations - (until[0] not in ("generate", "evaluate")):
+        raise UserError(f"--iteration {until[1]}: this run has iterations={config.iterations}")
+    found = chain(config, LocalStages(config, only_look=True), until=until)
+    done = found.missing is None or (until is not None and _reached(found, until))
+    if not done:
+        found = _work(config, until)
+    elif until is None:
+        save_run(found, config.directory)
+    _conclude(found, until)
+
+
+def _reached(found: Any, until: tuple[Stage, int]) -> bool:
+    from flows.chain import AFTER
+
+    stage, number = until
+    return bool(found.missing == f"{AFTER[stage]} {number + (stage == 'train')}" and len(found.iterations) == number + 1)
+
+
+def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
+    """Run the flow with a Prefect server that starts beside it."""
+    from flows.server import LocalServer
+
+    server = LocalServer()
+    try:
+        from flows.console import StageConsole
+        from flows.iterate import iterate
+        from pipeline.run import load_run
+
+        server.wait()
+        with StageConsole(Console(stderr=True)) as console:
+            iterate(config.name, config.model_dump(mode="json"), list(until) if until else None, console.tell)
+    finally:
+        server.stop()
+    return load_run(config.directory)
+
+
+def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:
+    from pipeline.report.terminal import iteration_table
+
+    console = Console()
+    console.print(iteration_table(found))
+    directory = found.config.directory
+    console.print(f"artifacts: {found.config.store_url}", highlight=False, soft_wrap=True)
+    if until is None:
+        from pipeline.report.page import write_report
+
+        page = directory / "report.html"
+        if not page.exists() or page.stat().st_mtime < (directory / "run.json").stat().st_mtime:
+            write_report(found, page)
+        console.print(f"report:    {page}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"next:      {found.missing or 'nothing, the run is complete'}", highlight=False)
+
+
+def main() -> NoReturn:
+    """Entry point of the `rollbook` command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _say(str(error))
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("stopped; the same command goes on from here")
+        code = 130
+    except typer.Exit as end:
+        code = end.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        error.show()  # type: ignore[attr-defined]
+        code = 2
+    else:
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "prefect" in sys.modules:
+        os._exit(code)  # Prefect's threads would hold the process up for a second.
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
+    print(f"rollbook: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The iterate flow: the chain of stages as Prefect tasks.
+
+Finished work is found in the store by its key, whatever Prefect remembers: such a task ends in the state Cached. A stage
+that crashed is tried once more; an error of the user's is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+from prefect.tasks import Task
+
+from flows.chain import chain
+from pipeline.artifacts import Artifact
+from pipeline.config import RunConfig
+from pipeline.errors import StageFailed
+from pipeline.local import LocalStages, OnStage
+from pipeline.process import Event
+from pipeline.report.status import status
+from pipeline.run import Answers, Run, save_run
+
+T = TypeVar("T")
+PROGRESS_SECONDS = 2.0
+"""Seconds between updates of a progress bar in Prefect's UI: each is a request."""
+
+
+class PrefectStages:
+    """The stages of a run, each a Prefect task."""
+
+    def __init__(self, config: RunConfig, on_stage: OnStage) -> None:
+        self._bars = ProgressArtifacts()
+        self._on_stage = on_stage
+        self._found = False
+        self.local = LocalStages(config, self._tell)
+
+    def _tell(self, stage: str, event: Event) -> None:
+        self._found = event["event"] == "found"
+        self._bars.tell(stage, event)
+        self._on_stage(stage, event)
+
+    def _task(self, name: str, title: str, work: Callable[[], T]) -> T:
+        result: list[T] = []
+
+        def stage() -> State[Any]:
+            result.append(work())
+            return Completed(name="Cached") if self._found else Completed()
+
+        as_task = Task(
+            stage,
+            name=name,
+            task_run_name=title,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=1,
+            retry_delay_seconds=2,
+            retry_condition_fn=_may_pass,
+        )
+        as_task()
+        return result[-1]
+
+    def base(self) -> Artifact:
+        return self._task("import", "base model", self.local.base)
+
+    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
+        return self._task("prompts", "prompts", lambda: self.local.prompts(base))
+
+    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
+        work = lambda: self.local.generate(iteration, policy, train, heldout)  # noqa: E731
+        return self._task("generate", f"generate {iteration}", work)
+
+    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
+        return self._task("evaluate", f"evaluate {iteration}", lambda: self.local.evaluate(iteration, policy, answers))
+
+    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
+        return self._task("shape", f"shape {iteration}", lambda: self.local.shape(iteration, rollouts))
+
+    def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact:
+        return self._task("train", f"train {iteration}", lambda: self.local.train(iteration, policy, rollouts, shaped))
+
+
+def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure is a crash, which may pass, and not an answer to the user, which will not."""
+    try:
+        state.result()
+    except StageFailed as error:
+        return "out of memory" not in str(error) and " was ended by " in str(error)
+    except BaseException:
+        return False
+    return False
+
+
+class ProgressArtifacts:
+    """A progress bar per long stage in Prefect's UI."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tuple[Any, float]] = {}
+
+    def tell(self, stage: str, event: Event) -> None:
+        if event["event"] != "progress":
+            return
+        share = 100.0 * event["done"] / max(event["total"], 1)
+        now = time.monotonic()
+        if stage not in self._bars:
+            key = stage.replace(" ", "-")
+            self._bars[stage] = create_progress_artifact(progress=share, key=key, description=stage), now
+        elif now - self._bars[stage][1] > PROGRESS_SECONDS or share == 100.0:
+            update_progress_artifact(artifact_id=self._bars[stage][0], progress=share)
+            self._bars[stage] = self._bars[stage][0], now
+
+
+@flow(name="iterate", flow_run_name="{name}", persist_result=False, validate_parameters=False)
+def iterate(
+    name: str,
+    config: dict[str, Any],
+    until: list[Any] | None = None,
+    on_stage: OnStage | None = None,
+) -> None:
+    """N rounds of generate, evaluate, shape, train.
+
+    Args:
+        name: of the run.
+        config: a RunConfig as JSON.
+        until: stop after this stage, such as ["train", 0].
+        on_stage: told what happens.
+    """
+    settings = RunConfig.model_validate(config)
+    stages = PrefectStages(settings, on_stage or _log)
+    stages.local.warm_up()
+    try:
+        run = chain(settings, stages, lambda run: save_run(run, settings.directory), tuple(until) if until else None)
+    finally:
+        stages.local.close()
+    publish(run)
+
+
+def _log(stage: str, event: Event) -> None:
+    if event["event"] != "progress":
+        get_run_logger().info("%s: %s", stage, event.get("message", event["event"]))
+
+
+def publish(run: Run) -> None:
+    """The table of iterations and links to the artifacts, for Prefect's UI."""
+    columns = (
+        "iteration",
+        "pass_at_1",
+        "pass_at_1_low",
+        "pass_at_1_high",
+        "greedy_accuracy",
+        "reward_mean",
+        "kl_behavior",
+        "tokens",
+    )
+    rows = [{column: row.get(column) for column in columns} for row in status(run)["iterations"]]
+    key = "".join(c if c.isalnum() else "-" for c in run.config.name.lower()).strip("-")
+    create_table_artifact(table=rows, key=f"{key}-iterations", description=f"Run {run.config.name}, one row per checkpoint")
+    place = run.config.directory.resolve()
+    create_link_artifact(link=place.as_uri(), link_text=str(place), key=f"{key}-artifacts", description="Where the artifacts lie")

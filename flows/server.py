@@ -1,0 +1,98 @@
+"""A Prefect server for one local run: started early, so that it loads beside the first stage, and gone when the run is.
+
+`python -m flows.server PORT` ends when its standard input does. Prefect's own temporary server outlives a killed flow; this
+one cannot. It uses the same database as `prefect server start`, so finished runs can be looked at there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from pipeline.errors import StageFailed
+
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+}
+"""What a local run needs of Prefect; a user's own settings win."""
+START_SECONDS = 120.0
+
+
+class LocalServer:
+    """A server process on a free port of this machine. None is started where PREFECT_API_URL names one."""
+
+    def __init__(self) -> None:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.environ.get("PREFECT_API_URL"):
+            return
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "flows.server", str(self._port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self._port}/api"
+
+    def wait(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            StageFailed: it ended, or does not answer.
+        """
+        if self._process is None:
+            return
+        health = f"http://127.0.0.1:{self._port}/api/health"
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise StageFailed("Prefect's local server ended at its start. `prefect server start` shows why")
+            try:
+                with urllib.request.urlopen(health, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise StageFailed(f"Prefect's local server did not answer within {START_SECONDS:.0f} s")
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        os.environ.pop("PREFECT_API_URL", None)
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(15)
+        self._process = None
+
+
+def main() -> None:
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    uvicorn.run(create_app(ephemeral=True), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+
+
+def _end_with_caller() -> None:
+    os.read(0, 1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
