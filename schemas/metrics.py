@@ -21,7 +21,7 @@ class Metrics(Table):
     groups = column(dy.Int32, "Groups in the step.")
     completions = column(dy.Int32, "Completions in the step.")
     tokens = column(dy.Int64, "Completion tokens that carry loss.")
-    loss = column(dy.Float64, "The loss that was minimised.", allow_nan=True, allow_inf=True)
+    loss = column(dy.Float64, "The loss that was minimized.", allow_nan=True, allow_inf=True)
     grad_norm = column(dy.Float64, "Norm of the gradient before clipping.", allow_nan=True, allow_inf=True)
     learning_rate = column(dy.Float64, "Learning rate of the step.")
     reward_mean = column(dy.Float64, "Mean reward of the step's completions.", nullable=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.algorithms import grpo, rec, reinforce
 from pipeline.algorithms.policy_gradient import PolicyGradient
@@ -53,11 +53,11 @@ def _with_setting(algorithm: Algorithm, key: str, value: Any) -> Algorithm:
         raise UserError(f"train.algorithm_args: {algorithm.name} has no setting {key!r}; {_nearest(key, names)}")
     cell_name, field_name = found[0]
     cell = getattr(algorithm, cell_name)
-    kind = type(getattr(cell, field_name))
+    kind = get_type_hints(type(cell))[field_name]
     try:
-        checked = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
-    except ValidationError:
-        raise UserError(f"train.algorithm_args: {key} takes a {kind.__name__}, found {value!r}") from None
+        checked = TypeAdapter(Annotated[kind, Field(allow_inf_nan=False)] if kind is float else kind).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"train.algorithm_args: {key}: {error.errors()[0]['msg']} (found {value!r})") from None
     return dataclasses.replace(algorithm, **{cell_name: dataclasses.replace(cell, **{field_name: checked})})
 
 

@@ -8,7 +8,7 @@ here, as in TRL and in the central paper's runs.
 
 from pipeline.algorithms.cells.advantages import GroupNormalized
 from pipeline.algorithms.cells.aggregation import SequenceMean
-from pipeline.algorithms.cells.importance import TokenRatio
+from pipeline.algorithms.cells.importance import Ratio
 from pipeline.algorithms.cells.trust_region import OneSide
 from pipeline.algorithms.policy_gradient import PolicyGradient
 
@@ -18,7 +18,7 @@ GRPO = PolicyGradient(
     formula="- min(r_t A, clip(r_t, 1-low, 1+high) A)",
     paper="arXiv:2402.03300",
     advantage=GroupNormalized(),
-    importance=TokenRatio(),
+    importance=Ratio(),
     trust_region=OneSide(),
     aggregation=SequenceMean(),
     surrogate=True,

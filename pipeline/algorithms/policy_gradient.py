@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.algorithms.cells.advantages import Advantage, GroupMean
 from pipeline.algorithms.cells.aggregation import Aggregation, TokenMean
-from pipeline.algorithms.cells.importance import Importance, NoImportance, ratio_of
+from pipeline.algorithms.cells.drift import Drift, bounded_exp
+from pipeline.algorithms.cells.importance import Importance, NoImportance
 from pipeline.algorithms.cells.regularizers import Regularizer
 from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, TrustRegion
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
@@ -76,13 +77,13 @@ class PolicyGradient:
             totals: sizes of the whole step. Shares of a partition of the step add up to the loss of the step.
         """
         log_ratio = self._log_ratio(tokens)
-        fixed = log_ratio.detach()
         advantage = tokens.per_token(tokens.advantage)
-        keeps = self.trust_region.keeps(fixed, advantage)
+        drift = Drift(log_ratio=log_ratio.detach(), advantage=advantage, tokens=tokens)
+        keeps = self.trust_region.keeps(drift)
         if self.surrogate:
             loss = self._clipped_surrogate(log_ratio, advantage)
         else:
-            factor = self.importance.weight(fixed, tokens.sequence) * keeps
+            factor = self.importance.weight(drift) * keeps
             loss = -factor * advantage * tokens.logprobs
         loss = loss * tokens.per_token(tokens.weight)
         for regularizer in self.regularizers:
@@ -103,7 +104,7 @@ class PolicyGradient:
         import torch
 
         assert isinstance(self.trust_region, OneSide)
-        ratio = ratio_of(log_ratio)
+        ratio = bounded_exp(log_ratio)
         clipped = ratio.clamp(1 - self.trust_region.low, 1 + self.trust_region.high)
         return -torch.minimum(ratio * advantage, clipped * advantage)
 

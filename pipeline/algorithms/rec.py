@@ -5,7 +5,7 @@
 The mask and w_t are constants of the gradient. NoIS sets w_t = 1; IS sets w_t = r_t = pi/mu.
 """
 
-from pipeline.algorithms.cells.importance import TokenRatio
+from pipeline.algorithms.cells.importance import Ratio
 from pipeline.algorithms.cells.trust_region import OneSide
 from pipeline.algorithms.policy_gradient import PolicyGradient
 
@@ -20,7 +20,7 @@ REC_ONESIDE_IS = REC_ONESIDE_NOIS.replace(
     name="rec-oneside-is",
     summary="REINFORCE that stops tokens which have moved far enough, with importance weights: PPO's gradient.",
     formula="- r_t A 1[A>=0 and r_t<=1+high, or A<=0 and r_t>=1-low] log pi(y_t)",
-    importance=TokenRatio(),
+    importance=Ratio(),
 )
 
 ALGORITHMS = (REC_ONESIDE_NOIS, REC_ONESIDE_IS)

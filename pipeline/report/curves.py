@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -15,10 +14,8 @@ from pipeline.artifacts import read_table
 from pipeline.report import figures
 from pipeline.report.figures import BAD, MUTED, SERIES, Values
 from pipeline.report.sections import Key, Panel, Section, section
+from pipeline.run import Run
 from schemas import Metrics
-
-if TYPE_CHECKING:
-    from flows.chain import Run
 
 POINTS = 600
 """Longer curves are drawn as means over as many steps as it takes."""

@@ -14,12 +14,11 @@ import polars as pl
 
 from pipeline.artifacts import Artifact, scan_table
 from pipeline.report.text import number
+from pipeline.run import Run
 from schemas import Rollouts, Shaped
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from flows.chain import Run
 
 EACH = 3
 """Rollouts shown of either end."""

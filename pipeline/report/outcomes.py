@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,11 +16,9 @@ from pipeline.report.rewards import reward_shares
 from pipeline.report.sections import Grid, Key, Panel, Section, section
 from pipeline.report.terminal import COLUMNS, iteration_cells
 from pipeline.report.text import count, duration, number
+from pipeline.run import Iteration, Run
 from schemas import Evaluation, Metrics, Timing
 from schemas.rollouts import STATUSES
-
-if TYPE_CHECKING:
-    from flows.chain import Iteration, Run
 
 STAGES = ("generate", "shape", "train", "evaluate")
 
@@ -81,14 +79,16 @@ def _accuracy_panel(
 
 def rollouts_section(run: Run) -> Section:
     """What the training rollouts are like: rewards, lengths, statuses, and what shaping made of them."""
-    parts = [_reward_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)]
-    return section("training-rollouts", "Training rollouts", parts)
+    slug, title = "training-rollouts", "Training rollouts"
+    if not any(step.answers and step.answers.rollouts for step in run.iterations):
+        return Section(slug, title, absent="No training rollouts are there yet.")
+    return section(slug, title, [_reward_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)])
 
 
 def _reward_panel(run: Run) -> Panel | str:
     shares = reward_shares({step.iteration: step.answers.rollouts for step in run.iterations if step.answers})
     if shares is None:
-        return "No training rollouts with a reward are there yet."
+        return "No rollout has a reward, so there is no reward distribution."
     colors = _ramp(len(shares.labels))
     keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(shares.labels, colors, strict=True))
     picture = figures.svg(
@@ -115,8 +115,7 @@ def _length_panel(run: Run) -> Panel | str:
 
     def draw(axes: Axes) -> None:
         x, train, low, middle, high = (frame[name].to_numpy() for name in _LENGTHS)
-        figures.band(axes, x, low, high, SERIES[0], 0.2)
-        figures.line(axes, x, middle, SERIES[0])
+        figures.points_with_intervals(axes, x, middle, low, high, SERIES[0])
         figures.line(axes, x, train, SERIES[1])
         top = float(np.nanmax(frame.select(pl.max_horizontal(pl.exclude("iteration"))).to_numpy().astype(float), initial=1))
         if limit <= 1.5 * top:
@@ -125,7 +124,7 @@ def _length_panel(run: Run) -> Panel | str:
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
     keys = (
-        Key("held-out samples: median, shade 10–90 %", figures.role_of(SERIES[0])),
+        Key("held-out samples: median, bars 10–90 %", figures.role_of(SERIES[0])),
         Key("training rollouts: mean", figures.role_of(SERIES[1])),
     )
     caption = f"Completion tokens. The limit is generate.max_tokens = {limit} (dashed, if it lies in view)."
@@ -195,7 +194,7 @@ def _status_panel(run: Run) -> Panel | str:
         if step.answers and step.answers.rollouts
     }
     panel = _shares("statuses", "Statuses", counts, STATUSES, "How each training rollout ended.")
-    return panel or "No statuses of training rollouts are there yet."
+    return panel or "The rollouts' manifests count no statuses."
 
 
 def _drop_panel(run: Run) -> Panel | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import yaml
@@ -18,9 +18,7 @@ from pipeline.report.curves import read_curves, training_section
 from pipeline.report.examples import SHADES, read_examples
 from pipeline.report.status import artifacts_of, status
 from pipeline.report.text import ABSENT, count, duration, interval, percent, visible
-
-if TYPE_CHECKING:
-    from flows.chain import Run
+from pipeline.run import Run
 
 SHORT = 12
 """Digits of an id that the page shows."""
@@ -119,8 +117,8 @@ def _headline(run: Run, rows: list[dict[str, Any]]) -> list[Tile]:
         Tile("algorithm", config.train.algorithm),
         Tile("model", config.model.path, f"seed {config.seed}"),
         Tile("wall time", duration(sum(seconds)) if seconds else ABSENT, "of all stages, added up"),
-        Tile("training rollouts kept", _total(rollouts, "completions"), f"{_total(rollouts, 'tokens')} tokens"),
-        Tile("held-out answers kept", _total(answers, "completions"), f"{_total(answers, 'tokens')} tokens"),
+        _kept("training rollouts kept", rollouts),
+        _kept("held-out answers kept", answers),
     ]
 
 
@@ -138,11 +136,13 @@ def _change(label: str, rows: list[dict[str, Any]], name: str) -> Tile:
     return Tile(label, f"{percent(base[name])} → {percent(last[name])}", f"{gain:+.1f} points{span}")
 
 
-def _total(artifacts: list[Artifact], name: str) -> str:
-    """Sum of a summary's figure over distinct artifacts."""
-    distinct = {artifact.id: artifact.summary.get(name) for artifact in artifacts}
-    known = [value for value in distinct.values() if value is not None]
-    return count(sum(known)) if known else ABSENT
+def _kept(label: str, artifacts: list[Artifact]) -> Tile:
+    """Completions and tokens of distinct rollouts artifacts."""
+    distinct = {artifact.id: artifact.summary for artifact in artifacts}
+    completions, tokens = (
+        [summary[name] for summary in distinct.values() if summary.get(name) is not None] for name in ("completions", "tokens")
+    )
+    return Tile(label, count(sum(completions)), f"{count(sum(tokens))} tokens") if completions else Tile(label, ABSENT)
 
 
 def _artifacts(run: Run) -> Iterator[tuple[str, Artifact]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.artifacts import Artifact
 from pipeline.report.text import json_safe
-
-if TYPE_CHECKING:
-    from flows.chain import Iteration, Run
+from pipeline.run import Iteration, Run
 
 TRAINING_FIGURES = ("kl_behavior", "entropy")
 
@@ -21,13 +19,11 @@ def status(run: Run) -> dict[str, Any]:
     policy; reward and tokens are those of its training rollouts; KL and entropy are those of the training that followed.
     Seconds are the wall time of the process that finished the work; `generate` is rollouts and held-out answers.
     """
-    steps = run.iterations
-    evaluated = len(steps) == run.config.iterations + 1 and steps[-1].evaluation is not None
     result = {
         "name": run.config.name,
-        "complete": run.missing is None and evaluated,
+        "complete": run.missing is None,
         "missing": run.missing,
-        "iterations": [_iteration(step) for step in steps],
+        "iterations": [_iteration(step) for step in run.iterations],
     }
     safe: dict[str, Any] = json_safe(result)
     return safe

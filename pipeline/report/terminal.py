@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.status import status
 from pipeline.report.text import count, duration, interval, number, percent
-
-if TYPE_CHECKING:
-    from flows.chain import Run
+from pipeline.run import Run
 
 COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
 
@@ -23,7 +21,7 @@ def iteration_table(run: Run) -> Table:
     training rollouts, KL that of the training that followed.
     """
     now = status(run)
-    table = Table(title=Text(_title(now)), title_justify="left", caption_justify="left")
+    table = Table(title=Text(now["name"]), title_justify="left")
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=name != "KL to behavior")
     for row in now["iterations"]:
@@ -43,9 +41,3 @@ def iteration_cells(row: dict[str, Any]) -> list[str]:
         duration(row["seconds"]["generate"]),
         duration(row["seconds"]["train"]),
     ]
-
-
-def _title(now: dict[str, Any]) -> str:
-    if now["complete"]:
-        return f"{now['name']}: complete"
-    return f"{now['name']}: unfinished" + (f", next is {now['missing']}" if now["missing"] else "")

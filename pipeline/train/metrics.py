@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.algorithms.cells.importance import ratio_of
+from pipeline.algorithms.cells.drift import bounded_exp
 from pipeline.algorithms.tokens import Loss, Tokens
 from pipeline.train.snapshot import Completion
 from schemas.metrics import QUANTILES
@@ -65,7 +65,7 @@ class StepRecord:
         ratio = log_ratio.exp()
         quantiles = torch.quantile(_sample(ratio), torch.tensor(QUANTILES, dtype=ratio.dtype))
         log_weight = columns["sequence_log_ratio"]
-        weight = ratio_of(log_weight - log_weight.max())
+        weight = bounded_exp(log_weight - log_weight.max())
         return {
             "kl_behavior": float((ratio - 1 - log_ratio).mean()),
             **{f"ratio_q{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},

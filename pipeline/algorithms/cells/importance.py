@@ -5,21 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.algorithms.cells.drift import Drift, Level
+
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
-LOG_RATIO_LIMIT = 20.0
-"""|log ratio| is clamped here before exp: e^20 = 4.9e8 is far outside any trust region and still finite in fp32 sums."""
+UNBOUNDED = 1e9
+"""Written for "no upper bound": a ratio never gets there (see `LOG_RATIO_LIMIT`)."""
 
 
 class Importance(Protocol):
     """A weight per token."""
 
-    needs_ratio: bool
+    @property
+    def needs_ratio(self) -> bool:
+        """Whether it reads log mu."""
+        ...
 
-    def weight(self, log_ratio: Float[Tensor, " tokens"], sequence: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-        """w_t, from log pi/mu of each token and the number of the sequence it belongs to."""
+    def weight(self, drift: Drift) -> Float[Tensor, " tokens"]:
+        """w_t of each token."""
         ...
 
 
@@ -29,22 +34,31 @@ class NoImportance:
 
     needs_ratio = False
 
-    def weight(self, log_ratio: Float[Tensor, " tokens"], sequence: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def weight(self, drift: Drift) -> Float[Tensor, " tokens"]:
         import torch
 
-        return torch.ones_like(log_ratio)
+        return torch.ones_like(drift.log_ratio)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenRatio:
-    """w_t = pi(y_t)/mu(y_t)."""
+class Ratio:
+    """w_t = the ratio pi/mu, kept within bounds that depend on the sign of the advantage.
 
+    w = clamp(r, positive_low, positive_high) where A >= 0, clamp(r, negative_low, negative_high) where A < 0. Without
+    bounds this is exact importance sampling; [1, 1] on one side is plain weight 1 there. Source of the four bounds: TOPR,
+    arXiv:2503.14286.
+    """
+
+    level: Level = "token"
+    """Whose ratio: token, sequence (the product over the completion) or geometric (its length-normalised form)."""
+    positive_low: float = 0.0
+    positive_high: float = UNBOUNDED
+    negative_low: float = 0.0
+    negative_high: float = UNBOUNDED
     needs_ratio = True
 
-    def weight(self, log_ratio: Float[Tensor, " tokens"], sequence: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-        return ratio_of(log_ratio)
-
-
-def ratio_of(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """exp of a log ratio, clamped so that it stays finite."""
-    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    def weight(self, drift: Drift) -> Float[Tensor, " tokens"]:
+        ratio = drift.ratio_of(self.level)
+        positive = ratio.clamp(self.positive_low, self.positive_high)
+        negative = ratio.clamp(self.negative_low, self.negative_high)
+        return positive.where(drift.advantage >= 0, negative)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.algorithms.cells.importance import LOG_RATIO_LIMIT
+from pipeline.algorithms.cells.drift import LOG_RATIO_LIMIT
 
 if TYPE_CHECKING:
     from jaxtyping import Float

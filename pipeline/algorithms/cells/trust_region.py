@@ -8,19 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.algorithms.cells.importance import ratio_of
+from pipeline.algorithms.cells.drift import Drift, Level
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool
     from torch import Tensor
 
 
 class TrustRegion(Protocol):
     """A mask per token."""
 
-    needs_ratio: bool
+    @property
+    def needs_ratio(self) -> bool:
+        """Whether it reads log mu."""
+        ...
 
-    def keeps(self, log_ratio: Float[Tensor, " tokens"], advantage: Float[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
+    def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
         """True where the token pulls on the policy."""
         ...
 
@@ -31,10 +34,10 @@ class NoTrustRegion:
 
     needs_ratio = False
 
-    def keeps(self, log_ratio: Float[Tensor, " tokens"], advantage: Float[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
+    def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
         import torch
 
-        return torch.ones_like(log_ratio, dtype=torch.bool)
+        return torch.ones_like(drift.log_ratio, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +51,12 @@ class OneSide:
     """Distance below 1 at which tokens with A <= 0 stop."""
     high: float = 0.2
     """Distance above 1 at which tokens with A >= 0 stop."""
+    level: Level = "token"
+    """Whose ratio is compared: token, sequence or geometric (GSPO)."""
     needs_ratio = True
 
-    def keeps(self, log_ratio: Float[Tensor, " tokens"], advantage: Float[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
-        ratio = ratio_of(log_ratio)
+    def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
+        ratio, advantage = drift.ratio_of(self.level), drift.advantage
         return ((advantage >= 0) & (ratio <= 1 + self.high)) | ((advantage <= 0) & (ratio >= 1 - self.low))
 
 
@@ -65,6 +70,6 @@ class TwoSide:
     """Distance above 1 at which tokens stop."""
     needs_ratio = True
 
-    def keeps(self, log_ratio: Float[Tensor, " tokens"], advantage: Float[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
-        ratio = ratio_of(log_ratio)
+    def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
+        ratio = drift.ratio_of("token")
         return (ratio >= 1 - self.low) & (ratio <= 1 + self.high)

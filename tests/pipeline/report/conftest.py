@@ -12,9 +12,11 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from flows.chain import Answers, Missing, Run, chain
+from flows.chain import chain
 from pipeline.artifacts import Artifact, Request, Store
 from pipeline.config import RunConfig
+from pipeline.local import Missing
+from pipeline.run import Answers, Run
 from schemas import Evaluation, Metrics, Prompts, Rollouts, Shaped, Timing
 
 HOSTILE = (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.chain import Run
 from pipeline.errors import IntegrityError
 from pipeline.report.page import render, write_report
+from pipeline.run import Run
 
 SECTIONS = ("Accuracy", "Training rollouts", "Training", "Time and tokens", "Best and worst rollouts", "Settings", "Lineage")
 PLOTS = (
@@ -176,7 +176,7 @@ def test_unfinished_run_renders_with_one_line_for_what_is_not_there(make_run: Ca
     assert tuple(page.texts["h2"]) == SECTIONS
     trained = missing == "generate 1"
     assert ("No training has finished yet" in said) is not trained
-    assert ("No training rollouts with a reward" in said) is (missing in ("base", "prompts", "generate 0"))
+    assert ("No training rollouts are there yet" in said) is (missing in ("base", "prompts", "generate 0"))
     assert ("No evaluation has finished yet" in said) is (missing in ("base", "prompts", "generate 0", "evaluate 0"))
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import doctest
 import math
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from tokenizers import Tokenizer
 
-from flows.chain import Run
 from pipeline.report import examples, figures, rewards, text
 from pipeline.report.curves import POINTS, Curves, read_curves, training_section
 from pipeline.report.examples import pieces, read_examples
 from pipeline.report.rewards import reward_shares
+from pipeline.run import Run
 
 
 @pytest.mark.parametrize("module", [text, examples])
@@ -159,21 +157,3 @@ def test_a_log_scale_is_taken_for_positive_values_that_span_a_factor_of_ten() ->
         figures.log_scale(axes, np.array(values, dtype=float))
         scales.append(axes.get_yscale())
     assert scales == ["log", "linear", "linear", "linear"]
-
-
-def test_a_run_of_a_stored_kind_needs_no_import_of_flows(tmp_path: Path) -> None:
-    """The package takes any object that looks like a run."""
-    from pipeline.config import RunConfig
-    from pipeline.report.status import status
-
-    source = {"path": "p.parquet"}
-    config = RunConfig.model_validate(
-        {
-            "name": "bare",
-            "model": {"path": "m"},
-            "data": {"train": source, "heldout": source},
-            "reward": {"components": [{"grader": "exact_match"}]},
-        }
-    )
-    bare = SimpleNamespace(config=config, iterations=[], missing="base", train_prompts=None, heldout_prompts=None)
-    assert status(bare) == {"name": "bare", "complete": False, "missing": "base", "iterations": []}  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ def math(args: dict[str, Any], *pairs: tuple[str, str | None]) -> list[RewardRes
         return pool.submit([RewardItem(completion, answer, {}) for completion, answer in pairs]).result(timeout=60)
 
 
-def test_math_verify() -> None:
+def test_math_verify_scores_equal_mathematics_1() -> None:
     cases: list[tuple[str, str, float]] = [
         (r"so the answer is $\frac{2}{4}$", "1/2", 1.0),
         (r"so the answer is $\frac{2}{4}$", "0.5", 1.0),
@@ -36,10 +36,12 @@ def test_math_verify() -> None:
         ("", "1", 0.0),
         (r"$\frac{1}{$ broken", "1", 0.0),
     ]
-    results = math({}, *((completion, answer) for completion, answer, _ in cases))
+    *results, unread = math({}, *((completion, answer) for completion, answer, _ in cases), ("1", "$$"))
     assert [(c, r.reward, r.error) for (c, _, _), r in zip(cases, results, strict=True)] == [
         (c, expected, None) for c, _, expected in cases
     ]
+    assert unread.reward is None
+    assert unread.error == "reward_math_verify: ValueError: math-verify reads no expression in the answer '$$'"
 
 
 def test_math_verify_with_an_extract_pattern_reads_only_what_it_captures() -> None:
@@ -53,14 +55,11 @@ def test_math_verify_with_an_extract_pattern_reads_only_what_it_captures() -> No
 
 
 def test_math_verify_compares_to_the_given_precision() -> None:
-    assert [r.reward for r in math({"precision": 2}, ("3.141", "3.142"))] == [1.0]
-    assert [r.reward for r in math({}, ("3.141", "3.142"))] == [0.0]
-
-
-def test_an_answer_that_is_no_mathematics_is_an_error() -> None:
-    (result,) = math({}, ("1", "$$"))
-    assert result.reward is None
-    assert result.error == "reward_math_verify: ValueError: math-verify reads no expression in the answer '$$'"
+    two = RewardComponent(grader="math_verify", name="two", args={"precision": 2})
+    six = RewardComponent(grader="math_verify", name="six")
+    with RewardPool(RewardConfig(components=(two, six))) as pool:
+        (result,) = pool.submit([RewardItem("3.141", "3.142", {})]).result(timeout=60)
+    assert result.components == {"reward_two": 1.0, "reward_six": 0.0}
 
 
 def gym(args: dict[str, Any], items: list[RewardItem]) -> list[RewardResult]:
@@ -86,28 +85,22 @@ def test_reasoning_gym_chain_sum_takes_its_dataset_from_the_metadata() -> None:
     metadata = {"source_dataset": "chain_sum", "expression": "4 - 1 - 7"}
     row = {"prompt_id": "p", "question": "4 - 1 - 7 =", "answer": "-4"}
     as_struct, as_text = row | {"metadata": metadata}, row | {"metadata": json.dumps(metadata)}
-    right, text, wrong, none = gym(
+    right, text, wrong, none, unnamed, unknown = gym(
         {"extract": "<answer>(.*?)</answer>"},
         [
             RewardItem("<answer> -4 </answer>", "-4", as_struct),
             RewardItem("<answer>-4</answer>", "-4", as_text),
             RewardItem("<answer>12</answer>", "-4", as_struct),
             RewardItem("-4", "-4", as_struct),
+            RewardItem("1", "1", {}),
+            RewardItem("1", "1", {"metadata": {"source_dataset": "sums"}}),
         ],
     )
     assert (right.reward, text.reward, wrong.reward, none.reward) == (1.0, 1.0, 0.0, 0.0)
-
-
-def test_reasoning_gym_without_a_dataset_is_an_error() -> None:
-    unnamed, unknown = gym(
-        {}, [RewardItem("1", "1", {}), RewardItem("1", "1", {"metadata": {"source_dataset": "sums"}})]
-    )
     assert unnamed.error is not None and "which dataset?" in unnamed.error
     assert unknown.error is not None and "no dataset 'sums'" in unknown.error
 
 
 def test_an_unknown_dataset_is_refused_when_the_pool_starts() -> None:
-    with pytest.raises(
-        UserError, match=r"reward\.components\.0 \(reasoning_gym\): .* 'count_down'; did you mean countdown\?"
-    ):
+    with pytest.raises(UserError, match=r"reward\.components\.0 \(reasoning_gym\): .* 'count_down'; did you mean countdown\?"):
         gym({"dataset": "count_down"}, [])

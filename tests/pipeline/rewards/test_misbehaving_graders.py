@@ -110,6 +110,9 @@ ACTS = """
                 subprocess.Popen(["setsid", "sleep", marker])
                 time.sleep(0.1)
                 os._exit(4)
+            case "child and kill group":
+                subprocess.Popen(["sleep", marker], start_new_session=True)
+                os.killpg(0, signal.SIGKILL)
             case "child and hang":
                 subprocess.Popen(["sleep", marker], start_new_session=True)
                 time.sleep(600)
@@ -220,9 +223,7 @@ def test_the_components_before_a_hanging_one_keep_their_scores(own: Own, grade: 
 
 
 def test_the_time_limit_is_that_of_one_completion(own: Own, grade: Grade) -> None:
-    module = own(
-        "import time\ntime.sleep(0.6)\ndef nap(completion, answer, prompt):\n    time.sleep(0.1)\n    return 1\n"
-    )
+    module = own("import time\ntime.sleep(0.6)\ndef nap(completion, answer, prompt):\n    time.sleep(0.1)\n    return 1\n")
     results = grade([RewardComponent(grader=f"{module}:nap")], [RewardItem("", None, {})] * 8, timeout_seconds=0.5)
     assert [r.reward for r in results] == [1.0] * 8
 
@@ -255,12 +256,13 @@ def test_a_forked_copy_that_comes_back_is_not_heard(act: Act) -> None:
 
 
 def test_no_process_that_a_grader_starts_outlives_it(act: Act, marker: str, wait_until_gone: Gone) -> None:
-    results = act(*between(["child", "daemon", "daemon and die", "child and hang"]))
-    assert results[::2] == [OK] * 5
+    results = act(*between(["child", "daemon", "daemon and die", "child and kill group", "child and hang"]))
+    assert results[::2] == [OK] * 6
     assert results[1::2] == [
         OK,
         OK,
         (None, "worker ended with exit status 4"),
+        (None, "worker ended with signal 9 SIGKILL (memory limit 4096 MiB?)"),
         (None, "no answer within 0.5 s"),
     ]
     assert wait_until_gone(marker) == []
@@ -268,21 +270,45 @@ def test_no_process_that_a_grader_starts_outlives_it(act: Act, marker: str, wait
 
 def test_children_of_an_item_are_gone_when_the_next_is_graded(own: Own, grade: Grade, marker: str) -> None:
     module = own("""
-        import os, subprocess
+        import os, subprocess, time
 
         HELPER = subprocess.Popen(["sleep", "600"])
-        FIRST = os.getpid()
 
         def start(completion, answer, prompt, marker):
-            if completion == "start":
+            if completion == "child":
                 subprocess.Popen(["sleep", marker])
+            if completion == "told to end":
+                subprocess.Popen(["sleep", marker]).terminate()
+            if completion == "daemon":
+                if os.fork() == 0:
+                    subprocess.Popen(["sleep", marker], start_new_session=True)
+                    os._exit(0)
+                os.wait()
             return os.getpid()
     """)
     component = RewardComponent(grader=f"{module}:start", args={"marker": marker})
-    items = [RewardItem(text, None, {}) for text in ("calm", "start", "calm", "calm")]
-    first, second, third, fourth = (r.reward for r in grade([component], items))
-    assert first == second  # a helper that started with the module is no reason for a new worker
-    assert second != third == fourth
+    items = [RewardItem(text, None, {}) for text in ("calm", "told to end", "child", "calm", "daemon", "calm")]
+    results = grade([component], items)
+    assert [r.error for r in results] == [None] * 6
+    first, second, third, fourth, fifth, sixth = (r.reward for r in results)
+    assert first == second == third  # neither an ending child nor a helper that started with the module counts
+    assert third != fourth == fifth != sixth
+
+
+def test_an_item_does_not_pay_for_what_earlier_ones_left_in_the_worker(own: Own, grade: Grade) -> None:
+    module = own("""
+        import os
+
+        CALLS = []
+
+        def third_time_fatal(completion, answer, prompt):
+            CALLS.append(completion)
+            if len(CALLS) == 3:
+                os._exit(1)
+            return 1
+    """)
+    results = grade([RewardComponent(grader=f"{module}:third_time_fatal")], [RewardItem("", None, {})] * 7)
+    assert [(r.reward, r.error) for r in results] == [(1.0, None)] * 7
 
 
 def test_an_ended_child_that_nobody_waited_for_and_a_thread_are_no_reason_for_anything(act: Act) -> None:

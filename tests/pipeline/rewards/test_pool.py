@@ -94,9 +94,7 @@ def test_any_text_arrives_as_it_is(own: Own) -> None:
             wanted = "".join(map(chr, STRANGE[i][0])) * STRANGE[i][1]
             return completion == wanted and answer == wanted and prompt["question"] == wanted
     """)
-    pieces = [
-        [list(map(ord, text if len(text) < 99 else text[0])), 1 if len(text) < 99 else len(text)] for text in STRANGE
-    ]
+    pieces = [[list(map(ord, text if len(text) < 99 else text[0])), 1 if len(text) < 99 else len(text)] for text in STRANGE]
     Path("strange.json").write_text(str(pieces))
     items = [RewardItem(text, text, {"place": i, "question": text}) for i, text in enumerate(STRANGE)]
     with RewardPool(RewardConfig(components=(RewardComponent(grader=f"{module}:same"),))) as pool:
