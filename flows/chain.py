@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.artifacts import Artifact
@@ -21,7 +21,10 @@ class Stages(Protocol):
     def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers: ...
     def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact: ...
     def shape(self, iteration: int, rollouts: Artifact) -> Artifact: ...
-    def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact: ...
+    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]: ...
+    def train(
+        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
+    ) -> Artifact: ...
 
 
 def chain(
@@ -52,6 +55,8 @@ def chain(
     try:
         policy = stages.base()
         run.train_prompts, run.heldout_prompts = stages.prompts(policy)
+        run.missing = "generate 0"
+        on_change(run)
         for number in range(config.iterations + 1):
             last = number == config.iterations
             step = Iteration(number, policy)
@@ -68,7 +73,8 @@ def chain(
             step.shaped = stages.shape(number, step.answers.rollouts)
             if done("shape"):
                 break
-            step.checkpoint = stages.train(number, policy, step.answers.rollouts, step.shaped)
+            step.scores = stages.score(number, policy, step.answers.rollouts)
+            step.checkpoint = stages.train(number, policy, step.answers.rollouts, step.shaped, step.scores)
             if done("train"):
                 break
             policy = step.checkpoint

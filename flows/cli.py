@@ -1,6 +1,7 @@
 """The command line. Heavy libraries are imported by the commands that need them, so that help and checks answer at once.
 
-Exit status: 0 done, 1 a stage failed (run the same command again to go on), 2 something the user can mend.
+Exit status: 0 done, 1 a stage failed (run the same command again to go on), 2 something the user can mend, 130 and 143
+stopped by Ctrl-C and SIGTERM (the same command goes on).
 """
 
 from __future__ import annotations
@@ -190,22 +191,21 @@ def main() -> NoReturn:
     """Entry point of the `rollbook` command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0  # typer returns the status of an Exit, and 130 for Ctrl-C
     except UserError as error:
         _say(str(error))
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        _say("stopped; the same command goes on from here")
+    except KeyboardInterrupt:
         code = 130
-    except typer.Exit as end:
-        code = end.exit_code
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         error.show()  # type: ignore[attr-defined]
         code = 2
-    else:
-        code = 0
+    if code in (130, 143):
+        _say("stopped; the same command goes on from here")
     sys.stdout.flush()
     sys.stderr.flush()
     if "prefect" in sys.modules:

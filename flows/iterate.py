@@ -7,7 +7,7 @@ that crashed is tried once more; an error of the user's is not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger
@@ -81,8 +81,14 @@ class PrefectStages:
     def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
         return self._task("shape", f"shape {iteration}", lambda: self.local.shape(iteration, rollouts))
 
-    def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact:
-        return self._task("train", f"train {iteration}", lambda: self.local.train(iteration, policy, rollouts, shaped))
+    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
+        return self._task("score", f"score {iteration}", lambda: self.local.score(iteration, policy, rollouts))
+
+    def train(
+        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
+    ) -> Artifact:
+        work = lambda: self.local.train(iteration, policy, rollouts, shaped, scores)  # noqa: E731
+        return self._task("train", f"train {iteration}", work)
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

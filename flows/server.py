@@ -82,10 +82,11 @@ class LocalServer:
 
 
 def main() -> None:
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+
     import uvicorn
     from prefect.server.api.server import create_app
 
-    threading.Thread(target=_end_with_caller, daemon=True).start()
     uvicorn.run(create_app(ephemeral=True), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
 
 

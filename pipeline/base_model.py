@@ -42,7 +42,7 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
     """Files of a model directory that belong to it, by name.
 
     Raises:
-        UserError: no config.json, or no safetensors weights.
+        UserError: no config.json or one that holds no JSON object, or no safetensors weights.
     """
     found = {
         path.name: path
@@ -52,9 +52,11 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
     if "config.json" not in found:
         raise UserError(f"{directory}: not a Hugging Face model directory (it has no config.json)")
     try:
-        json.loads(found["config.json"].read_text(encoding="utf-8"))
+        settings = json.loads(found["config.json"].read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{found['config.json']}: not valid JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{found['config.json']}: expected a JSON object, found {type(settings).__name__}")
     if not any(name.endswith(".safetensors") for name in found):
         raise UserError(
             f"{directory}: no .safetensors weights. Pickled weights are not read; convert them with "

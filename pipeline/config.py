@@ -6,20 +6,24 @@ Unknown keys are refused with the nearest valid name; `--set train.epochs=4` ove
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import UserError
 
 
 class Model(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after validation."""
+    """Base of every section: unknown keys and infinite numbers are errors, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class ModelConfig(Model):
@@ -95,7 +99,7 @@ class SamplingConfig(Model):
     """Drop tokens below this share of the likeliest one; 0 keeps all. As top_p, it cuts the support."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest completion, in tokens. A completion that reaches it is kept with status 'truncated'."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end a completion. The tokens that spelled them stay in the rollout."""
 
     @property
@@ -117,10 +121,19 @@ class RewardComponent(Model):
     """exact_match, regex, math_verify, reasoning_gym, or your own function as 'package.module:function'."""
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """Column name: the score is kept as reward_<name>. Default: the grader's name."""
-    weight: float = 1.0
+    weight: float = Field(default=1.0, allow_inf_nan=True)  # refused with the graders, by the component's name
     """Factor in the total reward."""
     args: dict[str, Any] = {}
     """Keyword arguments of the grader."""
+
+    @field_validator("args")
+    @classmethod
+    def _args_are_json(cls, args: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(args, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"only what JSON can hold (write a date in quotes): {error}") from None
+        return args
 
     @property
     def column(self) -> str:
@@ -167,27 +180,27 @@ class TrainConfig(Model):
     epochs: int = Field(default=4, ge=1)
     """Passes over the frozen snapshot."""
     batch_completions: int = Field(default=256, ge=1)
-    """Completions per optimiser step; whole groups are taken until this many are reached."""
+    """Completions per optimizer step; whole groups are taken until this many are reached."""
     tokens_per_micro_batch: int = Field(default=16384, ge=16)
     """Token budget of one forward and backward pass. Changes speed and memory, never the result beyond rounding."""
     learning_rate: float = Field(default=1e-6, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """AdamW's moment decays."""
     adam_epsilon: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Optimiser steps over which the learning rate rises from 0."""
+    """Optimizer steps over which the learning rate rises from 0."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     save_every_steps: int = Field(default=50, ge=1)
-    """Optimiser steps between resume points."""
+    """Optimizer steps between resume points."""
     max_logprob_difference: float = Field(default=0.05, gt=0)
     """Largest mean |trainer - stored| logprob per token, nats, before the first step. Above it the run refuses to train."""
     check_logprobs: bool = True
@@ -224,7 +237,7 @@ class RunConfig(Model):
     """Where the run lies. Default: runs/<name>."""
     store: str | None = None
     """Where artifacts lie; runs that share a store share finished work. Default: the run directory's own."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Every random choice follows from it."""
     iterations: int = Field(default=1, ge=1)
     """Rounds of generate, shape, train, evaluate."""
@@ -264,8 +277,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = _parse(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping such as `name: demo`, found {type(tree).__name__}")
@@ -277,6 +290,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path}:\n" + "\n".join(f"  {line}" for line in describe_errors(error, RunConfig))) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: 1e-4 is a number, as in YAML 1.2, and a key that is there twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -284,20 +314,25 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     node = tree
     for parent in parents:
-        child = node.setdefault(parent, {})
+        if node.get(parent) is None:
+            node[parent] = {}
+        child = node[parent]
         if not isinstance(child, dict):
             raise UserError(f"--set {override}: {parent} is not a section")
         node = child
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
+        node[last] = _parse(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per problem: where, what, and the nearest valid key for an unknown one."""
     lines = []
+    places = [problem["loc"] for problem in error.errors()]
     for problem in error.errors():
+        if problem["type"] == "too_short" and any(place[: len(problem["loc"])] == problem["loc"] != place for place in places):
+            continue  # items that are wrong themselves are not counted
         where = ".".join(str(part) for part in problem["loc"]) or "config"
         if problem["type"] == "extra_forbidden":
             *parents, key = problem["loc"]
@@ -307,6 +342,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
             lines.append(f"{where}: unknown key; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: missing, and it has no default")
+        elif problem["type"] == "model_type":
+            lines.append(f"{where}: expected a section of settings, found {problem['input']!r}")
         else:
             found = problem.get("input")
             shown = "" if isinstance(found, dict) else f" (found {found!r})"

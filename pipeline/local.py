@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline import base_model, prompts, requests
+from pipeline.algorithms import resolve
+from pipeline.algorithms.cells.cell import PROXIMAL, REFERENCE
 from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import PromptSource, RunConfig
@@ -115,13 +117,31 @@ class LocalStages:
         spec["shape"] = self.config.shape.model_dump(mode="json")
         return self._artifact("shape", iteration, request, {"rollouts": str(rollouts.path), **spec})
 
-    def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact:
+    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
+        """Cached logprobs that the algorithm needs, by role: reference (the base model), proximal (the policy)."""
+        needs = resolve(self.config.train.algorithm, self.config.train.algorithm_args).needs
+        wanted = {"reference": self.base} if REFERENCE in needs else {}
+        if PROXIMAL in needs:
+            wanted["proximal"] = lambda: policy
+        scores = {}
+        for role, checkpoint_of in wanted.items():
+            checkpoint = checkpoint_of()
+            request = requests.score_request(self.config, rollouts, checkpoint)
+            paths = {"rollouts": str(rollouts.path), "checkpoint": str(checkpoint.path)}
+            scores[role] = self._artifact("score", iteration, request, paths)
+        return scores
+
+    def train(
+        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
+    ) -> Artifact:
         """The next checkpoint."""
-        request = requests.train_request(self.config, iteration, policy, rollouts, shaped)
+        request = requests.train_request(self.config, iteration, policy, rollouts, shaped, scores)
         if self.store.find(request) is None:
             self.warm_up()
-        paths = {"policy": str(policy.path), "rollouts": str(rollouts.path), "shaped": str(shaped.path)}
-        return self._artifact("train", iteration, request, {**paths, "train": self.config.train.model_dump(mode="json")})
+        spec = {"policy": str(policy.path), "rollouts": str(rollouts.path), "shaped": str(shaped.path)}
+        by_role = {role: str(artifact.path) for role, artifact in scores.items()}
+        settings = self.config.train.model_dump(mode="json")
+        return self._artifact("train", iteration, request, {**spec, "scores": by_role, "train": settings})
 
     def _artifact(self, stage: str, iteration: int, request: Request, spec: Event) -> Artifact:
         title = f"{stage} {iteration}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline import errors
-from pipeline.errors import StageFailed, UserError
+from pipeline.errors import StageFailed, UserError, writing
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -37,8 +37,8 @@ class StageProcess:
             log: file that its output is appended to until it has a spec.
             environment: variables added to this process's own.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
         self.module = module
+        self._early_log = log, _touched(log)
         with log.open("ab") as output:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", module],
@@ -48,6 +48,7 @@ class StageProcess:
                 env={**os.environ, **environment},
                 start_new_session=True,
             )
+        threading.Thread(target=_end_group_with, args=(self._child,), daemon=True).start()
 
     def run(self, spec: Event, log: Path, on_event: OnEvent = lambda event: None) -> Event:
         """Give the process its spec and wait for its result.
@@ -60,27 +61,55 @@ class StageProcess:
             UserError: as the child raised it.
             StageFailed: the child crashed; the message holds the end of its log.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-        start = log.stat().st_size
+        start = _touched(log)
         try:
-            return _converse(self._child, self.module, {"log": str(log), "spec": spec}, log, start, on_event)
+            result = _converse(self._child, {"log": str(log), "spec": spec}, on_event)
+            code = self._child.wait()
+            if code == 0 and result is not None:
+                return result
+            raise StageFailed(self._crash(code, log, start))
         finally:
             self.end()
+
+    def _crash(self, code: int, log: Path, start: int) -> str:
+        end = _end_of(log, start)
+        if not end:  # it did not come as far as its spec
+            log, start = self._early_log
+            end = _end_of(log, start)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        memory = " (out of memory, perhaps)" if code == -signal.SIGKILL else ""
+        return (
+            f"{self.module} {how}{memory}. What it had finished is kept; the same command goes on from there. Log: {log}\n{end}"
+        )
 
     def end(self) -> None:
         """Make sure that the process and its own children are gone."""
         _end(self._child)
 
 
-def _converse(child: subprocess.Popen[bytes], module: str, spec: Event, log: Path, start: int, on_event: OnEvent) -> Event:
+def _touched(log: Path) -> int:
+    """Make sure that a log is there. Returns its size.
+
+    Raises:
+        StageFailed: it cannot be written.
+    """
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        return log.stat().st_size
+
+
+def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -> Event | None:
+    """Give the child its order and follow it to the end of its output. Returns its result; None if it gave none."""
     assert child.stdin and child.stdout
     result: Event | None = None
     with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(spec).encode() + b"\n")
+        child.stdin.write(json.dumps(order).encode() + b"\n")
         child.stdin.flush()
     for line in child.stdout:
-        event = json.loads(line)
+        event = _event(line)
+        if event is None:
+            continue
         if event["event"] == "result":
             result = event
         elif event["event"] == "error":
@@ -88,15 +117,27 @@ def _converse(child: subprocess.Popen[bytes], module: str, spec: Event, log: Pat
             raise getattr(errors, event["kind"], StageFailed)(event["message"])
         else:
             on_event(event)
-    code = child.wait()
-    if code == 0 and result is not None:
-        return result
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    memory = " (out of memory, perhaps)" if code == -signal.SIGKILL else ""
-    raise StageFailed(
-        f"{module} {how}{memory}. What it had finished is kept; the same command goes on from there. "
-        f"Log: {log}\n{_end_of(log, start)}"
-    )
+    return result
+
+
+def _event(line: bytes) -> Event | None:
+    """An event; None for what is none: a library's print while it is imported, half a line of a child that was killed."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "event" in value else None
+
+
+def _end_group_with(child: subprocess.Popen[bytes]) -> None:
+    """Once the child has ended, end what it left running: it holds memory, and the pipe that the caller reads."""
+    child.wait()
+    _signal_group(child, signal.SIGKILL)
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -106,11 +147,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
     if child.poll() is None:
-        os.killpg(child.pid, signal.SIGTERM)
+        _signal_group(child, signal.SIGTERM)
         try:
             child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+            _signal_group(child, signal.SIGKILL)
             child.wait()
 
 

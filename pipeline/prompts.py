@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -19,6 +19,8 @@ from pipeline.errors import DataError, UserError
 from schemas import Prompts
 
 Render = Callable[[list[str]], list[str]]
+FILE_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip")
+"""What ends like this is a file and not the name of a hub dataset."""
 
 
 def source_hash(source: PromptSource) -> str:
@@ -34,9 +36,15 @@ def source_hash(source: PromptSource) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "\n".join(f"{file.relative_to(path)} {sha256_of(file)}" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
-    if path.suffix or path.is_absolute() or source.path.startswith((".", "~")):
-        raise UserError(f"{source.path}: no such file or directory")
+    _refuse_missing(source)
     return f"hub:{source.path}@{source.revision or 'default'}"
+
+
+def _refuse_missing(source: PromptSource) -> None:
+    path = Path(source.path)
+    local = path.suffix in FILE_SUFFIXES or path.is_absolute() or source.path.startswith((".", "~")) or len(path.parts) > 2
+    if local and not path.exists():
+        raise UserError(f"{source.path}: no such file or directory")
 
 
 def make_prompts(
@@ -97,60 +105,75 @@ def load(source: PromptSource) -> pl.DataFrame:
     Raises:
         DataError: names the file, the row and the column of the first problem.
     """
-    raw = _read(source)
     name = source.path
-    for role, column in (("question", source.question), ("answer", source.answer), ("prompt_id", source.prompt_id)):
-        if column is not None and column not in raw.columns:
-            found = ", ".join(raw.columns)
-            raise DataError(f"{name}: no column {column!r} for the {role}; it has {found}. Name the right one in data.*.{role}")
-    if source.limit:
-        raw = raw.head(source.limit)
-    if raw.is_empty():
+    columns, rows = _read(source)
+    if not rows:
         raise DataError(f"{name}: no rows. A prompts file needs at least one question with its answer")
-    rest = [c for c in raw.columns if c not in (source.question, source.answer, source.prompt_id)]
+    for role, column in (("question", source.question), ("answer", source.answer), ("prompt_id", source.prompt_id)):
+        if column is not None and column not in columns:
+            found = ", ".join(columns) or "no columns"
+            raise DataError(f"{name}: no column {column!r} for the {role}; it has {found}. Name the right one in data.*.{role}")
+    rows = rows[: source.limit]
+    questions = _texts(name, source.question, rows)
     frame = pl.DataFrame(
         {
-            "question": _texts(name, raw[source.question]),
-            "answer": _answers(name, source, _texts(name, raw[source.answer])),
-            "metadata": _metadata(raw, rest),
+            "prompt_id": _texts(name, source.prompt_id, rows) if source.prompt_id else _hashed_ids(questions),
+            "question": questions,
+            "answer": _answers(name, source, _texts(name, source.answer, rows)),
+            "metadata": _metadata(rows, used={source.question, source.answer, source.prompt_id}),
         },
-        schema={"question": pl.String, "answer": pl.String, "metadata": pl.String},
+        schema=dict.fromkeys(("prompt_id", "question", "answer", "metadata"), pl.String),
     )
-    ids = _texts(name, raw[source.prompt_id]) if source.prompt_id else _hashed_ids(name, frame["question"])
-    frame = frame.select(pl.Series("prompt_id", ids, dtype=pl.String), pl.all())
     _refuse_bad_rows(name, frame, source)
     return frame
 
 
-def _read(source: PromptSource) -> pl.DataFrame:
+class _Rows(NamedTuple):
+    """A source's rows as they came. A row may lack columns that others have."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+
+def _read(source: PromptSource) -> _Rows:
     path = Path(source.path)
-    try:
-        if path.is_file() and path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        if path.is_file() and path.suffix in (".jsonl", ".ndjson"):
-            return _read_jsonl(path)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    if path.is_file():
+    _refuse_missing(source)
+    if not path.is_file():
+        return _of_frame(_read_dataset(source), source.limit)
+    if path.suffix in (".jsonl", ".ndjson"):
+        return _read_jsonl(path)
+    if path.suffix != ".parquet":
         raise DataError(f"{path}: unknown kind of file; prompts are read from .jsonl, .parquet or a Hugging Face dataset")
-    return _read_dataset(source)
+    try:
+        return _of_frame(pl.read_parquet(path, glob=False), source.limit)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _read_jsonl(path: Path) -> pl.DataFrame:
+def _of_frame(frame: pl.DataFrame, limit: int | None) -> _Rows:
+    return _Rows(frame.columns, (frame.head(limit) if limit else frame).to_dicts())
+
+
+def _read_jsonl(path: Path) -> _Rows:
+    """Not through a data frame: it would make one type of a column's 1 and 1.5, or 1 and "one"."""
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     rows.append(_json_object(path, number, line))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text: {error}") from None
-    return pl.DataFrame(rows, infer_schema_length=None, strict=False) if rows else pl.DataFrame(schema={"question": pl.String})
+    return _Rows(list(dict.fromkeys(key for row in rows for key in row)), rows)
 
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
+        if "\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid in JSON, but is not text
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}, line {number}: not text: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -170,7 +193,8 @@ def _read_dataset(source: PromptSource) -> pl.DataFrame:
             dataset = datasets.load_dataset(source.path, source.subset, split=source.split, revision=source.revision)
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{source.path}: cannot be loaded as a Hugging Face dataset: {line}") from None
+        absent = "" if Path(source.path).exists() else "no such file or directory, and "
+        raise DataError(f"{source.path}: {absent}cannot be loaded as a Hugging Face dataset: {line}") from None
     if isinstance(dataset, dict):
         if source.split not in dataset:
             raise DataError(f"{source.path}: has the splits {', '.join(dataset)}; name one in data.*.split")
@@ -178,11 +202,15 @@ def _read_dataset(source: PromptSource) -> pl.DataFrame:
     return pl.from_arrow(dataset.with_format("arrow")[:])  # type: ignore[return-value]
 
 
-def _texts(name: str, column: pl.Series) -> list[str | None]:
-    """A column as text; numbers are written as Python writes them."""
-    if isinstance(column.dtype, pl.List | pl.Struct | pl.Array):
-        raise DataError(f"{name}: column {column.name} holds {column.dtype}, expected text")
-    return [None if value is None else str(value) for value in column.to_list()]
+def _texts(name: str, column: str, rows: list[dict[str, Any]]) -> list[str | None]:
+    """A column as text; numbers are written as Python writes them, and NaN is null."""
+    texts = []
+    for number, row in enumerate(rows):
+        value = row.get(column)
+        if isinstance(value, list | dict | bytes):
+            raise DataError(f"{name}, row {number}: column {column} holds a {type(value).__name__}, expected text")
+        texts.append(None if value is None or value != value else str(value))
+    return texts
 
 
 def _answers(name: str, source: PromptSource, texts: list[str | None]) -> list[str | None]:
@@ -195,21 +223,20 @@ def _answers(name: str, source: PromptSource, texts: list[str | None]) -> list[s
     answers = []
     for row, text in enumerate(texts):
         match = pattern.search(text or "")
-        if match is None:
+        answer = match and match.group(1 if pattern.groups else 0)
+        if answer is None:
             raise DataError(f"{name}, row {row}: column {source.answer} does not match answer_pattern {source.answer_pattern!r}")
-        answers.append((match.group(1) if pattern.groups else match.group(0)).strip())
+        answers.append(answer.strip())
     return answers
 
 
-def _metadata(raw: pl.DataFrame, columns: list[str]) -> list[str | None]:
-    if not columns:
-        return [None] * len(raw)
-    return [json.dumps(row, ensure_ascii=False, default=str, sort_keys=True) for row in raw.select(columns).to_dicts()]
+def _metadata(rows: list[dict[str, Any]], used: set[str | None]) -> list[str | None]:
+    rests = ({key: value for key, value in row.items() if key not in used} for row in rows)
+    return [json.dumps(rest, ensure_ascii=False, default=str, sort_keys=True) if rest else None for rest in rests]
 
 
-def _hashed_ids(name: str, questions: pl.Series) -> list[str]:
-    stem = Path(name).stem or "prompt"
-    return [f"{stem}-{hashlib.sha256((text or '').encode()).hexdigest()[:12]}" for text in questions.to_list()]
+def _hashed_ids(questions: list[str | None]) -> list[str]:
+    return [f"prompt-{hashlib.sha256((text or '').encode()).hexdigest()[:12]}" for text in questions]
 
 
 def _refuse_bad_rows(name: str, frame: pl.DataFrame, source: PromptSource) -> None:

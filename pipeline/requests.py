@@ -5,6 +5,7 @@ Recipes hold what decides the result and nothing else: no paths, no speed settin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.algorithms import resolve
@@ -12,7 +13,7 @@ from pipeline.artifacts import Artifact, Request
 from pipeline.config import PromptSource, RunConfig
 from pipeline.device import resolve_dtype
 
-STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "train", "evaluate")}
+STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "score", "train", "evaluate")}
 """Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
 
 
@@ -55,12 +56,22 @@ def heldout_request(config: RunConfig, policy: Artifact, prompts: Artifact, *, g
 def shape_request(config: RunConfig, rollouts: Artifact) -> Request:
     """Advantages and weights for one rollouts artifact; algorithms that shape alike share it."""
     algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
-    recipe = {"choices": config.shape.model_dump(mode="json"), "advantage": algorithm.shaping_recipe()}
+    recipe = {"choices": config.shape.model_dump(mode="json"), **algorithm.shaping_recipe()}
+    if algorithm.draws:
+        recipe["seed"] = config.seed
     return Request("shaped", STAGES["shape"], recipe, (rollouts.as_parent("rollouts"),))
 
 
-def train_request(config: RunConfig, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Request:
-    """The checkpoint after this iteration."""
+def score_request(config: RunConfig, rollouts: Artifact, checkpoint: Artifact) -> Request:
+    """Logprobs of stored completions under a checkpoint."""
+    recipe = {"dtype": resolve_dtype(config.model.dtype), "tokens_per_micro_batch": config.train.tokens_per_micro_batch}
+    return Request("scores", STAGES["score"], recipe, (checkpoint.as_parent("checkpoint"), rollouts.as_parent("rollouts")))
+
+
+def train_request(
+    config: RunConfig, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
+) -> Request:
+    """The checkpoint after this iteration. `scores` are by role: reference, proximal."""
     algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
     recipe = {
         "iteration": iteration + 1,
@@ -70,6 +81,7 @@ def train_request(config: RunConfig, iteration: int, policy: Artifact, rollouts:
         **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", "save_every_steps"}),
     }
     parents = (policy.as_parent("policy"), rollouts.as_parent("rollouts"), shaped.as_parent("shaped"))
+    parents += tuple(artifact.as_parent(role) for role, artifact in sorted(scores.items()))
     return Request("checkpoint", STAGES["train"], recipe, parents)
 
 

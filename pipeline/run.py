@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline.artifacts import Artifact
 from pipeline.artifacts.files import write_text
 from pipeline.artifacts.store import load_artifact
@@ -42,6 +40,8 @@ class Iteration:
     answers: Answers | None = None
     evaluation: Artifact | None = None
     shaped: Artifact | None = None
+    scores: dict[str, Artifact] = field(default_factory=dict)
+    """Cached logprobs by role, for algorithms that need them."""
     checkpoint: Artifact | None = None
 
 
@@ -73,6 +73,7 @@ def save_run(run: Run, directory: Path) -> None:
             "policy": reference(step.policy),
             **{part: reference(getattr(step.answers, part)) if step.answers else None for part in PARTS},
             **{part: reference(getattr(step, part)) for part in ("evaluation", "shaped", "checkpoint")},
+            "scores": {role: reference(artifact) for role, artifact in step.scores.items()},
         }
         for step in run.iterations
     ]
@@ -94,33 +95,42 @@ def load_run(directory: str | Path) -> Run:
         UserError: no run there.
         IntegrityError: an artifact is missing or is not the one that was recorded.
     """
-    directory = Path(directory)
-    file = directory / RECORD if directory.is_dir() else directory
-    directory = file.parent
+    place = Path(directory)
+    file = place / RECORD if place.is_dir() else place
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise UserError(f"{file}: format {record['format']!r}; this version of rollbook reads {FORMAT!r}")
-        config = RunConfig.model_validate(record["config"])
+        return _run_of(record, file.parent)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{directory}: no run there (it has no {RECORD}). Name a run directory such as runs/demo") from None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise IntegrityError(f"{file}: not a valid run record: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{place}: no run there (it has no {RECORD}). Name a run directory such as runs/demo") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
 
+
+def _run_of(record: dict[str, Any], directory: Path) -> Run:
     def artifact(reference: dict[str, Any] | None) -> Artifact | None:
-        if reference is None:
-            return None
-        found = load_artifact(directory / reference["path"])
-        if found.id != reference["id"]:
-            raise IntegrityError(f"{found.path}: has id {found.id[:16]}, the run recorded {reference['id'][:16]}")
-        return found
+        return _open(reference, directory) if reference is not None else None
 
+    config = RunConfig.model_validate(record["config"])
     run = Run(config, artifact(record["train_prompts"]), artifact(record["heldout_prompts"]), missing=record["missing"])
     for entry in record["iterations"]:
-        policy = artifact(entry["policy"])
-        assert policy is not None
+        policy = _open(entry["policy"], directory)
         sampled = artifact(entry["sampled"])
         answers = Answers(sampled, artifact(entry["greedy"]), artifact(entry["rollouts"])) if sampled else None
         rest = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
-        run.iterations.append(Iteration(entry["iteration"], policy, answers, **rest))
+        scores = {role: found for role, ref in entry["scores"].items() if (found := artifact(ref))}
+        run.iterations.append(Iteration(entry["iteration"], policy, answers, scores=scores, **rest))
     return run
+
+
+def _open(reference: dict[str, Any], directory: Path) -> Artifact:
+    found = load_artifact(directory / reference["path"])
+    if found.id != reference["id"]:
+        raise IntegrityError(f"{found.path}: has id {found.id[:16]}, the run recorded {reference['id'][:16]}")
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:200]

@@ -4,11 +4,12 @@ from schemas.evaluation import Evaluation
 from schemas.metrics import Metrics, Timing
 from schemas.prompts import Prompts
 from schemas.rollouts import Rollouts
+from schemas.scores import Scores
 from schemas.shaped import Shaped
 from schemas.table import Checked, Table
 
 TABLES: dict[str, type[Table]] = {
-    table.__name__.lower(): table for table in (Prompts, Rollouts, Shaped, Metrics, Timing, Evaluation)
+    table.__name__.lower(): table for table in (Prompts, Rollouts, Scores, Shaped, Metrics, Timing, Evaluation)
 }
 
-__all__ = ["TABLES", "Checked", "Evaluation", "Metrics", "Prompts", "Rollouts", "Shaped", "Table", "Timing"]
+__all__ = ["TABLES", "Checked", "Evaluation", "Metrics", "Prompts", "Rollouts", "Scores", "Shaped", "Table", "Timing"]

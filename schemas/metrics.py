@@ -1,4 +1,4 @@
-"""Metrics: what an optimiser step did. Timing: how long it took (kept apart, since it differs between equal runs)."""
+"""Metrics: what an optimizer step did. Timing: how long it took (kept apart, since it differs between equal runs)."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def _share(description: str) -> Any:
 
 
 class Metrics(Table):
-    """One optimiser step, in which every figure is over the whole step. Null: not defined for this algorithm or data."""
+    """One optimizer step, in which every figure is over the whole step. Null: not defined for this algorithm or data."""
 
-    step = column(dy.Int32, "Optimiser step, from 0.", primary_key=True, min=0)
+    step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     epoch = column(dy.Int32, "Pass over the snapshot, from 0.", min=0)
     groups = column(dy.Int32, "Groups in the step.")
     completions = column(dy.Int32, "Completions in the step.")
@@ -54,9 +54,9 @@ class Metrics(Table):
 
 
 class Timing(Table):
-    """How long one optimiser step took."""
+    """How long one optimizer step took."""
 
-    step = column(dy.Int32, "Optimiser step, from 0.", primary_key=True, min=0)
+    step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     seconds = column(dy.Float64, "Wall time of the step.", unit="s")
     tokens_per_second = column(dy.Float64, "Completion tokens trained per second.", unit="tokens/s")
     data_seconds = column(dy.Float64, "Time spent waiting for data.", unit="s")

@@ -88,9 +88,11 @@ class Table(dy.Schema):
                 problems.append(f"column {field.name} ({field.type}) is missing")
             elif not _same_type(found.field(index).type, field.type):
                 problems.append(f"column {field.name} is {found.field(index).type}, expected {field.type}")
-        for name in found.names:
-            if name not in cls.columns() and not cls.is_extra(name):
-                problems.append(f"column {name} is not part of table {cls.title()} version {cls.version}")
+        for field in found:
+            if cls.is_extra(field.name) and field.type != pa.float64():
+                problems.append(f"column {field.name} is {field.type}, expected double")
+            elif field.name not in cls.columns() and not cls.is_extra(field.name):
+                problems.append(f"column {field.name} is not part of table {cls.title()} version {cls.version}")
         return problems
 
     @classmethod

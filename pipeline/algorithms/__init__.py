@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipeline.algorithms import grpo, rec, reinforce
-from pipeline.algorithms.policy_gradient import PolicyGradient
+from pipeline.algorithms import grpo, imitation, mirror_descent, off_policy, rec, reinforce
+from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.errors import UserError
 
-Algorithm = PolicyGradient
+__all__ = ["ALGORITHMS", "Algorithm", "resolve", "settings_of"]
 
+MODULES = (reinforce, grpo, rec, off_policy, imitation, mirror_descent)
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm for module in (reinforce, grpo, rec) for algorithm in module.ALGORITHMS
+    algorithm.name: algorithm for module in MODULES for algorithm in cast("tuple[Algorithm, ...]", module.ALGORITHMS)
 }
 
 
@@ -39,26 +40,40 @@ def resolve(name: str, settings: Mapping[str, Any] | None = None) -> Algorithm:
 
 def settings_of(algorithm: Algorithm) -> Iterator[tuple[str, str, Any]]:
     """Every setting: the cell it belongs to, its name, its value."""
-    for cell_name in ("advantage", "importance", "trust_region", "aggregation"):
-        cell = getattr(algorithm, cell_name)
+    for slot, place, cell in cells_of(algorithm):
+        owner = slot if place is None else f"{slot}.{place}"
         for field in dataclasses.fields(cell):
-            yield cell_name, field.name, getattr(cell, field.name)
+            yield owner, field.name, getattr(cell, field.name)
 
 
 def _with_setting(algorithm: Algorithm, key: str, value: Any) -> Algorithm:
-    cell_name, _, field_name = key.rpartition(".")
-    found = [(cell, name) for cell, name, _ in settings_of(algorithm) if name == field_name and cell_name in ("", cell)]
-    if len(found) != 1:
-        names = [name if not cell_name else f"{cell}.{name}" for cell, name, _ in settings_of(algorithm)]
+    owner, _, name = key.rpartition(".")
+    found = [(slot, place, cell) for slot, place, cell in cells_of(algorithm) if _matches(owner, name, slot, place, cell)]
+    if not found:
+        names = [f"{cell}.{field}" if owner else field for cell, field, _ in settings_of(algorithm)]
         raise UserError(f"train.algorithm_args: {algorithm.name} has no setting {key!r}; {_nearest(key, names)}")
-    cell_name, field_name = found[0]
-    cell = getattr(algorithm, cell_name)
-    kind = get_type_hints(type(cell))[field_name]
+    if len(found) > 1:
+        names = [f"{slot if place is None else f'{slot}.{place}'}.{name}" for slot, place, _ in found]
+        raise UserError(f"train.algorithm_args: {key!r} is a setting of several cells; write {' or '.join(names)}")
+    slot, place, cell = found[0]
+    changed = dataclasses.replace(cell, **{name: _checked(key, get_type_hints(type(cell))[name], value)})
+    if place is None:
+        return algorithm.replace(**{slot: changed})
+    cells = list(getattr(algorithm, slot))
+    cells[place] = changed
+    return algorithm.replace(**{slot: tuple(cells)})
+
+
+def _matches(owner: str, name: str, slot: str, place: int | None, cell: Any) -> bool:
+    owners = ("", slot) if place is None else ("", slot, f"{slot}.{place}")
+    return owner in owners and name in {field.name for field in dataclasses.fields(cell)}
+
+
+def _checked(key: str, kind: Any, value: Any) -> Any:
     try:
-        checked = TypeAdapter(Annotated[kind, Field(allow_inf_nan=False)] if kind is float else kind).validate_python(value)
+        return TypeAdapter(Annotated[kind, Field(allow_inf_nan=False)] if kind is float else kind).validate_python(value)
     except ValidationError as error:
         raise UserError(f"train.algorithm_args: {key}: {error.errors()[0]['msg']} (found {value!r})") from None
-    return dataclasses.replace(algorithm, **{cell_name: dataclasses.replace(cell, **{field_name: checked})})
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from pipeline.algorithms import ALGORITHMS, Algorithm, resolve, settings_of
+from pipeline.algorithms import ALGORITHMS, resolve, settings_of
+from pipeline.algorithms.algorithm import Algorithm, cells_of
 
 
 def describe_all() -> list[dict[str, Any]]:
@@ -28,18 +30,23 @@ def table() -> Table:
     for column in ("name", "loss per token", "paper", "needs"):
         view.add_column(column, no_wrap=column == "name")
     for algorithm in ALGORITHMS.values():
-        view.add_row(algorithm.name, algorithm.formula, algorithm.paper, ", ".join(algorithm.needs) or "rewards only")
+        needs = ", ".join(algorithm.needs) or "rewards only"
+        view.add_row(*(Text(text) for text in (algorithm.name, algorithm.formula, algorithm.paper, needs)))
     return view
 
 
 def _describe(algorithm: Algorithm) -> dict[str, Any]:
-    cells = ("advantage", "importance", "trust_region", "aggregation")
+    cells: dict[str, Any] = {}
+    for slot, place, cell in cells_of(algorithm):
+        name = type(cell).__name__
+        cells[slot] = name if place is None else [*cells.get(slot, []), name]
     return {
         "name": algorithm.name,
         "summary": algorithm.summary,
         "formula": algorithm.formula,
         "paper": algorithm.paper,
-        "cells": {cell: type(getattr(algorithm, cell)).__name__ for cell in cells},
+        "kernel": algorithm.kernel,
+        "cells": cells,
         "needs": list(algorithm.needs),
-        "settings": {name: value for _, name, value in settings_of(algorithm)},
+        "settings": {f"{cell}.{name}": value for cell, name, value in settings_of(algorithm)},
     }

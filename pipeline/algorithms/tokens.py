@@ -32,6 +32,14 @@ class Tokens:
     """Factor of the sequence's loss."""
     lengths: Float[Tensor, " sequences"]
     """Number of masked-in tokens of each sequence."""
+    group: Int[Tensor, " sequences"] | None = None
+    """Number of the group that each sequence belongs to."""
+    age: Float[Tensor, " sequences"] | None = None
+    """Policy versions between the one being trained and the one that drew the sequence."""
+    reference: Float[Tensor, " tokens"] | None = None
+    """log ref of each token, a cached score."""
+    proximal: Float[Tensor, " tokens"] | None = None
+    """log prox of each token, a cached score: the policy at the start of this training."""
 
     def per_token(self, values: Float[Tensor, " sequences"]) -> Float[Tensor, " tokens"]:
         """Spread a value of each sequence over its tokens."""
@@ -42,10 +50,18 @@ class Tokens:
         kept = values.where(self.mask, values.new_zeros(()))
         return values.new_zeros(len(self.advantage)).index_add(0, self.sequence, kept)
 
+    def group_mean(self, values: Float[Tensor, " sequences"]) -> Float[Tensor, " sequences"]:
+        """Mean of a value over each sequence's group (those of its sequences that are here)."""
+        assert self.group is not None
+        count = int(self.group.max()) + 1 if len(self.group) else 0
+        sums = values.new_zeros(count).index_add(0, self.group, values)
+        sizes = values.new_zeros(count).index_add(0, self.group, values.new_ones(len(values)))
+        return (sums / sizes.clamp(min=1.0))[self.group]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """Sizes of the whole optimiser step."""
+    """Sizes of the whole optimizer step."""
 
     tokens: float
     """Masked-in tokens."""

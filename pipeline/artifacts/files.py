@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import StageFailed
+from pipeline.errors import writing
 
 TEMPORARY = ".tmp-"
 
@@ -26,7 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         StageFailed: the disk is full or the place cannot be written to.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix="-" + path.name, dir=path.parent)
         os.close(handle)
@@ -39,10 +39,6 @@ def whole_file(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        raise StageFailed(f"{path}: cannot be written: {error.strerror}. Mend that and run the same command again.") from error
 
 
 def write_text(path: Path, text: str) -> None:

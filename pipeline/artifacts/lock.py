@@ -11,9 +11,15 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.errors import writing
+
 
 class Lock:
-    """An exclusive lock on a file. Waits while another process holds it, saying once who that is."""
+    """An exclusive lock on a file. Waits while another process holds it, saying once who that is.
+
+    Raises:
+        StageFailed: the file cannot be made.
+    """
 
     def __init__(self, path: Path, poll_seconds: float = 0.2) -> None:
         self.path = path
@@ -21,8 +27,18 @@ class Lock:
         self._handle: int | None = None
 
     def __enter__(self) -> Lock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._take()
+            except BaseException:
+                self._release()
+                raise
+        return self
+
+    def _take(self) -> None:
+        assert self._handle is not None
         told = False
         while not self._taken():
             if not told:
@@ -32,7 +48,6 @@ class Lock:
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, holder.encode(), 0)
-        return self
 
     def _taken(self) -> bool:
         assert self._handle is not None
@@ -51,6 +66,9 @@ class Lock:
             return "another process"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._release()
+
+    def _release(self) -> None:
         assert self._handle is not None
         os.close(self._handle)
         self._handle = None

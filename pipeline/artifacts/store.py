@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,15 +149,18 @@ def load_artifact(path: str | Path) -> Artifact:
     path = Path(path)
     file = path / MANIFEST
     try:
-        text = file.read_text(encoding="utf-8")
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: not a finished artifact (it has no {MANIFEST})") from None
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{file}: not a valid manifest: {error}. {_REMEDY}") from None
+    written_as = value.get("format") if isinstance(value, dict) else None
+    if written_as is not None and written_as != FORMAT:
+        raise IntegrityError(f"{file}: format {written_as!r}; this version of rollbook reads {FORMAT!r}")
     try:
-        manifest = Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate(value)
     except ValidationError as error:
         raise IntegrityError(f"{file}: not a valid manifest: {error.errors()[0]['msg']}. {_REMEDY}") from None
-    if manifest.format != FORMAT:
-        raise IntegrityError(f"{file}: format {manifest.format!r}; this version of rollbook reads {FORMAT!r}")
     if manifest.expected_id() != manifest.id:
         raise IntegrityError(f"{file}: its content hashes to another id than it states. {_REMEDY}")
     for entry in (*manifest.content.files, *manifest.provenance.files):

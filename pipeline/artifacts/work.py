@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file, write_text
 from pipeline.artifacts.provenance import describe_process
-from pipeline.errors import DataError
+from pipeline.errors import DataError, writing
 from schemas.manifest import Content, File, Manifest, Provenance, digest
 from schemas.table import Table
 
@@ -31,9 +31,10 @@ class Work:
         self.request = request
         self._tables: dict[str, type[Table]] = {}
         self._started = time.monotonic()
-        path.mkdir(parents=True, exist_ok=True)
-        for leftover in path.rglob(TEMPORARY + "*"):
-            leftover.unlink(missing_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for leftover in path.rglob(TEMPORARY + "*"):
+                leftover.unlink(missing_ok=True)
 
     @property
     def scratch(self) -> Path:

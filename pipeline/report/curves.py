@@ -1,4 +1,4 @@
-"""Training curves: every optimiser step of a run, in order, with the borders of its epochs and iterations."""
+"""Training curves: every optimizer step of a run, in order, with the borders of its epochs and iterations."""
 
 from __future__ import annotations
 

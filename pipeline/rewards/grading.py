@@ -20,7 +20,7 @@ from pipeline.rewards.protocol import decode, encode, one_line
 from pipeline.rewards.registry import BoundGrader, prepare_all, resolve_all
 
 GRACE_SECONDS = 0.1
-"""How long a process that a grader started may outlive the grading, so that one just told to end may end."""
+"""How long a process that a grader started may outlive the grading, so that one about to end may do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ def serve(requests: BinaryIO, replies: int) -> None:
     except UserError as error:
         os.write(replies, encode({"refused": str(error)[:3000]}))
         return
-    except MemoryError:
-        os.write(replies, encode({"refused": f"reward.memory_mib: a worker with these graders cannot start ({limit})"}))
+    except Exception as error:  # MemoryError, or a library that does not import, be it for want of memory
+        refusal = f"a worker with these graders cannot start ({limit}): {type(error).__name__}: {_text(error)}"
+        os.write(replies, encode({"refused": one_line(refusal)}))
         return
     worker, helpers = os.getpid(), children(os.getpid())
     os.write(replies, encode({"ready": True}))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StageFailed, UserError
-from pipeline.rewards.process import Ended, Refused, TimedOut, WorkerProcess
+from pipeline.rewards.process import STARTUP_SECONDS, Ended, Refused, TimedOut, WorkerProcess
 from pipeline.rewards.protocol import encode, one_line
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ class Lane:
 
         Raises:
             UserError: a grader cannot be used as it is configured.
-            StageFailed: three workers in a row ended while they started.
+            StageFailed: three workers in a row ended while they started, or one was not ready in time.
             Closing: the pool is being closed.
         """
         if self._worker is not None and self._worker.alive:
             return
         self.close()
+        limit = f"reward.memory_mib is {self._config.memory_mib}"
         for _ in range(START_ATTEMPTS):
             try:
                 self._worker = WorkerProcess(self._start_message, self._wake_fd, show_output=self._show_output)
@@ -93,11 +94,14 @@ class Lane:
             except Refused as error:
                 self.close()
                 raise UserError(str(error)) from None
-            except (Ended, TimedOut, OSError) as error:
+            except TimedOut:
+                self.close()
+                raise StageFailed(f"a reward worker was not ready within {STARTUP_SECONDS:g} s ({limit})") from None
+            except Ended:
                 how = self.close()
-                if not isinstance(error, Ended):
-                    how = f"{type(error).__name__}: {error}; {how}"
-        limit = f"reward.memory_mib is {self._config.memory_mib}"
+            except OSError as error:
+                how = f"{type(error).__name__}: {error}"
+                self.close()
         raise StageFailed(f"a reward worker did not start, {START_ATTEMPTS} times over ({limit}): {how}")
 
     def close(self) -> str:

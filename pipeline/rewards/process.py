@@ -18,7 +18,7 @@ from typing import Any
 import pipeline
 from pipeline.rewards.protocol import decode, encode, one_line
 
-STARTUP_SECONDS = 300.0
+STARTUP_SECONDS = 120.0
 """How long a worker may take to import its graders."""
 EXIT_SECONDS = 5.0
 """How long a worker may take to end once it was told to."""

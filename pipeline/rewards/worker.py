@@ -59,7 +59,7 @@ def _supervise(grader: int) -> int:
     status = None
     while status is None and signal.sigwait(_AWAITED) == signal.SIGCHLD:
         status = _reap(os.WNOHANG).get(grader)
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError):  # all at once, should they fork faster than they are found below
         os.killpg(grader, signal.SIGKILL)
     while below := children(os.getpid()):
         for pid in below:

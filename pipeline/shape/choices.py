@@ -2,53 +2,96 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import polars as pl
 
-from pipeline.algorithms.cells.advantages import GROUP, Advantage, is_dead
+from pipeline.algorithms import Algorithm
+from pipeline.algorithms.cells.advantages import GROUP
+from pipeline.algorithms.cells.shaping import Filter, ZeroVariance
 from pipeline.config import ShapeConfig
 
+REASON = "drop_reason"
+KEPT = pl.col(REASON).is_null()
 
-def shape_rows(rows: pl.DataFrame, choices: ShapeConfig, advantage: Advantage) -> pl.DataFrame:
-    """Advantage, weight and fate of each completion.
+
+def shape_rows(rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm, seed: int) -> pl.DataFrame:
+    """Advantage and fate of each completion, before anything that needs the whole snapshot.
 
     Args:
-        rows: group_id, sample_index, status, reward, tokens (completion length); whole groups, any order.
+        rows: group_id, sample_index, status, reward, tokens (completion length), max_tokens; whole groups, any order.
+        seed: of random draws, which are keyed by group and sample and so do not depend on the order of rows.
 
     Returns:
-        The rows of a `Shaped` table, in the order of `rows`. Completions without a usable reward are left out of their
-        group's statistics; truncated ones that are dropped are not (their reward is known).
+        The rows with `advantage` (null where dropped) and `drop_reason`, in the order of `rows`. Completions without a
+        usable reward, and filtered ones, are left out of their group's statistics; truncated ones that are dropped are not
+        (their reward is known).
     """
+    rows = _with_rewards(rows, choices, algorithm)
+    if algorithm.draws:
+        rows = rows.with_columns(_draws(rows, seed))
     status = pl.col("status")
-    reward = pl.col("reward")
-    if choices.reward_error == "zero_reward":
-        reward = pl.when(status == "reward_error").then(0.0).otherwise(reward)
-    if choices.truncated == "zero_reward":
-        reward = pl.when(status == "truncated").then(0.0).otherwise(reward)
     unusable = {
         "engine_error": status == "engine_error",
         "reward_error": (status == "reward_error") & (choices.reward_error == "drop"),
         "empty": pl.col("tokens") == 0,
     }
-    numbered = rows.with_row_index("row").with_columns(_first_reason(unusable), reward=reward)
-    usable = numbered.filter(pl.col("drop_reason").is_null())
-    dropped = {
-        "small_group": pl.len().over(GROUP) < choices.min_group,
-        "zero_variance": is_dead(pl.col("reward")) & (choices.zero_variance == "drop"),
-        "truncated": (pl.col("status") == "truncated") & (choices.truncated == "drop"),
-    }
-    usable = usable.with_columns(_first_reason(dropped), advantage=advantage.expression(pl.col("reward")))
-    shaped = pl.concat([usable, numbered.filter(pl.col("drop_reason").is_not_null())], how="diagonal").sort("row")
-    keep = pl.col("drop_reason").is_null()
-    return shaped.select(
+    for reason, condition in unusable.items():
+        rows = _dropping(rows, reason, condition)
+    rows = _dropping(rows, "small_group", pl.len().over(GROUP) < choices.min_group)
+    filters: list[Filter] = [*algorithm.filters]
+    if choices.zero_variance == "drop":
+        filters.append(ZeroVariance())
+    for cell in filters:
+        rows = _dropping(rows, cell.reason, cell.drops())
+    rows = _on_kept(rows, advantage=algorithm.advantage.expression(pl.col("reward")))
+    if choices.truncated == "drop":
+        rows = _dropping(rows, "truncated", status == "truncated")
+    return rows
+
+
+def shaped_table(rows: pl.DataFrame, algorithm: Algorithm, mean: float = 0.0, std: float = 1.0) -> pl.DataFrame:
+    """The rows of a `Shaped` table from those of `shape_rows`.
+
+    Args:
+        mean, std: of the kept rows' advantages over all tokens of the snapshot, for algorithms that whiten.
+    """
+    advantage = algorithm.advantage.finish(pl.col("advantage"), mean, std)
+    rows = rows.with_columns(advantage=pl.when(KEPT).then(advantage).otherwise(0.0))
+    weight = algorithm.weighting.weight(pl.col("advantage"))
+    return rows.select(
         "group_id",
         "sample_index",
-        advantage=pl.when(keep).then(pl.col("advantage")).otherwise(0.0).cast(pl.Float32),
-        weight=pl.when(keep).then(1.0).otherwise(0.0).cast(pl.Float32),
-        keep=keep,
-        drop_reason="drop_reason",
+        advantage=pl.col("advantage").cast(pl.Float32),
+        weight=pl.when(KEPT).then(weight).otherwise(0.0).cast(pl.Float32),
+        keep=KEPT,
+        drop_reason=REASON,
     )
 
 
-def _first_reason(reasons: dict[str, pl.Expr]) -> pl.Expr:
-    first = pl.coalesce([pl.when(condition).then(pl.lit(name)) for name, condition in reasons.items()])
-    return first.cast(pl.String).alias("drop_reason")
+def _with_rewards(rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm) -> pl.DataFrame:
+    reward = pl.col("reward")
+    if choices.reward_error == "zero_reward":
+        reward = pl.when(pl.col("status") == "reward_error").then(0.0).otherwise(reward)
+    if choices.truncated == "zero_reward":
+        reward = pl.when(pl.col("status") == "truncated").then(0.0).otherwise(reward)
+    return rows.with_columns(pl.lit(None, pl.String).alias(REASON), reward=algorithm.reward.shaped(reward))
+
+
+def _dropping(rows: pl.DataFrame, reason: str, condition: pl.Expr) -> pl.DataFrame:
+    """Mark rows that are still kept and meet a condition; the condition sees only rows that are still kept."""
+    return _on_kept(rows, **{REASON: pl.when(condition).then(pl.lit(reason))})
+
+
+def _on_kept(rows: pl.DataFrame, **columns: pl.Expr) -> pl.DataFrame:
+    """Compute columns over the kept rows alone; the others keep what they have."""
+    numbered = rows.with_row_index("row")
+    parts = [numbered.filter(KEPT).with_columns(**columns), numbered.filter(~KEPT)]
+    return pl.concat(parts, how="diagonal_relaxed").sort("row").drop("row")
+
+
+def _draws(rows: pl.DataFrame, seed: int) -> pl.Series:
+    """A number per row, from a hash of seed, group and sample."""
+    names = zip(rows["group_id"], rows["sample_index"], strict=True)
+    hashes = [hashlib.blake2b(f"{seed}\0{group}\0{sample}".encode(), digest_size=8) for group, sample in names]
+    return pl.Series("draw", [int.from_bytes(hashed.digest(), "big") for hashed in hashes], pl.UInt64)

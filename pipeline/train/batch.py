@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,36 @@ from pipeline.train.snapshot import Completion
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flat:
+    """Completion tokens of some rows, one after the other, with what is known of each completion."""
+
+    targets: Int[Tensor, " tokens"]
+    temperature: Float[Tensor, " tokens"]
+    sequence: Int[Tensor, " tokens"]
+    mask: Bool[Tensor, " tokens"]
+    behavior: Float[Tensor, " tokens"] | None
+    reference: Float[Tensor, " tokens"] | None
+    proximal: Float[Tensor, " tokens"] | None
+    advantage: Float[Tensor, " sequences"]
+    weight: Float[Tensor, " sequences"]
+    lengths: Float[Tensor, " sequences"]
+    policy_version: Float[Tensor, " sequences"]
+    group: Int[Tensor, " sequences"]
+    """Number of each completion's group, by first appearance."""
+    completions: list[Completion]
+
+    def tokens(self, logprobs: Float[Tensor, " tokens"], entropy: Float[Tensor, " tokens"], version: int) -> Tokens:
+        """What a loss sees.
+
+        Args:
+            version: the policy version that is being made.
+        """
+        names = ("sequence", "mask", "behavior", "reference", "proximal", "advantage", "weight", "lengths", "group")
+        known: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return Tokens(logprobs=logprobs, entropy=entropy, age=version - self.policy_version, **known)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Rows for the model, and the completion tokens in them."""
 
@@ -24,27 +55,30 @@ class Batch:
     """attends[r, 0, q, k]: position q of row r sees position k."""
     predicted_from: Int[Tensor, " tokens"]
     """Where in the flattened rows the hidden state that predicts each completion token lies."""
-    targets: Int[Tensor, " tokens"]
-    temperature: Float[Tensor, " tokens"]
-    behavior: Float[Tensor, " tokens"]
-    mask: Bool[Tensor, " tokens"]
-    sequence: Int[Tensor, " tokens"]
-    advantage: Float[Tensor, " sequences"]
-    weight: Float[Tensor, " sequences"]
-    lengths: Float[Tensor, " sequences"]
-    completions: list[Completion]
+    flat: Flat
 
-    def tokens(self, logprobs: Float[Tensor, " tokens"], entropy: Float[Tensor, " tokens"], has_behavior: bool) -> Tokens:
-        return Tokens(
-            logprobs=logprobs,
-            entropy=entropy,
-            behavior=self.behavior if has_behavior else None,
-            mask=self.mask,
-            sequence=self.sequence,
-            advantage=self.advantage,
-            weight=self.weight,
-            lengths=self.lengths,
-        )
+
+def flatten(rows: list[Row], device: torch.device) -> Flat:
+    """The completion tokens of rows, in the order of the rows."""
+    completions = [completion for row in rows for completion in row.completions]
+    groups = {name: number for number, name in enumerate(dict.fromkeys(c.group_id for c in completions))}
+    lengths = [len(c.tokens) for c in completions]
+    arrays: dict[str, Any] = {
+        "targets": np.concatenate([c.tokens for c in completions]).astype(np.int64),
+        "temperature": np.repeat(np.array([c.temperature for c in completions], np.float32), lengths),
+        "sequence": np.repeat(np.arange(len(completions)), lengths),
+        "mask": np.concatenate([c.mask for c in completions]),
+        "advantage": np.array([c.advantage for c in completions], np.float32),
+        "weight": np.array([c.weight for c in completions], np.float32),
+        "lengths": np.array([c.mask.sum() for c in completions], np.float32),
+        "policy_version": np.array([c.policy_version for c in completions], np.float32),
+        "group": np.array([groups[c.group_id] for c in completions], np.int64),
+    }
+    for name in ("behavior", "reference", "proximal"):
+        present = [values for c in completions if (values := getattr(c, name)) is not None]
+        arrays[name] = np.concatenate(present) if present else None
+    tensors = {name: None if array is None else torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return Flat(completions=completions, **tensors)  # type: ignore[arg-type]
 
 
 def collate(rows: list[Row], device: torch.device) -> Batch:
@@ -57,14 +91,12 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
     ids = np.zeros((len(rows), length), np.int64)
     positions = np.zeros((len(rows), length), np.int64)
     part = np.full((len(rows), length), -1, np.int64)
-    predicted_from, sequence = [], []
-    completions: list[Completion] = []
+    predicted_from = []
     for number, row in enumerate(rows):
-        prompt = len(row.group.prompt)
+        start = prompt = len(row.group.prompt)
         ids[number, :prompt] = row.group.prompt
         positions[number, :prompt] = np.arange(prompt)
         part[number, :prompt] = 0
-        start = prompt
         for index, completion in enumerate(row.completions, start=1):
             size = len(completion.tokens)
             here = slice(start, start + size)
@@ -72,28 +104,12 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
             positions[number, here] = prompt + np.arange(size)
             part[number, here] = index
             source = np.arange(start - 1, start + size - 1)
-            source[0] = prompt - 1
+            source[:1] = prompt - 1
             predicted_from.append(number * length + source)
-            sequence.append(np.full(size, len(completions), np.int64))
-            completions.append(completion)
             start += size
-    temperature = [np.full(len(c.tokens), c.temperature or 1.0, np.float32) for c in completions]
-    masks = [c.mask for c in completions]
-    tensors = {
-        "input_ids": ids,
-        "position_ids": positions,
-        "predicted_from": np.concatenate(predicted_from),
-        "targets": np.concatenate([c.tokens for c in completions]).astype(np.int64),
-        "temperature": np.concatenate(temperature),
-        "behavior": np.concatenate([c.behavior for c in completions]),
-        "mask": np.concatenate(masks),
-        "sequence": np.concatenate(sequence),
-        "advantage": np.array([c.advantage for c in completions], np.float32),
-        "weight": np.array([c.weight for c in completions], np.float32),
-        "lengths": np.array([mask.sum() for mask in masks], np.float32),
-    }
-    on_device = {name: torch.from_numpy(array).to(device) for name, array in tensors.items()}
-    return Batch(attends=_attends(torch.from_numpy(part).to(device)), completions=completions, **on_device)
+    arrays = {"input_ids": ids, "position_ids": positions, "predicted_from": np.concatenate(predicted_from)}
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return Batch(attends=_attends(torch.from_numpy(part).to(device)), flat=flatten(rows, device), **tensors)
 
 
 def _attends(part: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:

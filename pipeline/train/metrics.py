@@ -1,4 +1,4 @@
-"""Figures of an optimiser step, over all of its tokens whatever the micro-batches were."""
+"""Figures of an optimizer step, over all of its tokens whatever the micro-batches were."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Policy:
             ).last_hidden_state
             head = model.get_output_embeddings()
             picked = hidden.flatten(0, 1).index_select(0, batch.predicted_from)
-            return linear_logprobs(picked, head.weight, head.bias, batch.targets, batch.temperature)
+            return linear_logprobs(picked, head.weight, head.bias, batch.flat.targets, batch.flat.temperature)
 
     def self_check(self, batch: Batch) -> None:
         """Compare packed logprobs of one row with the model's own logits on [prompt, completion] alone.
@@ -80,14 +80,14 @@ class Policy:
         model: Any = self.model
         packed = self.logprobs(batch)[0]
         worst = 0.0
-        for number in (0, len(batch.completions) - 1):
-            here = batch.sequence == number
+        for number in (0, len(batch.flat.completions) - 1):
+            here = batch.flat.sequence == number
             row = int(batch.predicted_from[here][0]) // batch.input_ids.shape[1]
             prompt_end = int(batch.predicted_from[here][0]) % batch.input_ids.shape[1] + 1
-            ids = torch.cat([batch.input_ids[row, :prompt_end], batch.targets[here]])[None]
+            ids = torch.cat([batch.input_ids[row, :prompt_end], batch.flat.targets[here]])[None]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
                 logits = model(input_ids=ids, use_cache=False).logits[0, prompt_end - 1 : -1].float()
-            alone = (logits / batch.temperature[here, None]).log_softmax(-1).gather(-1, batch.targets[here, None])[:, 0]
+            alone = (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, batch.flat.targets[here, None])[:, 0]
             worst = max(worst, float((packed[here] - alone).abs().max()))
         if not worst <= SELF_CHECK_TOLERANCE[self.dtype]:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Planning: which groups make an optimiser step, and how a step is cut into rows and micro-batches.
+"""Planning: which groups make an optimizer step, and how a step is cut into rows and micro-batches.
 
 A row is [prompt, completion, completion, ...]: the prompt is computed once, and every completion sees the prompt and
 itself. Everything here follows from lengths and the seed, so it is the same on every machine.
@@ -37,7 +37,7 @@ class CostModel:
 
 
 def steps_of_epoch(groups: Sequence[str], sizes: Sequence[int], batch_completions: int, seed: int, epoch: int) -> list[list[int]]:
-    """Shuffle the groups and cut them into optimiser steps of about `batch_completions` completions, none much smaller.
+    """Shuffle the groups and cut them into optimizer steps of about `batch_completions` completions, none much smaller.
 
     The order follows from the groups' ids, so it does not depend on how they lie in files.
 

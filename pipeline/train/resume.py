@@ -66,7 +66,7 @@ def save(
 
 
 def load(scratch: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[int, Records]:
-    """The newest resume point, put into the model and the optimiser. (0, nothing) if there is none."""
+    """The newest resume point, put into the model and the optimizer. (0, nothing) if there is none."""
     points = sorted(scratch.glob("step-*"))
     if not points:
         return 0, Records()

@@ -6,6 +6,8 @@ shard by shard, and removed when the artifact is finished.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,13 @@ from numpy.typing import NDArray
 from pipeline.algorithms import Algorithm
 from pipeline.artifacts import Artifact, read_table
 from pipeline.artifacts.tables import scan_table
-from pipeline.errors import DataError, UserError
-from schemas import Rollouts, Shaped
+from pipeline.errors import DataError
+from pipeline.train.ratio import has_behavior
+from schemas import Rollouts, Scores, Shaped
+
+KEY = ["group_id", "sample_index"]
+TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}
+"""What there may be of every completion token, and how it is held on disk."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +35,21 @@ class Completion:
     group_id: str
     sample_index: int
     tokens: NDArray[np.int32]
-    behavior: NDArray[np.float32]
-    """log mu per token; zeros if the snapshot has none."""
+    behavior: NDArray[np.float32] | None
+    """log mu per token; None if the snapshot has none that can be used."""
     mask: NDArray[np.bool_]
-    advantage: float
-    weight: float
-    reward: float
-    temperature: float
+    reference: NDArray[np.float32] | None = None
+    proximal: NDArray[np.float32] | None = None
+    advantage: float = 0.0
+    weight: float = 1.0
+    reward: float = float("nan")
+    temperature: float = 1.0
+    policy_version: int = 0
 
 
 @dataclass(frozen=True)
 class Group:
-    """The kept completions of one prompt."""
+    """Completions of one prompt."""
 
     prompt: NDArray[np.int32]
     completions: list[Completion]
@@ -48,15 +58,23 @@ class Group:
 class Snapshot:
     """Groups of kept completions, by number."""
 
-    def __init__(self, directory: Path, index: pl.DataFrame, has_behavior: bool) -> None:
-        self.has_behavior = has_behavior
+    def __init__(self, directory: Path, index: pl.DataFrame, columns: list[str]) -> None:
+        """Open the files that `open_snapshot` wrote.
+
+        Args:
+            index: one row per completion, groups together; where its tokens start and how many there are.
+            columns: which of `TOKENS` there are.
+        """
         self._index = index
-        self._bounds = [*np.flatnonzero(index["starts_group"].to_numpy()).tolist(), len(index)]
-        self._tokens: NDArray[np.int32] = _mapped(directory / "tokens.bin", np.int32)
-        self._behavior: NDArray[np.float32] = _mapped(directory / "behavior.bin", np.float32)
-        self._mask: NDArray[np.bool_] = _mapped(directory / "mask.bin", np.bool_)
+        self._bounds: list[int] = [*np.flatnonzero(index["starts_group"].to_numpy()).tolist(), len(index)]
+        self._prompts = _mapped(directory / "prompts.bin", np.int32)
+        self._columns = {name: _mapped(directory / f"{name}.bin", TOKENS[name]) for name in columns}
         self.groups: list[str] = index.filter("starts_group")["group_id"].to_list()
         self.sizes: list[int] = np.diff(self._bounds).tolist()
+
+    @property
+    def has_behavior(self) -> bool:
+        return "behavior" in self._columns
 
     @property
     def completions(self) -> int:
@@ -64,23 +82,27 @@ class Snapshot:
 
     @property
     def tokens(self) -> int:
-        return int(self._index["completion_tokens"].sum())
+        return int(self._index["length"].sum())
 
     def __getitem__(self, group: int) -> Group:
-        rows = self._index[self._bounds[group] : self._bounds[group + 1]]
-        first = rows.row(0, named=True)
-        prompt = self._tokens[first["prompt_start"] : first["prompt_start"] + first["prompt_tokens"]]
-        return Group(prompt, [self._completion(row) for row in rows.iter_rows(named=True)])
+        rows = list(self._index[self._bounds[group] : self._bounds[group + 1]].iter_rows(named=True))
+        start = rows[0]["prompt_start"]
+        return Group(self._prompts[start : start + rows[0]["prompt_length"]], [self._completion(row) for row in rows])
 
-    def _completion(self, row: dict[str, object]) -> Completion:
-        start, length = int(row["completion_start"]), int(row["completion_tokens"])  # type: ignore[call-overload]
-        part, aligned = slice(start, start + length), slice(int(row["aligned_start"]), int(row["aligned_start"]) + length)  # type: ignore[call-overload]
-        fields = {name: row[name] for name in ("group_id", "sample_index", "advantage", "weight", "reward", "temperature")}
-        return Completion(tokens=self._tokens[part], behavior=self._behavior[aligned], mask=self._mask[aligned], **fields)  # type: ignore[arg-type]
+    def _completion(self, row: dict[str, Any]) -> Completion:
+        part = slice(row["start"], row["start"] + row["length"])
+        arrays: dict[str, Any] = {name: self._columns[name][part] if name in self._columns else None for name in TOKENS}
+        return Completion(**arrays, **{name: row[name] for name in _SCALARS})
 
 
-def open_snapshot(directory: Path, rollouts: Artifact, shaped: Artifact, algorithm: Algorithm) -> Snapshot:
-    """Join rollouts and shaped rows and lay their tokens out for training.
+def open_snapshot(
+    directory: Path, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact], algorithm: Algorithm
+) -> Snapshot:
+    """Join rollouts, shaped rows and scores, and lay their tokens out for training.
+
+    Args:
+        directory: scratch.
+        scores: cached logprobs by role, reference or proximal.
 
     Raises:
         DataError: the tables do not belong together, or nothing is kept.
@@ -91,105 +113,106 @@ def open_snapshot(directory: Path, rollouts: Artifact, shaped: Artifact, algorit
         raise DataError(
             f"{shaped.path}: no completion is kept for training. Its drop_reason column says why; see `shape` in the config"
         )
+    columns = ["tokens", "mask", *scores]
+    if has_behavior(rollouts, kept.select(KEY), algorithm):
+        columns.append("behavior")
     directory.mkdir(parents=True, exist_ok=True)
-    has_behavior = _check_ratio(rollouts, kept, algorithm)
     scan_table(rollouts, Rollouts)
-    parts, offset, aligned = [], 0, 0
-    with (
-        (directory / "tokens.bin").open("wb") as tokens,
-        (directory / "behavior.bin").open("wb") as behavior,
-        (directory / "mask.bin").open("wb") as mask,
-    ):
-        for path in rollouts.tables("rollouts"):
-            rows = _joined(path, kept)
-            lengths = rows["completion_token_ids"].list.len().cast(pl.Int64)
-            prompts = rows.filter("starts_group")["prompt_token_ids"]
-            prompt_starts = offset + prompts.list.len().cast(pl.Int64).cum_sum().shift(1, fill_value=0)
-            prompts.explode(empty_as_null=False).to_numpy().astype(np.int32).tofile(tokens)
-            offset += int(prompts.list.len().sum())
-            rows["completion_token_ids"].explode(empty_as_null=False).to_numpy().astype(np.int32).tofile(tokens)
-            starts = lengths.cum_sum().shift(1, fill_value=0)
-            _behavior_of(rows, lengths).astype(np.float32).tofile(behavior)
-            _mask_of(rows, lengths).astype(np.bool_).tofile(mask)
-            parts.append(
-                rows.select(
-                    "group_id", "sample_index", "advantage", "weight", "starts_group",
-                    pl.col("reward").fill_null(float("nan")),
-                    pl.col("temperature").fill_null(1.0),
-                    prompt_tokens=pl.col("prompt_token_ids").list.len().cast(pl.Int64),
-                    completion_tokens=lengths,
-                    completion_start=offset + starts,
-                    aligned_start=aligned + starts,
-                    prompt_start=prompt_starts.gather(rows["starts_group"].cum_sum().cast(pl.Int64) - 1),
-                )
-            )  # fmt: skip
-            offset += int(lengths.sum())
-            aligned += int(lengths.sum())
+    parts, start, prompt_start = [], 0, 0
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in [*columns, "prompts"]}
+        for number, path in enumerate(rollouts.tables("rollouts")):
+            rows = _read(path).join(kept, on=KEY, how="inner")
+            for role, artifact in scores.items():
+                rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
+            rows = _in_groups(rows)
+            for name in columns:
+                _flat(rows, name, TOKENS[name]).tofile(files[name])
+            _flat(rows.filter("starts_group"), "prompt_token_ids", np.int32).tofile(files["prompts"])
+            part = _index(rows)
+            parts.append(part.with_columns(pl.col("start") + start, pl.col("prompt_start") + prompt_start))
+            start += int(part["length"].sum())
+            prompt_start += int(part.filter("starts_group")["prompt_length"].sum())
     index = pl.concat(parts)
     if len(index) != len(kept):
         raise DataError(f"{shaped.path}: {len(kept) - len(index)} of its rows are not in {rollouts.path}")
-    return Snapshot(directory, index, has_behavior)
+    return Snapshot(directory, index, columns)
 
 
-def _joined(path: Path, kept: pl.DataFrame) -> pl.DataFrame:
-    columns = ["group_id", "sample_index", "prompt_token_ids", "completion_token_ids", "behavior_logprobs", "action_mask"]
-    rows = pl.read_parquet(path, columns=[*columns, "reward", "temperature"])
-    rows = rows.join(kept, on=["group_id", "sample_index"], how="inner", maintain_order="left")
-    rows = rows.sort("group_id", "sample_index")
+def groups_of(path: Path) -> Iterator[Group]:
+    """Every group of a rollouts file, without advantages."""
+    rows = _in_groups(_read(path)).filter(pl.col("tokens").list.len() > 0)
+    for _, frame in rows.group_by("group_id", maintain_order=True):
+        completions = [
+            Completion(
+                group_id=row["group_id"],
+                sample_index=row["sample_index"],
+                tokens=np.asarray(row["tokens"], np.int32),
+                behavior=None,
+                mask=np.ones(len(row["tokens"]), np.bool_),
+                temperature=row["temperature"],
+            )
+            for row in frame.select(*KEY, "tokens", "temperature").iter_rows(named=True)
+        ]
+        yield Group(np.asarray(frame["prompt_token_ids"][0], np.int32), completions)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """A rollouts file with null masks filled in. Greedy completions (temperature 0) are scored at temperature 1."""
+    temperature = pl.col("temperature").fill_null(1.0)
+    every = pl.col("completion_token_ids").list.eval(pl.element() >= 0)
+    frame = pl.read_parquet(path, columns=[*KEY, *_READ])
+    return frame.select(
+        *KEY,
+        "prompt_token_ids",
+        "policy_version",
+        tokens="completion_token_ids",
+        behavior="behavior_logprobs",
+        mask=pl.coalesce("action_mask", every),
+        reward=pl.col("reward").fill_null(float("nan")),
+        temperature=pl.when(temperature == 0).then(1.0).otherwise(temperature),
+    )
+
+
+def _in_groups(rows: pl.DataFrame) -> pl.DataFrame:
+    rows = rows.sort(KEY)
     return rows.with_columns(starts_group=pl.col("group_id") != pl.col("group_id").shift(1, fill_value=""))
 
 
-def _behavior_of(rows: pl.DataFrame, lengths: pl.Series) -> NDArray[np.float32]:
-    if rows["behavior_logprobs"].null_count():
-        return np.zeros(int(lengths.sum()), np.float32)
-    return rows["behavior_logprobs"].explode(empty_as_null=False).to_numpy()
-
-
-def _mask_of(rows: pl.DataFrame, lengths: pl.Series) -> NDArray[np.bool_]:
-    if rows["action_mask"].null_count() == len(rows):
-        return np.ones(int(lengths.sum()), np.bool_)
-    pairs = zip(rows["action_mask"], lengths, strict=True)
-    return np.concatenate([np.ones(n, np.bool_) if mask is None else mask.to_numpy() for mask, n in pairs])
-
-
-def _check_ratio(rollouts: Artifact, kept: pl.DataFrame, algorithm: Algorithm) -> bool:
-    """Whether the kept rows have behavior logprobs that are those of the sampling density.
-
-    Raises:
-        UserError: they do not, and the algorithm needs them.
-    """
-    scalars = scan_table(rollouts, Rollouts).select(
-        "group_id",
-        "sample_index",
-        absent=pl.col("behavior_logprobs").is_null(),
-        cut=(pl.col("top_p") < 1) | (pl.col("top_k") > 0) | (pl.col("min_p") > 0),
-        greedy=pl.col("temperature") == 0,
-        raw=(pl.col("logprobs_mode") == "raw_logprobs") & (pl.col("temperature") != 1),
-        unknown=pl.col("logprobs_mode") == "unknown",
+def _index(rows: pl.DataFrame) -> pl.DataFrame:
+    """Where each completion and prompt of a file starts, counted from the file's own start."""
+    length = pl.col("tokens").list.len().cast(pl.Int64)
+    prompt_length = pl.col("prompt_token_ids").list.len().cast(pl.Int64)
+    written = pl.when("starts_group").then(prompt_length).otherwise(0)
+    return rows.select(
+        *_SCALARS,
+        "starts_group",
+        length=length,
+        start=length.cum_sum() - length,
+        prompt_length=prompt_length,
+        prompt_start=written.cum_sum() - prompt_length,
     )
-    rows = scalars.collect().join(kept.select("group_id", "sample_index"), on=["group_id", "sample_index"], how="semi")
-    for column, problem in _PROBLEMS.items():
-        count = int(rows[column].sum() or 0)
-        if count and algorithm.needs:
-            raise UserError(
-                f"{rollouts.path}: {algorithm.name} needs behavior_logprobs, but {count} of {len(rows)} kept completions "
-                f"{problem}. Methods without a ratio (such as reinforce) can train on them"
-            )
-        if count:
-            return False
-    return True
 
 
-_PROBLEMS = {
-    "absent": "have none. Score them with the checkpoint that generated them",
-    "greedy": "were drawn at temperature 0, where the sampling density is a point. Generate with a temperature above 0",
-    "cut": "were drawn with top_p, top_k or min_p, and the cut support was not recorded. Generate with top_p=1, top_k=0, min_p=0",
-    "raw": "hold raw logprobs at a temperature that is not 1. Generate with processed logprobs",
-    "unknown": "hold logprobs of an unknown mode. Score them with the checkpoint that generated them",
-}
+def _scored(artifact: Artifact, number: int, role: str) -> pl.DataFrame:
+    """Scores of one file: scores artifacts are cut as their rollouts are."""
+    return pl.read_parquet(artifact.tables("scores")[number]).rename({"logprobs": role})
 
 
-def _mapped(path: Path, kind: type) -> NDArray[Any]:
+def _flat(rows: pl.DataFrame, column: str, kind: type[np.generic]) -> NDArray[Any]:
+    """All lists of a column, one after the other."""
+    if (missing := rows[column].null_count()) > 0:
+        raise DataError(f"{missing} completions have no {column} logprobs; the scores are not those of these rollouts")
+    return rows[column].explode(empty_as_null=False).to_numpy().astype(kind)
+
+
+def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
     if path.stat().st_size == 0:
         return np.zeros(0, kind)
     return np.memmap(path, dtype=kind, mode="r")
+
+
+_READ = [
+    "prompt_token_ids", "completion_token_ids", "behavior_logprobs", "action_mask", "reward", "temperature", "policy_version",
+]  # fmt: skip
+_SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version"]

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 
 from pipeline.algorithms import Algorithm, resolve
-from pipeline.algorithms.tokens import Totals
+from pipeline.algorithms.tokens import Loss, Tokens, Totals
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact
 from pipeline.base_model import model_files
@@ -22,10 +22,10 @@ from pipeline.config import TrainConfig
 from pipeline.errors import StageFailed, UserError
 from pipeline.process import Event, Reporter
 from pipeline.train import resume
-from pipeline.train.batch import Batch, collate
+from pipeline.train.batch import Batch, collate, flatten
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
-from pipeline.train.plan import micro_batches, rows_of, steps_of_epoch
+from pipeline.train.plan import Row, micro_batches, rows_of, steps_of_epoch
 from pipeline.train.snapshot import Completion, Snapshot, open_snapshot
 from schemas import Metrics, Timing
 
@@ -34,7 +34,8 @@ def train(spec: Event, reporter: Reporter) -> Event:
     """Make the checkpoint artifact of a spec, going on from the last resume point.
 
     Args:
-        spec: store, request, policy, rollouts, shaped (paths of artifacts), train (a TrainConfig), trust_remote_code.
+        spec: store, request, policy, rollouts, shaped (paths of artifacts), scores (paths by role), train (a TrainConfig),
+            trust_remote_code.
 
     Returns:
         {"artifact": path}.
@@ -62,8 +63,9 @@ class _Training:
         torch.use_deterministic_algorithms(True, warn_only=True)
         if warning := self.algorithm.warning(self.config.epochs):
             reporter.note(f"warning: {warning}")
+        scores = {role: load_artifact(path) for role, path in spec["scores"].items()}
         self.snapshot: Snapshot = open_snapshot(
-            work.scratch / "snapshot", load_artifact(spec["rollouts"]), load_artifact(spec["shaped"]), self.algorithm
+            work.scratch / "snapshot", load_artifact(spec["rollouts"]), load_artifact(spec["shaped"]), scores, self.algorithm
         )
         self.policy = Policy(
             self.parent.path,
@@ -109,18 +111,21 @@ class _Training:
             self.policy.self_check(collate(rows_of(group, self.cost), self.policy.device))
 
     def _step(self, step: int) -> dict[str, Any]:
-        """One optimiser step. Returns its row of the metrics table."""
+        """One optimizer step. Returns its row of the metrics table."""
         started = time.monotonic()
         epoch, numbers = self.plan[step]
         groups = [self.snapshot[number] for number in numbers]
         completions = [completion for group in groups for completion in group.completions]
         totals = Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
         rows = [row for group in groups for row in rows_of(group, self.cost)]
-        batches = micro_batches(rows, self.config.tokens_per_micro_batch)
+        parts = micro_batches(rows, self.config.tokens_per_micro_batch)
         waited = time.monotonic() - started
         record = StepRecord(self.snapshot.has_behavior)
-        for part in batches:
-            self._accumulate(step, collate(part, self.policy.device), totals, record)
+        if self.algorithm.whole_step:
+            self._accumulate_whole(step, parts, totals, record)
+        else:
+            for part in parts:
+                self._accumulate(step, collate(part, self.policy.device), totals, record)
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters.values(), self.config.max_grad_norm))
         if not math.isfinite(norm):
             raise StageFailed(self._not_finite(step, "gradient norm", norm, completions))
@@ -138,12 +143,39 @@ class _Training:
         return {"step": step, "epoch": epoch, "grad_norm": norm, "learning_rate": self.rate(step), **row}
 
     def _accumulate(self, step: int, batch: Batch, totals: Totals, record: StepRecord) -> None:
-        tokens = batch.tokens(*self.policy.logprobs(batch), self.snapshot.has_behavior)
-        loss = self.algorithm.loss(tokens, totals)
-        if not math.isfinite(float(loss.value.detach())):
-            raise StageFailed(self._not_finite(step, "loss", float(loss.value.detach()), batch.completions))
+        """Add the gradient of one micro-batch."""
+        tokens = batch.flat.tokens(*self.policy.logprobs(batch), self.recipe["iteration"])
+        loss = self._loss(step, tokens, totals, batch.flat.completions)
         torch.autograd.backward(loss.value)
-        record.add(tokens, loss, batch.completions)
+        record.add(tokens, loss, batch.flat.completions)
+
+    def _accumulate_whole(self, step: int, parts: list[list[Row]], totals: Totals, record: StepRecord) -> None:
+        """Add the gradient of a loss that needs all tokens of the step at once, in two passes.
+
+        The first pass computes every logprob without a graph; the loss over all of them gives the derivative by each
+        logprob and entropy; the second pass carries those derivatives back through the model, micro-batch by micro-batch.
+        """
+        whole = flatten([row for part in parts for row in part], self.policy.device)
+        with torch.no_grad():
+            passes = [self.policy.logprobs(collate(part, self.policy.device)) for part in parts]
+        logprobs, entropy = (torch.cat(columns).requires_grad_() for columns in zip(*passes, strict=True))
+        tokens = whole.tokens(logprobs, entropy, self.recipe["iteration"])
+        loss = self._loss(step, tokens, totals, whole.completions)
+        by_logprob, by_entropy = torch.autograd.grad(loss.value, (logprobs, entropy), allow_unused=True, materialize_grads=True)
+        record.add(tokens, loss, whole.completions)
+        start = 0
+        for part in parts:
+            outputs = self.policy.logprobs(collate(part, self.policy.device))
+            here = slice(start, start + len(outputs[0]))
+            torch.autograd.backward(outputs, (by_logprob[here], by_entropy[here]))
+            start = here.stop
+
+    def _loss(self, step: int, tokens: Tokens, totals: Totals, completions: list[Completion]) -> Loss:
+        loss = self.algorithm.loss(tokens, totals)
+        value = float(loss.value.detach())
+        if not math.isfinite(value):
+            raise StageFailed(self._not_finite(step, "loss", value, completions))
+        return loss
 
     def _not_finite(self, step: int, what: str, value: float, completions: list[Completion]) -> str:
         rows = ", ".join(f"{c.group_id} sample {c.sample_index}" for c in completions[:8])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import polars as pl
 
@@ -15,13 +15,42 @@ DEAD_RANGE = 1e-8
 class Advantage(Protocol):
     """A baseline and a scale."""
 
+    @property
+    def whole_snapshot(self) -> bool:
+        """Whether `finish` needs mean and standard deviation over all tokens of the snapshot."""
+        ...
+
     def expression(self, reward: pl.Expr) -> pl.Expr:
         """Advantage of each row, given rewards of whole groups (column `group_id`), without nulls."""
         ...
 
+    def finish(self, advantage: pl.Expr, mean: float, std: float) -> pl.Expr:
+        """The final advantage, from that of `expression` and its moments over all tokens of the snapshot."""
+        ...
+
+
+class _Local:
+    """An advantage that depends on its group alone."""
+
+    __slots__ = ()
+    whole_snapshot: ClassVar[bool] = False
+
+    def finish(self, advantage: pl.Expr, mean: float, std: float) -> pl.Expr:
+        return advantage
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RawReward:
+class Constant(_Local):
+    """A = value for every completion: imitation."""
+
+    value: float = 1.0
+
+    def expression(self, reward: pl.Expr) -> pl.Expr:
+        return reward * 0.0 + self.value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawReward(_Local):
     """A = r - baseline, the same for every group. Does not vanish for groups with equal rewards."""
 
     baseline: float = 0.0
@@ -32,15 +61,31 @@ class RawReward:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupMean:
-    """A = r - mean(r over the group). A group of one, or with equal rewards, has A = 0."""
+class Signed(_Local):
+    """A = positive where r >= solved_at, else -negative. With 1 and 1: R = +1 or -1."""
+
+    positive: float = 1.0
+    negative: float = 1.0
+    solved_at: float = 1.0
+    """Least reward of a solved completion."""
 
     def expression(self, reward: pl.Expr) -> pl.Expr:
-        return _zero_if_dead(reward, reward - reward.mean().over(GROUP))
+        return pl.when(reward >= self.solved_at).then(self.positive).otherwise(-self.negative)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupNormalized:
+class GroupMean(_Local):
+    """A = r - (mean(r over the group) + shift). Without a shift, a group of one or with equal rewards has A = 0."""
+
+    shift: float = 0.0
+    """Added to the baseline. Negative (AsymRE): positives count more than negatives, and the policy stays near the data."""
+
+    def expression(self, reward: pl.Expr) -> pl.Expr:
+        return _zero_if_dead(reward, reward - reward.mean().over(GROUP)) - self.shift
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupNormalized(_Local):
     """A = (r - mean) / (std + epsilon) over the group. A group of one, or with equal rewards, has A = 0.
 
     Source: GRPO, arXiv:2402.03300, equation for outcome supervision.
@@ -57,7 +102,7 @@ class GroupNormalized:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeaveOneOut:
+class LeaveOneOut(_Local):
     """A = r - mean(r of the others in the group) = G/(G-1) (r - mean). A group of one has A = 0.
 
     Source: RLOO, arXiv:2402.14740.
@@ -67,6 +112,39 @@ class LeaveOneOut:
         size = reward.len().over(GROUP)
         factor = pl.when(size > 1).then(size / (size - 1)).otherwise(0.0)
         return _zero_if_dead(reward, factor * (reward - reward.mean().over(GROUP)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftValue(_Local):
+    """A = r - beta log mean(exp(r / beta) over the group): the optimal value of the KL-regularized problem as baseline.
+
+    beta -> infinity gives the mean, beta -> 0 the maximum. Source: A*-PO, arXiv:2505.20686; OAPL, arXiv:2602.19362.
+    """
+
+    beta: float = 1.0
+
+    def expression(self, reward: pl.Expr) -> pl.Expr:
+        top = reward.max().over(GROUP)
+        value = top + self.beta * ((reward - top) / self.beta).exp().mean().over(GROUP).log()
+        return _zero_if_dead(reward, reward - value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchNormalized:
+    """A = (b - mean) / (std + epsilon) over all tokens of the snapshot, b = r or r - mean(r over the group).
+
+    Source: REINFORCE++, arXiv:2501.03262 (its baseline variant subtracts the group's mean first).
+    """
+
+    baseline: Literal["none", "group_mean"] = "none"
+    epsilon: float = 1e-8
+    whole_snapshot = True
+
+    def expression(self, reward: pl.Expr) -> pl.Expr:
+        return reward if self.baseline == "none" else GroupMean().expression(reward)
+
+    def finish(self, advantage: pl.Expr, mean: float, std: float) -> pl.Expr:
+        return (advantage - mean) / (std + self.epsilon)
 
 
 def is_dead(reward: pl.Expr) -> pl.Expr:

@@ -1,4 +1,4 @@
-"""Aggregation: how losses of tokens become the loss of an optimiser step.
+"""Aggregation: how losses of tokens become the loss of an optimizer step.
 
 Denominators are those of the whole step, so that the sum over micro-batches does not depend on how the step was cut.
 Tokens that a trust region stopped, or that were dropped from the loss, stay in the denominator.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from pipeline.algorithms.cells.cell import Cell
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +27,7 @@ class Aggregation(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenMean:
+class TokenMean(Cell):
     """sum of all tokens / number of tokens: long completions weigh more. Source: DAPO, arXiv:2503.14476."""
 
     def total(self, loss: Float[Tensor, " tokens"], tokens: Tokens, totals: Totals) -> Float[Tensor, ""]:
@@ -33,7 +35,7 @@ class TokenMean:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceMean:
+class SequenceMean(Cell):
     """mean over completions of the mean over their tokens: every completion weighs the same. Source: GRPO, arXiv:2402.03300."""
 
     def total(self, loss: Float[Tensor, " tokens"], tokens: Tokens, totals: Totals) -> Float[Tensor, ""]:
@@ -42,7 +44,7 @@ class SequenceMean:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceSum:
+class SequenceSum(Cell):
     """mean over completions of the sum over their tokens, over a constant. Source: Dr. GRPO, arXiv:2503.20783."""
 
     divisor: float = 1.0

@@ -35,6 +35,10 @@ class Drift:
             total = total / self.tokens.lengths.clamp(min=1.0)
         return self.tokens.per_token(total)
 
+    def sum_over_step(self, values: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:
+        """Sum over masked-in tokens. Over the whole step where the cell asks for it (`Cell.whole_step`)."""
+        return values.where(self.tokens.mask, values.new_zeros(())).sum()
+
     def ratio_of(self, level: Level) -> Float[Tensor, " tokens"]:
         """exp of `log_ratio_of`, finite."""
         return bounded_exp(self.log_ratio_of(level))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from pipeline.algorithms.cells.drift import LOG_RATIO_LIMIT
+from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE, Cell
+from pipeline.algorithms.cells.drift import LOG_RATIO_LIMIT, bounded_exp
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,32 +18,107 @@ if TYPE_CHECKING:
 class Regularizer(Protocol):
     """A term per token."""
 
-    coefficient: float
-    needs_ratio: bool
+    @property
+    def coefficient(self) -> float: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+    @property
+    def whole_step(self) -> bool: ...
 
     def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-        """coefficient x term, differentiable in the current logprobs."""
+        """coefficient x term, differentiable in the current logprobs. `log_ratio` is log pi/mu, 0 where masked out."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BehaviorKL:
-    """coefficient x (1/r - 1 + log r): Schulman's k3 estimate of KL(pi || mu) when tokens are drawn from pi."""
+class ReferenceKL(Cell):
+    """coefficient x an estimate of KL(pi || ref) per token. With q = ref/pi: k1 = -log q, k2 = (log q)^2 / 2, k3 = q - 1 - log q.
+
+    As losses they differ: on policy only k2 has the reverse KL's gradient. Source: Schulman, "Approximating KL divergence".
+    """
 
     coefficient: float = 0.0
-    needs_ratio = True
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    needs = (REFERENCE,)
 
     def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-        limited = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        return self.coefficient * ((-limited).exp() - 1 + limited)
+        assert tokens.reference is not None
+        log_q = (tokens.reference - tokens.logprobs).where(tokens.mask, tokens.logprobs.new_zeros(()))
+        log_q = log_q.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        estimates = {"k1": -log_q, "k2": 0.5 * log_q**2, "k3": log_q.exp() - 1 - log_q}
+        return self.coefficient * estimates[self.estimator]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EntropyBonus:
+class SquaredLogRatio(Cell):
+    """coefficient x (log r_t)^2, or x (sum_t log r_t)^2 / length of the whole completion: OPMD's penalty, tau/2 = coefficient.
+
+    The sequence form is Kimi's theory, divided by the length to match a token mean; the token form is what codes do. A
+    coefficient does not carry over between them: the sequence penalty is up to `length` times the larger.
+    """
+
+    coefficient: float = 0.1
+    level: Literal["token", "sequence"] = "token"
+    needs = (BEHAVIOR,)
+
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        if self.level == "token":
+            return self.coefficient * log_ratio**2
+        lengths = tokens.lengths.clamp(min=1.0)
+        return self.coefficient * tokens.per_token(tokens.per_sequence(log_ratio) ** 2 / lengths)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpreadOfLogRatio(Cell):
+    """coefficient x variance over the group of sum_t log r_t, spread over the tokens: what pairwise OPMD penalizes.
+
+    (1/K^2) sum_{i<j} (a_i - a_j)^2 / (2 tau) with a_i = r_i - tau Delta_i has the gradient of group-mean REINFORCE plus
+    (tau/2) Var_i(Delta_i), Delta_i = log pi(y_i)/mu(y_i). Source: the OPMD note behind arXiv:2509.24203.
+    """
+
+    coefficient: float = 0.1
+    needs = (BEHAVIOR,)
+    whole_step = True
+
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        moved = tokens.per_sequence(log_ratio)
+        centered = moved - tokens.group_mean(moved)
+        return self.coefficient * tokens.per_token(centered**2 / tokens.lengths.clamp(min=1.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForwardKL(Cell):
+    """-coefficient x log pi(y_t): pulls towards the data, as KL(mu || pi) does. The same as raising every advantage."""
+
+    coefficient: float = 0.1
+
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        return -self.coefficient * tokens.logprobs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissingSampleKL(Cell):
+    """coefficient x (1 - ESS) x (1/r - 1 + log r): P3O's pull back towards mu, as strong as the data have become stale."""
+
+    coefficient: float = 1.0
+    needs = (BEHAVIOR,)
+    whole_step = True
+
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        from pipeline.algorithms.cells.drift import Drift
+        from pipeline.algorithms.cells.importance import effective_sample_size
+
+        drift = Drift(log_ratio=log_ratio.detach(), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+        missing = (1 - effective_sample_size(drift)).detach()
+        limited = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return self.coefficient * missing * (bounded_exp(-log_ratio) - 1 + limited)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntropyBonus(Cell):
     """-coefficient x H(pi): keeps the policy from settling early."""
 
     coefficient: float = 0.0
-    needs_ratio = False
 
     def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
         return -self.coefficient * tokens.entropy

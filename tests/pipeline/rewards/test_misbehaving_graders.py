@@ -277,8 +277,8 @@ def test_children_of_an_item_are_gone_when_the_next_is_graded(own: Own, grade: G
         def start(completion, answer, prompt, marker):
             if completion == "child":
                 subprocess.Popen(["sleep", marker])
-            if completion == "told to end":
-                subprocess.Popen(["sleep", marker]).terminate()
+            if completion == "about to end":
+                subprocess.Popen(["sleep", "0.03"])
             if completion == "daemon":
                 if os.fork() == 0:
                     subprocess.Popen(["sleep", marker], start_new_session=True)
@@ -287,7 +287,7 @@ def test_children_of_an_item_are_gone_when_the_next_is_graded(own: Own, grade: G
             return os.getpid()
     """)
     component = RewardComponent(grader=f"{module}:start", args={"marker": marker})
-    items = [RewardItem(text, None, {}) for text in ("calm", "told to end", "child", "calm", "daemon", "calm")]
+    items = [RewardItem(text, None, {}) for text in ("calm", "about to end", "child", "calm", "daemon", "calm")]
     results = grade([component], items)
     assert [r.error for r in results] == [None] * 6
     first, second, third, fourth, fifth, sixth = (r.reward for r in results)
@@ -333,6 +333,13 @@ def test_a_worker_that_dies_at_start_is_an_answer_with_its_last_words(own: Own) 
     module = own("import os\nos.write(2, b'no licence file')\nos._exit(5)\n")
     config = RewardConfig(components=(RewardComponent(grader=f"{module}:f"),))
     with pytest.raises(StageFailed, match="exit status 5; it printed last: no licence file"), RewardPool(config):
+        pass
+
+
+def test_a_worker_that_is_never_ready_is_an_answer(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.rewards.process.STARTUP_SECONDS", 0.3)
+    config = RewardConfig(components=(RewardComponent(grader=f"{own('import time; time.sleep(60)')}:f"),))
+    with pytest.raises(StageFailed, match="was not ready within"), RewardPool(config):
         pass
 
 

@@ -1,0 +1,103 @@
+"""What every algorithm declares: its name, its paper, and how rollouts are shaped for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pipeline.algorithms.cells.advantages import Advantage, GroupMean
+from pipeline.algorithms.cells.shaping import AsIs, Filter, RewardShaping, Uniform, Weighting
+from pipeline.algorithms.tokens import Loss, Tokens, Totals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Algorithm:
+    """A composition of cells. Subclasses are the kernels: they add the cells of their loss."""
+
+    name: str
+    summary: str
+    """What it is, in a sentence."""
+    formula: str
+    """Loss of a token or of a completion."""
+    paper: str
+    """Where it is from."""
+    reward: RewardShaping = dataclasses.field(default_factory=AsIs)
+    filters: tuple[Filter, ...] = ()
+    advantage: Advantage = dataclasses.field(default_factory=GroupMean)
+    weighting: Weighting = dataclasses.field(default_factory=Uniform)
+
+    kernel: ClassVar[str] = ""
+    loss_cells: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold the loss's cells; shaping cells are named in `SHAPING`."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The same algorithm with other cells."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns beyond tokens and rewards that the loss reads."""
+        found = [need for _, _, cell in cells_of(self, self.loss_cells) if _is_active(cell) for need in cell.needs]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether the loss needs every token of the optimizer step at once."""
+        return any(cell.whole_step for _, _, cell in cells_of(self, self.loss_cells) if _is_active(cell))
+
+    def warning(self, epochs: int) -> str | None:
+        """Why these settings may collapse on a frozen snapshot, or None."""
+        return None
+
+    def loss(self, tokens: Tokens, totals: Totals) -> Loss:
+        """This part's share of the optimizer step's loss.
+
+        Args:
+            tokens: whole sequences of the step, any number of them (all of them if `whole_step`).
+            totals: sizes of the whole step. Shares of a partition of the step add up to the loss of the step.
+        """
+        raise NotImplementedError
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the loss, as JSON."""
+        return {"kernel": self.kernel, **_recipes(self, self.loss_cells)}
+
+    def shaping_recipe(self) -> dict[str, Any]:
+        """Everything that decides advantages and weights, as JSON; the seed of draws apart."""
+        return _recipes(self, SHAPING)
+
+    @property
+    def draws(self) -> bool:
+        """Whether shaping draws random numbers."""
+        return any(cell.seeded for cell in self.filters)
+
+
+SHAPING = ("reward", "filters", "advantage", "weighting")
+
+
+def cells_of(algorithm: Algorithm, slots: tuple[str, ...] | None = None) -> Iterator[tuple[str, int | None, Any]]:
+    """Every cell: its field, its place there if the field holds several, and the cell."""
+    for slot in SHAPING + algorithm.loss_cells if slots is None else slots:
+        value = getattr(algorithm, slot)
+        if isinstance(value, tuple):
+            yield from ((slot, place, cell) for place, cell in enumerate(value))
+        else:
+            yield slot, None, value
+
+
+def _is_active(cell: Any) -> bool:
+    """A regularizer with coefficient 0 is not there."""
+    return getattr(cell, "coefficient", 1.0) != 0.0
+
+
+def _recipes(algorithm: Algorithm, slots: tuple[str, ...]) -> dict[str, Any]:
+    recipe: dict[str, Any] = {}
+    for slot, place, cell in cells_of(algorithm, slots):
+        entry = {"cell": type(cell).__name__, **dataclasses.asdict(cell)}
+        if place is None:
+            recipe[slot] = entry
+        elif _is_active(cell):
+            recipe.setdefault(slot, []).append(entry)
+    return recipe

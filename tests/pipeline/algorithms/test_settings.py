@@ -1,0 +1,83 @@
+"""Algorithms by name, with settings from a config file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.algorithms import ALGORITHMS, Algorithm, resolve, settings_of
+from pipeline.algorithms.cells.advantages import GroupNormalized
+from pipeline.algorithms.cells.trust_region import OneSide
+from pipeline.errors import UserError
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+
+
+def test_an_algorithm_is_found_by_its_name() -> None:
+    assert {name: resolve(name) for name in ALGORITHMS} == ALGORITHMS
+
+
+def test_settings_are_given_by_field_or_by_cell_and_field() -> None:
+    assert resolve("rec-oneside-nois", {"low": 0.6, "high": 2}).trust_region == OneSide(low=0.6, high=2.0)
+    assert resolve("rec-oneside-nois", {"trust_region.low": 0.6}).trust_region == OneSide(low=0.6)
+    assert resolve("grpo", {"advantage.ddof": 0}).advantage == GroupNormalized(ddof=0)
+
+
+def test_settings_leave_the_declaration_as_it_was() -> None:
+    resolve("grpo", {"low": 0.7})
+    assert resolve("grpo").trust_region == OneSide()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("rec-oneside-noise", {}, "no algorithm 'rec-oneside-noise'; did you mean 'rec-oneside-nois'?"),
+        ("qqq", {}, "known: reinforce, grpo"),
+        ("grpo", {"hihg": 0.2}, "grpo has no setting 'hihg'; did you mean 'high'?"),
+        ("grpo", {"trust_region.lwo": 0.2}, "did you mean 'trust_region.low'?"),
+        ("grpo", {"advantage.low": 0.2}, "no setting 'advantage.low'"),
+        ("grpo", {"aggregation": "token"}, "no setting 'aggregation'"),
+        ("reinforce", {"low": 0.2}, "reinforce has no setting 'low'; it has none"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, settings: dict[str, object], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(name, settings)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("low", "wide"), ("low", None), ("low", [0.2]), ("low", float("nan")), ("low", float("inf")), ("ddof", 0.5), ("ddof", "one")],
+)
+def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"train.algorithm_args: {key} takes an? (float|int), found"):
+        resolve("grpo", {key: value})
+
+
+@every_algorithm
+def test_every_setting_changes_a_recipe(algorithm: Algorithm) -> None:
+    for cell, name, value in settings_of(algorithm):
+        if isinstance(value, (int, float)):
+            changed = resolve(algorithm.name, {f"{cell}.{name}": (not value) if isinstance(value, bool) else value + 1})
+            assert (changed.recipe(), changed.shaping_recipe()) != (algorithm.recipe(), algorithm.shaping_recipe()), name
+
+
+@every_algorithm
+def test_recipes_are_json_and_the_same_every_time(algorithm: Algorithm) -> None:
+    for recipe in (algorithm.recipe(), algorithm.shaping_recipe()):
+        assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
+
+
+@every_algorithm
+def test_every_algorithm_states_its_formula_and_source(algorithm: Algorithm) -> None:
+    assert all((algorithm.name, algorithm.summary, algorithm.formula, algorithm.paper))
+
+
+def test_algorithms_are_listed_without_importing_torch() -> None:
+    program = "import sys, pipeline.algorithms.describe as d; d.describe_all(); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"torch", "vllm", "transformers"} & set(found.stdout.split())

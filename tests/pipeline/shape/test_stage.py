@@ -1,0 +1,110 @@
+"""The shape stage, on rollouts on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.artifacts import Artifact, Store, read_table
+from pipeline.artifacts.store import load_artifact
+from pipeline.config import RunConfig
+from pipeline.process import Reporter
+from pipeline.requests import shape_request
+from pipeline.shape.stage import shape
+from schemas import Shaped
+
+MakeRollouts = Callable[..., Artifact]
+FILES = {
+    "part-00000.parquet": {"a": [("ok", 1.0), ("ok", 0.0)], "b": [("ok", 1.0), ("truncated", 1.0)]},
+    "part-00001.parquet": {"c": [("ok", 0.0), ("ok", 0.0)], "d": [("ok", 1.0), ("reward_error", None), ("engine_error", None)]},
+}
+
+
+def run(rollouts: Artifact, algorithm: str = "grpo", args: dict[str, Any] | None = None, **choices: Any) -> Artifact:
+    config = RunConfig.model_validate(
+        {
+            "name": "test",
+            "model": {"path": "none"},
+            "data": {"train": {"path": "none"}, "heldout": {"path": "none"}},
+            "reward": {"components": [{"grader": "exact_match"}]},
+            "train": {"algorithm": algorithm, "algorithm_args": args or {}},
+            "shape": choices,
+        }
+    )
+    spec = {
+        "store": str(rollouts.path.parents[1]),
+        "request": shape_request(config, rollouts).to_json(),
+        "rollouts": str(rollouts.path),
+        "shape": config.shape.model_dump(mode="json"),
+        "algorithm": algorithm,
+        "algorithm_args": args or {},
+        "trust_remote_code": False,
+    }
+    return load_artifact(shape(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))["artifact"])
+
+
+def test_there_is_a_row_for_every_rollout_in_a_file_of_the_same_name(make_rollouts: MakeRollouts) -> None:
+    shaped = run(make_rollouts(FILES))
+    assert [path.name for path in shaped.tables("shaped")] == list(FILES)
+    frame = read_table(shaped, Shaped)
+    assert frame["group_id"].to_list() == ["a", "a", "b", "b", "c", "c", "d", "d", "d"]
+    assert frame["sample_index"].to_list() == [0, 1, 0, 1, 0, 1, 0, 1, 2]
+    shaped.verify()
+
+
+def test_the_advantage_is_the_algorithms_own(make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts(FILES)
+    advantages = {name: read_table(run(rollouts, name), Shaped)["advantage"][0] for name in ("grpo", "rec-oneside-is")}
+    assert advantages == {"grpo": pytest.approx(0.5**0.5, abs=1e-5), "rec-oneside-is": 0.5}
+    population = run(rollouts, "grpo", {"ddof": 0})
+    assert read_table(population, Shaped)["advantage"][0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_summary_counts_what_was_kept_and_why_the_rest_was_not(make_rollouts: MakeRollouts) -> None:
+    summary = run(make_rollouts(FILES), zero_variance="drop").summary
+    assert summary["kept"] == 2
+    assert summary["dropped"] == {"engine_error": 1, "reward_error": 1, "zero_variance": 5}
+    assert summary["groups"] == 4
+    assert summary["zero_variance_groups"] == 3
+
+
+def test_methods_that_shape_alike_share_one_artifact(make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts(FILES)
+    assert run(rollouts, "rec-oneside-is").path == run(rollouts, "reinforce").path
+    assert run(rollouts, "grpo").path != run(rollouts, "reinforce").path
+
+
+def test_the_id_depends_on_the_rows_alone(make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts(FILES)
+    first = run(rollouts)
+    for path in sorted(first.path.rglob("*"), reverse=True):
+        path.unlink()
+    assert run(rollouts).id == first.id
+
+
+def test_files_of_an_interrupted_attempt_are_kept(make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts(FILES)
+    done = run(rollouts)
+    written = {path.name: path.stat().st_mtime_ns for path in done.tables("shaped")}
+    (done.path / "manifest.json").unlink()
+    (done.path / "part-00001.parquet").unlink()
+    again = run(rollouts)
+    assert again.id == done.id
+    assert again.tables("shaped")[0].stat().st_mtime_ns == written["part-00000.parquet"]
+
+
+def test_a_finished_artifact_is_reused(make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts(FILES)
+    first = run(rollouts)
+    assert run(rollouts).manifest == first.manifest
+    assert len(list(Store(rollouts.path.parents[1]).artifacts())) == 2
+
+
+def test_the_reasons_are_readable_with_any_parquet_reader(make_rollouts: MakeRollouts) -> None:
+    frame = pl.read_parquet(run(make_rollouts(FILES), truncated="drop").tables("shaped"))
+    dropped = frame.filter(~pl.col("keep")).select("group_id", "sample_index", "drop_reason").rows()
+    assert dropped == [("b", 1, "truncated"), ("d", 1, "reward_error"), ("d", 2, "engine_error")]

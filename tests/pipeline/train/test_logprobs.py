@@ -1,0 +1,131 @@
+"""Chunked logprobs and entropies against log_softmax on all logits, in fp64 where gradients are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.train import logprobs
+from pipeline.train.logprobs import linear_logprobs
+
+TOKENS, WIDTH, VOCABULARY = 7, 5, 11
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
+
+
+def inputs(tokens: int = TOKENS, bias: bool = True, dtype: torch.dtype = torch.float64, vocabulary: int = VOCABULARY) -> Inputs:
+    random = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, WIDTH, generator=random, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, WIDTH, generator=random, dtype=dtype, requires_grad=True)
+    offset = torch.randn(vocabulary, generator=random, dtype=dtype, requires_grad=True) if bias else None
+    targets = torch.randint(vocabulary, (tokens,), generator=random)
+    temperature = 0.5 + torch.rand(tokens, generator=random, dtype=dtype)
+    return hidden, weight, offset, targets, temperature
+
+
+def all_at_once(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    log_p = (torch.nn.functional.linear(hidden, weight, bias) / temperature[:, None]).log_softmax(-1)
+    return log_p.gather(-1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+
+
+def gradients(results: Sequence[Tensor], given: Inputs) -> list[Tensor]:
+    """Of an arbitrary combination of logprobs and entropies, in hidden, weight and bias."""
+    scale = torch.arange(1, len(results[0]) + 1, dtype=results[0].dtype)
+    loss = sum((scale**place * result).sum() for place, result in enumerate(results, start=1))
+    return list(torch.autograd.grad(loss, [tensor for tensor in given[:3] if tensor is not None]))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, TOKENS, 100])
+def test_values_and_gradients_are_those_of_log_softmax_whatever_the_chunk(
+    rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * VOCABULARY)
+    given = inputs(bias=bias)
+    found, expected = linear_logprobs(*given), all_at_once(*given)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients(found, given), gradients(expected, given), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_agree_with_finite_differences(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 2 * VOCABULARY)
+    hidden, weight, offset, targets, temperature = inputs(tokens=3, bias=bias)
+
+    def function(*parts: Tensor) -> Any:
+        return linear_logprobs(parts[0], parts[1], parts[2] if bias else None, targets, temperature)
+
+    assert torch.autograd.gradcheck(function, [part for part in (hidden, weight, offset) if part is not None])
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_either_result_may_be_used_alone(used: int) -> None:
+    given = inputs()
+    found, expected = linear_logprobs(*given)[used], all_at_once(*given)[used]
+    torch.testing.assert_close(gradients([found], given), gradients([expected], given), rtol=1e-11, atol=1e-11)
+
+
+def test_temperature_divides_the_logits_of_each_token() -> None:
+    weight = torch.tensor([[0.0], [1.0]])
+    hidden, targets = torch.tensor([[2.0], [2.0]]), torch.tensor([1, 1])
+    found, _ = linear_logprobs(hidden, weight, None, targets, torch.tensor([1.0, 0.5]))
+    assert found.tolist() == pytest.approx([-torch.log1p(torch.exp(torch.tensor(-logit))).item() for logit in (2.0, 4.0)])
+
+
+def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:
+    _, entropy = linear_logprobs(torch.zeros(1, 3), torch.randn(8, 3), None, torch.tensor([0]), torch.ones(1))
+    assert entropy.item() == pytest.approx(torch.log(torch.tensor(8.0)).item())
+
+
+def test_large_logits_stay_finite() -> None:
+    hidden = torch.tensor([[1e4]], requires_grad=True)
+    found, entropy = linear_logprobs(hidden, torch.tensor([[1.0], [-1.0]]), None, torch.tensor([1]), torch.ones(1))
+    (found + entropy).sum().backward()
+    assert found.item() == pytest.approx(-2e4)
+    assert entropy.item() == pytest.approx(0, abs=1e-6)
+    assert hidden.grad is not None
+    assert hidden.grad.isfinite().all()
+
+
+def test_no_tokens_give_no_logprobs_and_no_gradient() -> None:
+    given = inputs(tokens=0)
+    found = linear_logprobs(*given)
+    assert [len(result) for result in found] == [0, 0]
+    assert not any(gradient.any() for gradient in gradients(found, given))
+
+
+def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -> None:
+    hidden, weight, bias, targets, _ = inputs(dtype=torch.bfloat16)
+    given = hidden, weight.detach().float().requires_grad_(), bias.detach().float().requires_grad_(), targets, torch.ones(TOKENS)  # type: ignore[union-attr]
+    found = linear_logprobs(*given)
+    assert [result.dtype for result in found] == [torch.float32] * 2
+    exact = all_at_once(*(tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in given))  # type: ignore[arg-type]
+    torch.testing.assert_close([result.double() for result in found], list(exact), rtol=0, atol=0.05)
+    assert [gradient.dtype for gradient in gradients(found, given)] == [torch.bfloat16, torch.float32, torch.float32]
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("tokens", [64, 512])
+def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary, rows = 300, 8
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * vocabulary)
+    given = inputs(tokens=tokens, vocabulary=vocabulary)
+    with Largest() as largest:
+        gradients(linear_logprobs(*given), given)
+    assert largest.elements == max(rows * vocabulary, tokens * WIDTH)
