@@ -242,13 +242,21 @@ class RunConfig(Model):
     iterations: int = Field(default=1, ge=1)
     """Rounds of generate, shape, train, evaluate."""
     model: ModelConfig
+    """The base model."""
     data: DataConfig
+    """Prompts, and how they are put to the model."""
     engine: EngineConfig = EngineConfig()
+    """What vLLM may use."""
     generate: GenerateConfig = GenerateConfig()
+    """Rollouts: how many, and how they are sampled."""
     reward: RewardConfig
+    """How completions are graded."""
     shape: ShapeConfig = ShapeConfig()
+    """Which rollouts are trained on."""
     train: TrainConfig = TrainConfig()
+    """The algorithm and its optimiser."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """How checkpoints are judged."""
 
     @property
     def directory(self) -> Path:
@@ -347,6 +355,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
         else:
             found = problem.get("input")
             shown = "" if isinstance(found, dict) else f" (found {found!r})"
+            if isinstance(found, dict) and problem["type"] == "string_type":
+                shown = ", found a mapping: a text with a colon or with braces needs quotes"
             lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return lines
 

@@ -10,11 +10,12 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,8 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 STOP_SECONDS = 8.0
 """How long a child may take to end after it was asked to."""
+POLL_MILLISECONDS = 500
+"""How long a signal that comes just before a wait can go unseen."""
 
 
 class StageProcess:
@@ -106,7 +109,7 @@ def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(json.dumps(order).encode() + b"\n")
         child.stdin.flush()
-    for line in child.stdout:
+    for line in _lines(child.stdout.fileno()):
         event = _event(line)
         if event is None:
             continue
@@ -118,6 +121,22 @@ def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -
         else:
             on_event(event)
     return result
+
+
+def _lines(pipe: int) -> Iterator[bytes]:
+    """Lines of a pipe, to its end. Ctrl-C ends the wait: Polars has the kernel restart a plain read after SIGINT, but never a poll."""
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    rest = b""
+    while True:
+        while not ready.poll(POLL_MILLISECONDS):
+            pass
+        data = os.read(pipe, 1 << 16)
+        if not data:
+            break
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
+    yield rest
 
 
 def _event(line: bytes) -> Event | None:
@@ -187,13 +206,13 @@ def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ())
     """
     reporter = Reporter(os.dup(1))
     os.dup2(2, 1)
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     for name in preload:
         importlib.import_module(name)
     order = json.loads(sys.stdin.readline() or "null")
     if order is None:
         os._exit(0)
     _log_to(order["log"])
-    threading.Thread(target=_end_with_caller, daemon=True).start()
     try:
         reporter.send("result", **work(order["spec"], reporter))
     except UserError as error:
@@ -215,5 +234,7 @@ def _log_to(path: str) -> None:
 
 def _end_with_caller() -> None:
     """Standard input ends when the caller does. Files are whole or absent at any moment, so ending at once is safe."""
-    os.read(0, 1)
+    caller = select.poll()
+    caller.register(0, 0)  # its end alone is waited for: what the caller writes is read elsewhere
+    caller.poll()
     os.killpg(os.getpgid(0), signal.SIGKILL)

@@ -80,9 +80,8 @@ def train_request(
         "algorithm": algorithm.recipe(),
         **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", "save_every_steps"}),
     }
-    parents = (policy.as_parent("policy"), rollouts.as_parent("rollouts"), shaped.as_parent("shaped"))
-    parents += tuple(artifact.as_parent(role) for role, artifact in sorted(scores.items()))
-    return Request("checkpoint", STAGES["train"], recipe, parents)
+    roles = {"policy": policy, "rollouts": rollouts, "shaped": shaped, **dict(sorted(scores.items()))}
+    return Request("checkpoint", STAGES["train"], recipe, tuple(artifact.as_parent(role) for role, artifact in roles.items()))
 
 
 def evaluate_request(config: RunConfig, policy: Artifact, sampled: Artifact, greedy: Artifact | None) -> Request:

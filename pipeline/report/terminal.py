@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +13,8 @@ from pipeline.report.text import count, duration, interval, number, percent
 from pipeline.run import Run
 
 COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
+SHORT = {"iteration": "iter", "KL to behavior": "KL"}
+"""Names that fit 80 columns."""
 
 
 def iteration_table(run: Run) -> Table:
@@ -21,9 +24,9 @@ def iteration_table(run: Run) -> Table:
     training rollouts, KL that of the training that followed.
     """
     now = status(run)
-    table = Table(title=Text(now["name"]), title_justify="left")
+    table = Table(title=Text(now["name"]), title_justify="left", box=SIMPLE_HEAD)
     for name in COLUMNS:
-        table.add_column(name, justify="right", no_wrap=name != "KL to behavior")
+        table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for row in now["iterations"]:
         table.add_row(*(Text(cell) for cell in iteration_cells(row)))
     return table

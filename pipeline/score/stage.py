@@ -1,4 +1,4 @@
-"""The score stage: one forward pass over stored completions, file by file. Frozen policies are never held beside the trained one."""
+"""The score stage: one forward pass over stored completions, file by file, so that training never holds a second model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def score_file(policy: Policy, path: Path, token_budget: int) -> pl.DataFrame:
             batch = collate(part, policy.device)
             logprobs = policy.logprobs(batch)[0].clamp(max=0.0).cpu()
             lengths = [len(completion.tokens) for completion in batch.flat.completions]
-            pieces = [piece.tolist() for piece in logprobs.split(lengths)]
+            pieces = [piece.tolist() for piece in torch.split(logprobs, lengths)]
             scored += zip(batch.flat.completions, pieces, strict=True)
     columns = {
         "group_id": [completion.group_id for completion, _ in scored],

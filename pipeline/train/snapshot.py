@@ -21,7 +21,7 @@ from pipeline.artifacts import Artifact, read_table
 from pipeline.artifacts.tables import scan_table
 from pipeline.errors import DataError
 from pipeline.train.ratio import has_behavior
-from schemas import Rollouts, Scores, Shaped
+from schemas import Rollouts, Shaped
 
 KEY = ["group_id", "sample_index"]
 TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}

@@ -1,0 +1,98 @@
+"""Rows as tensors, checked against a layout written out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.train.batch import Batch, collate
+from pipeline.train.plan import Row
+from pipeline.train.snapshot import Completion, Group
+
+CPU = torch.device("cpu")
+
+
+def completion(sample: int, tokens: list[int], mask: list[bool], temperature: float = 1.0) -> Completion:
+    return Completion(
+        group_id="g",
+        sample_index=sample,
+        tokens=np.array(tokens, np.int32),
+        behavior=np.array([-0.1 * token for token in tokens], np.float32),
+        mask=np.array(mask),
+        advantage=1.0 + sample,
+        weight=0.5 * sample,
+        reward=0.0,
+        temperature=temperature,
+    )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """[1 2 | 3 4 | 5] and [6 | 7], the second row padded by three."""
+    first = Group(np.array([1, 2], np.int32), [completion(0, [3, 4], [True, False], 0.5), completion(1, [5], [True])])
+    second = Group(np.array([6], np.int32), [completion(2, [7], [True], 0.0)])
+    return collate([Row(first, first.completions), Row(second, second.completions)], CPU)
+
+
+def test_a_completion_goes_on_from_the_end_of_its_prompt(batch: Batch) -> None:
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
+
+
+def test_a_token_sees_its_prompt_and_its_own_completion(batch: Batch) -> None:
+    assert batch.attends.shape == (2, 1, 5, 5)
+    assert batch.attends[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_padding_sees_itself_only_and_nothing_sees_it(batch: Batch) -> None:
+    assert batch.attends[1, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
+
+
+def test_first_tokens_are_predicted_from_the_end_of_the_prompt(batch: Batch) -> None:
+    assert batch.targets.tolist() == [3, 4, 5, 7]
+    assert batch.predicted_from.tolist() == [1, 2, 1, 5]
+
+
+def test_what_is_known_of_tokens_and_completions_keeps_their_order(batch: Batch) -> None:
+    tokens = batch.tokens(torch.zeros(4), torch.zeros(4), has_behavior=True)
+    assert tokens.behavior is not None
+    assert tokens.behavior.tolist() == pytest.approx([-0.3, -0.4, -0.5, -0.7])
+    assert tokens.mask.tolist() == [True, False, True, True]
+    assert tokens.sequence.tolist() == [0, 0, 1, 2]
+    assert tokens.advantage.tolist() == [1, 2, 3]
+    assert tokens.weight.tolist() == [0, 0.5, 1]
+    assert tokens.lengths.tolist() == [1, 1, 1]
+    assert [c.sample_index for c in batch.completions] == [0, 1, 2]
+
+
+def test_temperature_is_the_tokens_own_and_one_for_greedy_completions(batch: Batch) -> None:
+    assert batch.temperature.tolist() == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_without_stored_logprobs_there_is_no_behavior(batch: Batch) -> None:
+    assert batch.tokens(torch.zeros(4), torch.zeros(4), has_behavior=False).behavior is None
+
+
+def test_rows_of_one_group_do_not_see_each_other(make_group: Callable[..., Group]) -> None:
+    group = make_group(3, [2, 4])
+    both = collate([Row(group, [one]) for one in group.completions], CPU)
+    for place, one in enumerate(group.completions):
+        alone = collate([Row(group, [one])], CPU)
+        size = alone.input_ids.shape[1]
+        assert torch.equal(both.attends[place, 0, :size, :size], alone.attends[0, 0])
+        assert torch.equal(both.input_ids[place, :size], alone.input_ids[0])

@@ -1,0 +1,133 @@
+"""Which groups make a step, and how a step is cut into rows and micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.train.plan import CostModel, Row, micro_batches, rows_of, steps_of_epoch
+from pipeline.train.snapshot import Group
+
+MakeGroup = Callable[..., Group]
+sizes = st.lists(st.integers(1, 8), min_size=1, max_size=40)
+lengths = st.lists(st.integers(1, 60), min_size=1, max_size=8)
+
+
+def names(count: int) -> list[str]:
+    return [f"group-{number}" for number in range(count)]
+
+
+def steps_by_name(order: Sequence[str], size_of: dict[str, int], batch: int, seed: int = 0, epoch: int = 0) -> list[set[str]]:
+    steps = steps_of_epoch(order, [size_of[name] for name in order], batch, seed, epoch)
+    return [{order[group] for group in step} for step in steps]
+
+
+@settings(deadline=None, max_examples=80)
+@given(sizes, st.integers(1, 50))
+def test_every_group_is_in_exactly_one_step_of_an_epoch(sizes: list[int], batch: int) -> None:
+    steps = steps_of_epoch(names(len(sizes)), sizes, batch, seed=0, epoch=0)
+    assert sorted(group for step in steps for group in step) == list(range(len(sizes)))
+    assert all(steps)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 100))
+def test_no_step_is_smaller_than_another_by_more_than_a_group(groups: int, size: int, batch: int) -> None:
+    steps = steps_of_epoch(names(groups), [size] * groups, batch, seed=0, epoch=0)
+    assert max(map(len, steps)) - min(map(len, steps)) <= 1
+
+
+@settings(deadline=None, max_examples=80)
+@given(sizes, st.integers(1, 50))
+def test_a_step_is_off_the_even_share_by_less_than_the_largest_group(sizes: list[int], batch: int) -> None:
+    steps = steps_of_epoch(names(len(sizes)), sizes, batch, seed=0, epoch=0)
+    if len(steps) == max(1, min(len(sizes), round(sum(sizes) / batch))):
+        share = sum(sizes) / len(steps)
+        assert all(abs(sum(sizes[group] for group in step) - share) < max(sizes) for step in steps)
+
+
+@settings(deadline=None, max_examples=80)
+@given(sizes, st.data())
+def test_steps_do_not_depend_on_how_groups_lie_in_files(sizes: list[int], data: st.DataObject) -> None:
+    size_of = dict(zip(names(len(sizes)), sizes, strict=True))
+    order = data.draw(st.permutations(list(size_of)))
+    assert steps_by_name(order, size_of, 10) == steps_by_name(list(size_of), size_of, 10)
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return steps_of_epoch(names(30), [4] * 30, 16, seed, epoch)
+
+    assert plan(0, 0) == plan(0, 0)
+    assert len({str(plan(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+
+
+def test_a_step_holds_about_as_many_completions_as_asked_for() -> None:
+    assert [len(step) for step in steps_of_epoch(names(10), [4] * 10, 8, 0, 0)] == [2, 2, 2, 2, 2]
+    assert sorted(len(step) for step in steps_of_epoch(names(9), [4] * 9, 16, 0, 0)) == [4, 5]
+    assert [len(step) for step in steps_of_epoch(names(3), [4] * 3, 100, 0, 0)] == [3]
+    assert [len(step) for step in steps_of_epoch(names(3), [4] * 3, 1, 0, 0)] == [1, 1, 1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(prompt=st.integers(1, 200), lengths=lengths, scale=st.floats(1, 1000))
+def test_rows_hold_every_completion_once_in_order(make_group: MakeGroup, prompt: int, lengths: list[int], scale: float) -> None:
+    group = make_group(prompt, lengths)
+    rows = rows_of(group, CostModel(scale))
+    assert [completion for row in rows for completion in row.completions] == group.completions
+    assert [row.length for row in rows] == [prompt + sum(len(c.tokens) for c in row.completions) for row in rows]
+
+
+@settings(deadline=None, max_examples=60)
+@given(prompt=st.integers(1, 200), lengths=lengths, scale=st.floats(1, 1000))
+def test_rows_cost_no_more_than_sharing_all_or_nothing(
+    make_group: MakeGroup, row_of: Callable[[Group], Row], prompt: int, lengths: list[int], scale: float
+) -> None:
+    cost = CostModel(scale)
+    chosen = sum(cost.row(row.length) for row in rows_of(make_group(prompt, lengths), cost))
+    assert chosen <= cost.row(prompt + sum(lengths)) + 1e-6
+    assert chosen <= sum(cost.row(prompt + length) for length in lengths) + 1e-6
+
+
+def test_cost_of_a_row() -> None:
+    assert CostModel(attention_scale=100).row(50) == 50 + 25
+
+
+def test_a_long_prompt_is_shared(make_group: MakeGroup) -> None:
+    assert len(rows_of(make_group(200, [2] * 8), CostModel(1000))) == 1
+
+
+def test_long_completions_get_rows_of_their_own(make_group: MakeGroup) -> None:
+    assert len(rows_of(make_group(1, [200] * 8), CostModel(100))) == 8
+
+
+def test_in_between_a_prompt_is_shared_by_some(make_group: MakeGroup) -> None:
+    # Of 4 completions, a row holds 4: 260 + 676; 2: 2 (160 + 256) = 832; 1: 4 (110 + 121) = 924.
+    rows = rows_of(make_group(60, [50] * 4), CostModel(100))
+    assert [len(row.completions) for row in rows] == [2, 2]
+
+
+@settings(deadline=None, max_examples=60)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20), budget=st.integers(1, 300))
+def test_micro_batches_hold_every_row_once_within_the_budget(
+    make_group: MakeGroup, row_of: Callable[[Group], Row], lengths: list[int], budget: int
+) -> None:
+    rows = [row_of(make_group(1, [length], number)) for number, length in enumerate(lengths)]
+    batches = micro_batches(rows, budget)
+    assert sorted(id(row) for batch in batches for row in batch) == sorted(map(id, rows))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(row.length for row in batch) <= budget
+
+
+def test_rows_of_like_length_go_together(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+    rows = [row_of(make_group(1, [length], number)) for number, length in enumerate([1, 9, 2, 9, 1])]
+    batches = micro_batches(rows, 20)
+    assert [[row.length for row in batch] for batch in batches] == [[10, 10], [3, 2, 2]]
+
+
+@pytest.mark.parametrize("budget", [16, 10_000])
+def test_no_rows_make_no_micro_batches(budget: int) -> None:
+    assert micro_batches([], budget) == []

@@ -1,0 +1,228 @@
+"""The policy on packed rows of tiny random models: against the model alone, and cut in every way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import CohereConfig, CohereForCausalLM
+
+from pipeline.algorithms import resolve
+from pipeline.algorithms.tokens import Totals
+from pipeline.errors import UserError
+from pipeline.train.batch import Batch, collate
+from pipeline.train.model import Policy
+from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
+from pipeline.train.snapshot import Group
+
+MakeGroup = Callable[..., Group]
+MakePolicy = Callable[..., Policy]
+Cut = Callable[[list[Group]], list[list[Row]]]
+SHARE, SEPARATE = CostModel(attention_scale=1e9), CostModel(attention_scale=1e-9)
+
+
+def one_by_one(groups: list[Group]) -> list[list[Row]]:
+    """Every completion in a row and a micro-batch of its own: no padding, nothing shared."""
+    return [[Row(group, [completion])] for group in groups for completion in group.completions]
+
+
+def all_together(groups: list[Group]) -> list[list[Row]]:
+    """Every completion in a row of its own, all rows in one padded micro-batch."""
+    return [[row for (row,) in one_by_one(groups)]]
+
+
+def backwards(groups: list[Group]) -> list[list[Row]]:
+    return [[Row(group, group.completions[::-1]) for group in groups[::-1]]]
+
+
+def in_parts(size: int) -> Cut:
+    """Prompts shared by `size` completions each."""
+
+    def cut(groups: list[Group]) -> list[list[Row]]:
+        return [[Row(g, g.completions[i : i + size]) for g in groups for i in range(0, len(g.completions), size)]]
+
+    return cut
+
+
+def within(budget: int, cost: CostModel) -> Cut:
+    """As training cuts a step."""
+    return lambda groups: micro_batches([row for group in groups for row in rows_of(group, cost)], budget)
+
+
+CUTS = {
+    "padded": all_together,
+    "backwards": backwards,
+    "rows of one": in_parts(1),
+    "rows of two": in_parts(2),
+    "rows of all": in_parts(100),
+    "shared, small budget": within(24, SHARE),
+    "shared, large budget": within(10_000, SHARE),
+    "separate, small budget": within(24, SEPARATE),
+    "separate, large budget": within(10_000, SEPARATE),
+}
+
+
+@pytest.fixture
+def groups(make_group: MakeGroup) -> list[Group]:
+    return [make_group(5, [3, 1, 6], 0, masked=True), make_group(2, [4, 4], 1), make_group(9, [7], 2, masked=True)]
+
+
+def in_fp64(batch: Batch) -> Batch:
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    doubled = {name: value.double() for name, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    return dataclasses.replace(batch, **doubled)
+
+
+def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[Row]]) -> tuple[float, Tensor]:
+    """Loss of the step that the micro-batches make, and its gradient in all weights."""
+    completions = [completion for rows in batches for row in rows for completion in row.completions]
+    totals = Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
+    policy.model.zero_grad()
+    value = 0.0
+    for rows in batches:
+        batch = in_fp64(collate(rows, policy.device))
+        loss = resolve(algorithm).loss(batch.tokens(*policy.logprobs(batch), has_behavior=True), totals)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+        value += float(loss.value.detach())
+    return value, torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(
+    name: str, cut: Cut, groups: list[Group], make_policy: MakePolicy
+) -> None:
+    # Qwen2 computes its norms in fp32 whatever the type of its weights.
+    policy, tolerance = make_policy(name, double=True), {"qwen2": 2e-6, "gpt2": 1e-11}[name]
+    loss, gradient = loss_and_gradient(policy, "rec-oneside-is", cut(groups))
+    expected_loss, expected = loss_and_gradient(policy, "rec-oneside-is", one_by_one(groups))
+    assert loss == pytest.approx(expected_loss, rel=tolerance)
+    assert float((gradient - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rec-oneside-nois", "grpo"])
+def test_other_methods_do_not_see_the_cut_either(algorithm: str, groups: list[Group], make_policy: MakePolicy) -> None:
+    policy = make_policy("gpt2", double=True)
+    expected_loss, expected = loss_and_gradient(policy, algorithm, one_by_one(groups))
+    for cut in (backwards, within(24, SHARE), within(40, SEPARATE)):
+        loss, gradient = loss_and_gradient(policy, algorithm, cut(groups))
+        assert loss == pytest.approx(expected_loss, rel=1e-11)
+        assert float((gradient - expected).norm() / expected.norm()) < 1e-11
+
+
+def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(make_group: MakeGroup, make_policy: MakePolicy) -> None:
+    policy, group = make_policy(double=True), make_group(4, [3, 3])
+    flat = Group(group.prompt, [dataclasses.replace(c, advantage=0.0) for c in group.completions])
+    _, alone = loss_and_gradient(policy, "grpo", one_by_one([group]))
+    _, diluted = loss_and_gradient(policy, "grpo", one_by_one([group, flat]))
+    torch.testing.assert_close(2 * diluted, alone, rtol=1e-6, atol=1e-12)
+    assert not loss_and_gradient(policy, "grpo", one_by_one([flat]))[1].any()
+
+
+def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(make_group: MakeGroup, make_policy: MakePolicy) -> None:
+    policy, group = make_policy(double=True), make_group(4, [5])
+    last_masked = dataclasses.replace(group.completions[0], mask=group.completions[0].mask & [True, True, True, True, False])
+    other_token = last_masked.tokens.copy()
+    other_token[-1] = (other_token[-1] + 1) % 40
+    results = [
+        loss_and_gradient(policy, "rec-oneside-is", [[Row(group, [one])]])
+        for one in (last_masked, dataclasses.replace(last_masked, tokens=other_token, behavior=last_masked.behavior - 5))
+    ]
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("name", ["qwen2", "tied", "gpt2", "phi"])
+def test_packed_logprobs_are_those_of_the_model_alone(
+    name: str, groups: list[Group], make_policy: MakePolicy, logprobs_alone: Callable[..., list[float]]
+) -> None:
+    policy = make_policy(name)
+    batch = collate([Row(group, group.completions) for group in groups], policy.device)
+    with torch.no_grad():
+        found, entropy = policy.logprobs(batch)
+    expected = [
+        value
+        for group in groups
+        for one in group.completions
+        for value in logprobs_alone(name, group.prompt.tolist(), one.tokens.tolist(), one.temperature)
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert float(entropy.min()) > 0
+    assert float(entropy.max()) < math.log(40)
+    for group in groups:
+        policy.self_check(collate([Row(group, group.completions)], policy.device))
+
+
+def test_activation_checkpointing_changes_nothing(groups: list[Group], make_policy: MakePolicy) -> None:
+    plain = loss_and_gradient(make_policy(double=True), "grpo", all_together(groups))
+    again = loss_and_gradient(make_policy(double=True, checkpointing=True), "grpo", all_together(groups))
+    assert plain[0] == again[0]
+    torch.testing.assert_close(plain[1], again[1], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "dropout"), [("qwen2", {"attention_dropout": 0.5}), ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5})]
+)
+def test_a_model_with_dropout_is_trained_without_it(
+    name: str, dropout: dict[str, float], checkpointing: bool, groups: list[Group], make_policy: MakePolicy
+) -> None:
+    batch = collate([Row(group, group.completions) for group in groups], torch.device("cpu"))
+    with torch.no_grad():
+        expected = make_policy(name).logprobs(batch)[0]
+        found = make_policy(name, checkpointing=checkpointing, **dropout).logprobs(batch)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[Group], make_policy: MakePolicy) -> None:
+    exact, policy = make_policy(), make_policy(dtype="bfloat16")
+    batch = collate([Row(group, group.completions) for group in groups], policy.device)
+    logprobs, entropy = policy.logprobs(batch)
+    assert {tensor.dtype for tensor in (logprobs, entropy, *policy.parameters.values())} == {torch.float32}
+    assert float((logprobs - exact.logprobs(batch)[0]).abs().mean()) < 0.05
+    (logprobs.sum() + entropy.sum()).backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters.values())
+
+
+def test_a_model_whose_logits_are_more_than_a_linear_map_is_refused(groups: list[Group], tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
+    CohereForCausalLM(CohereConfig(**sizes, logit_scale=3.0, initializer_range=0.3)).save_pretrained(tmp_path)
+    policy = Policy(tmp_path, "float32", trust_remote_code=False, activation_checkpointing=False)
+    with pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
+        policy.self_check(collate([Row(groups[0], groups[0].completions)], policy.device))
+
+
+def test_a_model_that_ignores_who_sees_whom_is_refused(
+    groups: list[Group], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy()
+    inner: Any = policy.model.base_model
+    whole = inner.forward
+    monkeypatch.setattr(inner, "forward", lambda **given: whole(**{**given, "attention_mask": None}))
+    with pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
+        policy.self_check(collate([Row(groups[0], groups[0].completions)], policy.device))
+
+
+def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(UserError, match="transformers cannot load this model"):
+        Policy(tmp_path, "float32", trust_remote_code=False, activation_checkpointing=False)
+
+
+def test_tied_weights_are_trained_once(make_policy: MakePolicy) -> None:
+    names = make_policy("tied").parameters
+    assert sum("embed_tokens" in name or "lm_head" in name for name in names) == 1
+
+
+def test_cost_of_attention_is_measured_against_the_layers_weights(make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    weights = sum(p.numel() for name, p in policy.parameters.items() if "embed" not in name and "lm_head" not in name)
+    # A row of n tokens: 2 n flops a weight, and 4 n^2 width flops of attention a layer. They are equal at this length.
+    length = policy.cost_model().attention_scale
+    assert 2 * length * weights == pytest.approx(4 * length**2 * 16 * 2)
