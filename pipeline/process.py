@@ -124,7 +124,7 @@ def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -
 
 
 def _lines(pipe: int) -> Iterator[bytes]:
-    """Lines of a pipe, to its end. Ctrl-C ends the wait: Polars has the kernel restart a plain read after SIGINT, but never a poll."""
+    """Lines of a pipe, to its end. Ctrl-C ends the wait: Polars has the kernel restart a read after SIGINT, but not a poll."""
     ready = select.poll()
     ready.register(pipe, select.POLLIN)
     rest = b""

@@ -87,7 +87,7 @@ def train_request(
 def evaluate_request(config: RunConfig, policy: Artifact, sampled: Artifact, greedy: Artifact | None) -> Request:
     """Figures of one checkpoint from its graded held-out completions."""
     recipe = {
-        "k": list(config.evaluate.k),
+        "k": sorted({1, *config.evaluate.k}),
         "solved_at": config.evaluate.solved_at,
         "bootstrap": config.evaluate.bootstrap,
         "seed": config.seed,

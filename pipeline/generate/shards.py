@@ -82,6 +82,15 @@ class Shard:
             items = [RewardItem(text_of(reply, tokenizer), prompt["answer"], prompt_for_grader(prompt)) for reply in group]
             self.grades[number] = pool.submit(items)
 
+    def restore(self, frame: pl.DataFrame, tokenizer: Decoder, pool: RewardPool) -> None:
+        """Take the completions that an earlier attempt wrote (`frame`'s rows), to grade them again."""
+        for number, row in enumerate(frame.iter_rows(named=True)):
+            key = (self.job.number, self.start + number // self.job.samples, row["sample_index"])
+            error = row["error"] if row["status"] == "engine_error" else None
+            logprobs = row["behavior_logprobs"] or []
+            reply = Reply(key, row["completion_token_ids"], logprobs, row["finish_reason"], row["completion_text"], error)
+            self.add(reply, tokenizer, pool)
+
     @property
     def is_graded(self) -> bool:
         return len(self.grades) == self.stop - self.start and all(grade.done() for grade in self.grades.values())

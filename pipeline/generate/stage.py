@@ -54,7 +54,7 @@ def generate(spec: Event, reporter: Reporter) -> Event:
 
 
 class _Jobs:
-    """The jobs that are not finished yet, their shards that are missing, and the engine that answers them."""
+    """The jobs that are not finished yet, their shards that are missing or badly graded, and the engine that answers them."""
 
     def __init__(self, spec: Event, policy: Artifact, reward: RewardConfig, works: dict[int, Work]) -> None:
         from transformers import AutoTokenizer
@@ -70,13 +70,15 @@ class _Jobs:
         jobs = [
             self._job(number, work, load_artifact(spec["jobs"][number]["prompts"]), context) for number, work in works.items()
         ]
-        self.shards = [
-            shard
-            for job in jobs
-            for shard in shards_of(job, self.works[job.number].request.recipe["shard_groups"])
-            if not self.works[job.number].has_table(shard.name, Rollouts)
-        ]
+        shards = [shard for job in jobs for shard in shards_of(job, self.works[job.number].request.recipe["shard_groups"])]
+        self.shards = [shard for shard in shards if not self.works[shard.job.number].has_table(shard.name, Rollouts)]
+        self.ungraded = [shard for shard in shards if shard not in self.shards and self._has_failures(shard)]
+        self.failed = dict.fromkeys(works, 0)
         self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
+
+    def _has_failures(self, shard: Shard) -> bool:
+        statuses = pl.scan_parquet(self.works[shard.job.number].path / shard.name).select("status").collect()
+        return "reward_error" in statuses["status"]
 
     def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> Job:
         recipe = work.request.recipe
@@ -103,7 +105,15 @@ class _Jobs:
         )
 
     def generate(self, reporter: Reporter) -> None:
-        """Answer every missing shard, writing each as soon as it is whole and graded."""
+        """Answer every missing shard, writing each as soon as it is whole and graded.
+
+        Completions of an earlier attempt are graded again where rewards failed: the grader may have been mended since.
+        """
+        if self.ungraded:
+            with RewardPool(self.reward) as pool:
+                for shard in self.ungraded:
+                    shard.restore(pl.read_parquet(self.works[shard.job.number].path / shard.name), self.tokenizer, pool)
+                self._write_all(self.ungraded)
         if not self.shards:
             return
         reporter.note("starting vLLM")
@@ -118,10 +128,13 @@ class _Jobs:
                     meter.count(len(reply.token_ids))
                 waiting = self._write_graded(waiting)
                 meter.tell()
-            while waiting:
-                time.sleep(0.01)
-                waiting = self._write_graded(waiting)
+            self._write_all(waiting)
         meter.tell(last=True)
+
+    def _write_all(self, shards: list[Shard]) -> None:
+        """Write shards as their grades come."""
+        while shards := self._write_graded(shards):
+            time.sleep(0.01)
 
     def _asks(self) -> Iterator[Ask]:
         for shard in self.shards:
@@ -139,7 +152,10 @@ class _Jobs:
             work.write_table(shard.name, frame, Rollouts)
             shard.replies.clear()
             shard.grades.clear()
-            _refuse_many_failures(frame, self.reward, work.path)
+            failed = frame.filter(pl.col("status") == "reward_error")
+            self.failed[shard.job.number] += len(failed)
+            job = len(shard.job.groups) * shard.job.samples
+            _refuse_many_failures(self.failed[shard.job.number], job, failed["error"], self.reward, work.path)
         return left
 
 
@@ -188,13 +204,12 @@ def _refuse_misfit(group: Group, context: int, prompts: Artifact) -> None:
         )
 
 
-def _refuse_many_failures(frame: pl.DataFrame, reward: RewardConfig, path: Path) -> None:
-    failed = frame.filter(pl.col("status") == "reward_error")
-    share = len(failed) / len(frame)
-    if share > reward.max_failed_share:
+def _refuse_many_failures(failed: int, completions: int, errors: pl.Series, reward: RewardConfig, path: Path) -> None:
+    """Stop as soon as the failures are too many for the whole job, however few of its completions are there yet."""
+    if failed > reward.max_failed_share * completions:
         raise UserError(
-            f"{path}: {len(failed)} of {len(frame)} rewards failed, more than reward.max_failed_share={reward.max_failed_share}. "
-            f"The first: {failed['error'][0]}. The rollouts are kept; mend the grader and run again"
+            f"{path}: {failed} of {completions} rewards failed, more than reward.max_failed_share={reward.max_failed_share}. "
+            f"One of them: {errors[0]}. The rollouts are kept; mend the grader and run the same command again"
         )
 
 
@@ -212,7 +227,8 @@ def _finish(work: Work, reward: RewardConfig) -> Artifact:
         prompt_tokens=pl.col("prompt_token_ids").list.len(),
     )
     frame = scalars.collect()
-    _refuse_many_failures(frame, reward, work.path)
+    errors = frame.filter(pl.col("status") == "reward_error")["error"]
+    _refuse_many_failures(len(errors), len(frame), errors, reward, work.path)
     statuses = frame.group_by("status").len().sort("status")
     return work.finish(
         {

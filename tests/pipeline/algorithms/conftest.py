@@ -13,12 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.aggregation import TokenMean
-from pipeline.algorithms.cells.trust_region import OneSide, TwoSide
-from pipeline.algorithms.grpo import GRPO
-from pipeline.algorithms.policy_gradient import PolicyGradient
-from pipeline.algorithms.rec import REC_ONESIDE_IS, REC_ONESIDE_NOIS
-from pipeline.algorithms.reinforce import REINFORCE
 from pipeline.algorithms.tokens import Tokens, Totals
 
 MakeTokens = Callable[..., Tokens]
@@ -32,7 +28,7 @@ class Published:
     """What a method makes of the fixed example. Source: the loss of Trinity-RFT 0.6.0, run on it in fp64."""
 
     name: str
-    algorithm: PolicyGradient
+    algorithm: Algorithm
     loss: float
     gradient: tuple[tuple[float, ...], tuple[float, ...]]
     """9 x dL/dlogp of each token."""
@@ -43,53 +39,89 @@ class Published:
 PUBLISHED = (
     Published(
         name="reinforce",
-        algorithm=REINFORCE,
+        algorithm=resolve("reinforce"),
         loss=0.288872,
         gradient=((-0.75, -0.75, -0.75, -0.75, -0.75), (0.25, 0.25, 0.25, 0.25, 0)),
     ),
     Published(
         name="rec-oneside-is",
-        algorithm=REC_ONESIDE_IS,
+        algorithm=resolve("rec-oneside-is"),
         loss=0.214368,
         gradient=((-0.75, 0, 0, -0.525, -0.225), (0.25, 0, 0, 0.875, 0)),
     ),
     Published(
         name="rec-oneside-nois",
-        algorithm=REC_ONESIDE_NOIS,
+        algorithm=resolve("rec-oneside-nois"),
         loss=0.359297,
         gradient=((-0.75, 0, 0, -0.75, -0.75), (0.25, 0, 0, 0.25, 0)),
     ),
     Published(
         name="rec-oneside-nois, wide",
-        algorithm=REC_ONESIDE_NOIS.replace(trust_region=OneSide(low=0.6, high=2.0)),
+        algorithm=resolve("rec-oneside-nois", {"low": 0.6, "high": 2.0}),
         loss=0.371157,
         gradient=((-0.75, -0.75, 0, -0.75, -0.75), (0.25, 0.25, 0, 0.25, 0)),
     ),
     Published(
         name="rec-twoside-is",
-        algorithm=REC_ONESIDE_IS.replace(trust_region=TwoSide()),
+        algorithm=resolve("rec-twoside-is"),
         loss=0.055556,
         gradient=((-0.75, 0, 0, 0, 0), (0.25, 0, 0, 0, 0)),
     ),
     Published(
-        name="ppo, no dual clip",
-        algorithm=GRPO.replace(aggregation=TokenMean()),
-        loss=-0.197222,
-        gradient=((-0.75, 0, 0, -0.525, -0.225), (0.25, 0, 0, 0.875, 0)),
+        name="rec-ring-nois",
+        algorithm=resolve("rec-ring-nois"),
+        loss=0.246241,
+        gradient=((-0.75, 0, 0, 0, -0.75), (0.25, 0, 0, 0.25, 0)),
     ),
     Published(
-        name="asymre .1 as a shifted advantage",
-        algorithm=REINFORCE,
+        name="rec-gspo-nois",
+        algorithm=resolve("rec-gspo-nois"),
+        loss=0.0,
+        gradient=((0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
+    ),
+    Published(
+        name="opmd",
+        algorithm=resolve("opmd"),
+        loss=0.360613,
+        gradient=((-0.75, -0.6689, -0.4994, -0.8213, -0.9908), (0.25, 0.1787, 0.0092, 0.5006, 0)),
+    ),
+    Published(
+        name="asymre",
+        algorithm=resolve("asymre"),
         advantage=(0.85, -0.15),
         loss=0.391208,
         gradient=((-0.85, -0.85, -0.85, -0.85, -0.85), (0.15, 0.15, 0.15, 0.15, 0)),
     ),
     Published(
-        name="red-weight T=1 as a row weight",
-        algorithm=REINFORCE,
+        name="red-weight",
+        algorithm=resolve("red-weight"),
         weight=(math.exp(0.75), math.exp(-0.25)),
         loss=0.771675,
         gradient=((-1.5878, -1.5878, -1.5878, -1.5878, -1.5878), (0.1947, 0.1947, 0.1947, 0.1947, 0)),
+    ),
+    Published(
+        name="topr of tokens, over all tokens",
+        algorithm=resolve("topr", {"importance.level": "token"}).replace(aggregation=TokenMean()),
+        loss=0.343032,
+        gradient=((-0.75, -0.75, -0.75, -0.75, -0.75), (0.25, 0.175, 0.075, 0.25, 0)),
+    ),
+    Published(
+        name="cispo",
+        algorithm=resolve("cispo"),
+        loss=0.190491,
+        gradient=((-0.75, -0.96, -0.96, -0.525, -0.225), (0.25, 0.175, 0.075, 0.32, 0)),
+    ),
+    Published(
+        name="ppo, dual clip",
+        algorithm=resolve("grpo", {"dual": 3.0}).replace(aggregation=TokenMean()),
+        loss=-0.211111,
+        gradient=((-0.75, 0, 0, -0.525, -0.225), (0.25, 0, 0, 0, 0)),
+    ),
+    Published(
+        name="ppo, no dual clip",
+        algorithm=resolve("grpo").replace(aggregation=TokenMean()),
+        loss=-0.197222,
+        gradient=((-0.75, 0, 0, -0.525, -0.225), (0.25, 0, 0, 0.875, 0)),
     ),
 )
 
@@ -119,20 +151,30 @@ def fixed_example() -> Callable[..., tuple[Tokens, Totals]]:
 
 
 def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], **columns: Any) -> Tokens:
-    """Tokens of some sequences, in fp64, from a list per sequence. `behavior`, `mask`, `entropy`, `weight` are optional."""
+    """Tokens of some sequences, in fp64, from a list per sequence.
+
+    Unless given: behavior, proximal and reference are the logprobs themselves, nothing is masked out, entropies are 0,
+    weights 1, ages 1, and all sequences are of one group.
+    """
     sizes = [len(row) for row in logprobs]
-    behavior = columns.get("behavior", logprobs)
-    mask = _flat(columns.get("mask") or [[True] * size for size in sizes], torch.bool)
+    given = {"mask": [[True] * size for size in sizes], "entropy": [[0.0] * size for size in sizes], "weight": [1.0] * len(sizes)}
+    given |= {"behavior": logprobs, "proximal": logprobs, "reference": logprobs, "age": [1.0] * len(sizes)}
+    given |= {"group": [0] * len(sizes)} | columns
+    mask = _flat(given["mask"], torch.bool)
     sequence = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     return Tokens(
         logprobs=_flat(logprobs).requires_grad_(),
-        entropy=_flat(columns.get("entropy") or [[0.0] * size for size in sizes]).requires_grad_(),
-        behavior=None if behavior is None else _flat(behavior),
+        entropy=_flat(given["entropy"]).requires_grad_(),
+        behavior=_flat(given["behavior"]),
+        proximal=_flat(given["proximal"]),
+        reference=_flat(given["reference"]),
         mask=mask,
         sequence=sequence,
         advantage=torch.tensor(advantage, dtype=torch.float64),
-        weight=torch.tensor(columns.get("weight") or [1.0] * len(sizes), dtype=torch.float64),
+        weight=torch.tensor(given["weight"], dtype=torch.float64),
         lengths=torch.zeros(len(sizes), dtype=torch.float64).index_add(0, sequence, mask.double()),
+        group=torch.tensor(given["group"]),
+        age=torch.tensor(given["age"], dtype=torch.float64),
     )
 
 

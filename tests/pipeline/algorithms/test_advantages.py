@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.algorithms.cells.advantages import Advantage, GroupMean, GroupNormalized, LeaveOneOut, RawReward
+from pipeline.algorithms.cells.advantages import Advantage, GroupMean, GroupNormalized, LeaveOneOut, RawReward, Signed, SoftValue
 
 BASELINES = (GroupMean(), LeaveOneOut(), GroupNormalized(), GroupNormalized(ddof=0))
 eighths = st.integers(-16, 16).map(lambda n: n / 8)
@@ -36,7 +36,11 @@ def advantages(cell: Advantage, *groups: list[float]) -> list[list[float]]:
         (GroupNormalized(ddof=0), [1] + 7 * [0], [2.6458] + 7 * [-0.378]),
         (GroupNormalized(), 4 * [1] + 4 * [0], 4 * [0.9354] + 4 * [-0.9354]),
         (GroupNormalized(ddof=0), 4 * [1] + 4 * [0], 4 * [1] + 4 * [-1]),
-        (RawReward(), [1, -1, -1, -1], [1, -1, -1, -1]),
+        (Signed(), [1, 0, 0, 0], [1, -1, -1, -1]),
+        (GroupMean(shift=-0.1), [1, 0, 0, 0], [0.85, -0.15, -0.15, -0.15]),
+        (SoftValue(beta=1.0), [1, 0, 0, 0], [0.6426, -0.3574, -0.3574, -0.3574]),
+        (SoftValue(beta=0.1), [1, 0, 0, 0], [0.1386, -0.8614, -0.8614, -0.8614]),
+        (SoftValue(beta=1e4), [1, 0, 0, 0], [0.75, -0.25, -0.25, -0.25]),
         (RawReward(baseline=0.25), [1, 0], [0.75, -0.25]),
     ],
 )
@@ -59,8 +63,10 @@ def test_group_with_equal_rewards_up_to_rounding_has_zero_advantage(cell: Advant
     assert advantages(cell, rewards)[0] == [0.0] * len(rewards)
 
 
-def test_raw_reward_keeps_pulling_on_a_group_with_equal_rewards() -> None:
+def test_methods_without_a_group_baseline_keep_pulling_on_a_group_with_equal_rewards() -> None:
     assert advantages(RawReward(), [1, 1], [0.5]) == [[1, 1], [0.5]]
+    assert advantages(Signed(), [1, 1], [0.5]) == [[1, 1], [-1]]
+    assert advantages(GroupMean(shift=-0.1), [1, 1], [0.5]) == [[0.1, 0.1], [0.1]]
 
 
 def test_rewards_that_differ_by_more_than_rounding_are_told_apart() -> None:

@@ -12,21 +12,41 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.algorithms.cells.aggregation import Aggregation, SequenceMean, SequenceSum, TokenMean
-from pipeline.algorithms.cells.importance import NoImportance, TokenRatio, ratio_of
-from pipeline.algorithms.cells.regularizers import BehaviorKL, EntropyBonus
-from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, TrustRegion, TwoSide
+from pipeline.algorithms.cells.drift import Drift, bounded_exp
+from pipeline.algorithms.cells.importance import NoImportance, Ratio
+from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL, SquaredLogRatio
+from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, Ring, TrustRegion, TwoSide
 from pipeline.algorithms.tokens import Tokens, Totals
 
 MakeTokens = Callable[..., Tokens]
+MakeDrift = Callable[..., Drift]
 
 
 def floats(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def keeps(region: TrustRegion, ratios: tuple[float, ...], advantage: float) -> list[bool]:
-    log_ratio = floats(*ratios).log()
-    return region.keeps(log_ratio, torch.full_like(log_ratio, advantage)).tolist()
+@pytest.fixture(scope="module")
+def drift_of(make_tokens: MakeTokens) -> MakeDrift:
+    """drift_of(ratios of each sequence, advantages)."""
+
+    def make(ratios: list[list[float]], advantage: list[float]) -> Drift:
+        tokens = make_tokens([[-1.0] * len(row) for row in ratios], advantage)
+        log_ratio = floats(*(math.log(ratio) for row in ratios for ratio in row))
+        return Drift(log_ratio=log_ratio, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def keeps(drift_of: MakeDrift) -> Callable[..., list[bool]]:
+    def run(region: TrustRegion, ratios: list[float], advantage: float) -> list[bool]:
+        return region.keeps(drift_of([ratios], [advantage])).tolist()
+
+    return run
+
+
+Keeps = Callable[..., list[bool]]
 
 
 @pytest.mark.parametrize(
@@ -37,59 +57,102 @@ def keeps(region: TrustRegion, ratios: tuple[float, ...], advantage: float) -> l
         (0.0, [True, True, True, True, True]),
     ],
 )
-def test_one_side_stops_only_what_moved_the_way_its_advantage_pushes(advantage: float, expected: list[bool]) -> None:
-    assert keeps(OneSide(), (0.3, 0.79, 1.0, 1.21, 3.0), advantage) == expected
+def test_one_side_stops_only_what_moved_the_way_its_advantage_pushes(
+    advantage: float, expected: list[bool], keeps: Keeps
+) -> None:
+    assert keeps(OneSide(), [0.3, 0.79, 1.0, 1.21, 3.0], advantage) == expected
+
+
+def test_dual_clip_also_stops_negatives_that_became_far_likelier(keeps: Keeps) -> None:
+    assert keeps(OneSide(dual=3.0), [0.7, 1.0, 2.9, 3.1], -1.0) == [False, True, True, False]
+    assert keeps(OneSide(dual=3.0), [3.1], 0.0) == [True]
 
 
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-def test_two_side_keeps_what_is_near_whatever_the_advantage(advantage: float) -> None:
-    assert keeps(TwoSide(low=0.2, high=0.5), (0.79, 0.81, 1.0, 1.49, 1.51), advantage) == [False, True, True, True, False]
+def test_two_side_keeps_what_is_near_whatever_the_advantage(advantage: float, keeps: Keeps) -> None:
+    assert keeps(TwoSide(low=0.2, high=0.5), [0.79, 0.81, 1.0, 1.49, 1.51], advantage) == [False, True, True, True, False]
 
 
-def test_bounds_are_inclusive() -> None:
+@pytest.mark.parametrize(
+    ("advantage", "expected"),
+    [(1.0, [True, False, True, True, False, False]), (-1.0, [False, False, True, True, False, True])],
+)
+def test_ring_keeps_what_is_near_and_what_is_far_on_the_wrong_side(advantage: float, expected: list[bool], keeps: Keeps) -> None:
+    assert keeps(Ring(), [0.39, 0.5, 0.9, 1.1, 2.0, 3.1], advantage) == expected
+
+
+def test_bounds_are_inclusive(keeps: Keeps) -> None:
     region = OneSide(low=0.5, high=1.0)
-    assert keeps(region, (2.0,), 1.0) == keeps(region, (0.5,), -1.0) == [True]
-    assert keeps(TwoSide(low=0.5, high=1.0), (0.5, 2.0), 1.0) == [True, True]
+    assert keeps(region, [2.0], 1.0) == keeps(region, [0.5], -1.0) == [True]
+    assert keeps(TwoSide(low=0.5, high=1.0), [0.5, 2.0], 1.0) == [True, True]
 
 
-def test_no_trust_region_keeps_everything() -> None:
-    assert keeps(NoTrustRegion(), (1e-9, 1.0, 1e9), 1.0) == [True, True, True]
+def test_no_trust_region_keeps_everything(keeps: Keeps) -> None:
+    assert keeps(NoTrustRegion(), [1e-8, 1.0, 1e8], 1.0) == [True, True, True]
 
 
-def test_weights_of_importance_cells() -> None:
-    log_ratio = floats(0.0, math.log(2), -math.log(4))
-    sequence = torch.tensor([0, 0, 1])
-    assert NoImportance().weight(log_ratio, sequence).tolist() == [1, 1, 1]
-    assert TokenRatio().weight(log_ratio, sequence).tolist() == pytest.approx([1, 2, 0.25])
+def test_a_completion_may_be_stopped_as_a_whole(drift_of: MakeDrift) -> None:
+    drift = drift_of([[1.5, 1.5], [1.5, 0.5]], [1.0, 1.0])
+    assert OneSide(level="sequence").keeps(drift).tolist() == [False, False, True, True]
+    assert OneSide(high=0.6, level="geometric").keeps(drift).tolist() == [True, True, True, True]
+
+
+def test_weights_of_importance_cells(drift_of: MakeDrift) -> None:
+    drift = drift_of([[2.0, 0.125], [0.5]], [1.0, -1.0])
+    assert NoImportance().weight(drift).tolist() == [1, 1, 1]
+    assert Ratio().weight(drift).tolist() == pytest.approx([2, 0.125, 0.5])
+    assert Ratio(level="sequence").weight(drift).tolist() == pytest.approx([0.25, 0.25, 0.5])
+    assert Ratio(level="geometric").weight(drift).tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert Ratio(positive_high=1.5, positive_low=0.5).weight(drift).tolist() == pytest.approx([1.5, 0.5, 0.5])
+    assert Ratio(negative_high=0.25).weight(drift).tolist() == pytest.approx([2, 0.125, 0.25])
 
 
 def test_ratio_stays_finite_in_fp32() -> None:
-    ratio = ratio_of(torch.tensor([-math.inf, -1e4, 0.0, 1e4, math.inf]))
+    ratio = bounded_exp(torch.tensor([-math.inf, -1e4, 0.0, 1e4, math.inf]))
     assert ratio.tolist() == pytest.approx([math.exp(-20), math.exp(-20), 1, math.exp(20), math.exp(20)])
 
 
-def test_behavior_kl_by_hand(make_tokens: MakeTokens) -> None:
-    # pi = .5, mu = .4 and pi = .4, mu = .5: k3 = .0231 and .0269; its derivative is 1 - 1/r = 1 - mu/pi.
-    log_ratio = floats(math.log(0.5 / 0.4), math.log(0.4 / 0.5)).requires_grad_()
-    term = BehaviorKL(coefficient=2.0).term(make_tokens([[-1.0, -1.0]], [0.0]), log_ratio)
-    assert term.tolist() == pytest.approx([2 * 0.0231, 2 * 0.0269], abs=1e-4)
-    term.sum().backward()
-    assert log_ratio.grad is not None
-    assert log_ratio.grad.tolist() == pytest.approx([2 * (1 - 0.8), 2 * (1 - 1.25)])
+@pytest.mark.parametrize(
+    ("estimator", "expected", "slope"),
+    [
+        ("k1", (0.2231, -0.2231), (1.0, 1.0)),
+        ("k2", (0.0249, 0.0249), (0.2231, -0.2231)),
+        ("k3", (0.0231, 0.0269), (1 - 0.8, 1 - 1.25)),
+    ],
+)
+def test_reference_kl_by_hand(
+    estimator: str, expected: tuple[float, float], slope: tuple[float, float], make_tokens: MakeTokens
+) -> None:
+    # (pi, ref) = (.5, .4) and (.4, .5)
+    tokens = make_tokens([[math.log(0.5), math.log(0.4)]], [0.0], reference=[[math.log(0.4), math.log(0.5)]])
+    term = ReferenceKL(coefficient=2.0, estimator=estimator).term(tokens, floats(0, 0))  # type: ignore[arg-type]
+    assert term.tolist() == pytest.approx([2 * value for value in expected], abs=2e-4)
+    (gradient,) = torch.autograd.grad(term.sum(), tokens.logprobs)
+    assert gradient.tolist() == pytest.approx([2 * value for value in slope], abs=2e-4)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.floats(-19, 19))
-def test_behavior_kl_is_never_negative_and_zero_only_where_the_policies_agree(value: float) -> None:
-    term = float(BehaviorKL(coefficient=1.0).term(None, floats(value)))  # type: ignore[arg-type]
+@given(value=st.floats(-19, 19))
+def test_k3_is_never_negative_and_zero_only_where_the_policies_agree(value: float, make_tokens: MakeTokens) -> None:
+    tokens = make_tokens([[-20.0]], [0.0], reference=[[-20.0 + value]])
+    term = ReferenceKL(coefficient=1.0).term(tokens, floats(0)).item()
     assert term >= 0
-    if abs(value) > 1e-3:
-        assert term > 0
+    assert term > 0 or abs(value) < 1e-3
 
 
-def test_entropy_bonus_rewards_entropy(make_tokens: MakeTokens) -> None:
-    tokens = make_tokens([[-1.0, -1.0]], [0.0], entropy=[[0.5, 2.0]])
+def test_squared_log_ratio_of_tokens_and_of_completions(make_tokens: MakeTokens) -> None:
+    tokens = make_tokens([[-1.0, -1.0], [-1.0]], [0.0, 0.0])
+    log_ratio = floats(0.5, -0.1, 0.3)
+    assert SquaredLogRatio(coefficient=2.0).term(tokens, log_ratio).tolist() == pytest.approx([0.5, 0.02, 0.18])
+    assert SquaredLogRatio(coefficient=2.0, level="sequence").term(tokens, log_ratio).tolist() == pytest.approx(
+        [0.16, 0.16, 0.18]
+    )
+
+
+def test_entropy_and_likelihood_may_be_rewarded(make_tokens: MakeTokens) -> None:
+    tokens = make_tokens([[-1.0, -3.0]], [0.0], entropy=[[0.5, 2.0]])
     assert EntropyBonus(coefficient=0.1).term(tokens, floats(0, 0)).tolist() == pytest.approx([-0.05, -0.2])
+    assert ForwardKL(coefficient=0.1).term(tokens, floats(0, 0)).tolist() == pytest.approx([0.1, 0.3])
 
 
 @pytest.mark.parametrize(
@@ -117,3 +180,8 @@ def test_per_sequence_sums_only_tokens_that_count(make_tokens: MakeTokens) -> No
     tokens = make_tokens([[-1.0, -1.0], [-1.0]], [0.0, 0.0], mask=[[True, False], [True]])
     assert tokens.per_sequence(floats(1, math.inf, 5)).tolist() == [1, 5]
     assert tokens.per_token(floats(7, 9)).tolist() == [7, 7, 9]
+
+
+def test_group_mean_is_over_the_completions_of_each_group(make_tokens: MakeTokens) -> None:
+    tokens = make_tokens([[-1.0]] * 4, [0.0] * 4, group=[0, 1, 0, 1])
+    assert tokens.group_mean(floats(1, 10, 3, 20)).tolist() == [2, 15, 2, 15]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.algorithms.grpo import GRPO
+from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Tokens, Totals
 
 FixedExample = Callable[..., tuple[Tokens, Totals]]
@@ -27,22 +27,12 @@ def test_gradient_of_the_fixed_example_is_the_published_one(published: Any, fixe
     assert (9 * tokens.logprobs.grad).tolist() == pytest.approx(expected, abs=5e-5)
 
 
-def test_without_ratios_at_hand_a_method_that_needs_none_gives_the_same(published: Any, fixed_example: FixedExample) -> None:
-    if published.algorithm.needs:
-        pytest.skip("reads behavior logprobs")
-    tokens, totals = fixed_example(published.advantage, published.weight)
-    import dataclasses
-
-    bare = dataclasses.replace(tokens, behavior=None)
-    assert published.algorithm.loss(bare, totals).value == published.algorithm.loss(tokens, totals).value
-
-
 def test_grpo_averages_each_completion_first(fixed_example: FixedExample) -> None:
     # -(.75 + .9 + .9 + .525 + .225) / 5 = -.66 and (.25 + .2 + .2 + .875) / 4 = .38125
-    loss = GRPO.loss(*fixed_example())
+    loss = resolve("grpo").loss(*fixed_example())
     assert float(loss.value) == pytest.approx((-0.66 + 0.38125) / 2)
 
 
 def test_tokens_outside_the_trust_region_are_reported_as_stopped(fixed_example: FixedExample) -> None:
-    stopped = GRPO.loss(*fixed_example()).stopped
+    stopped = resolve("grpo").loss(*fixed_example()).stopped
     assert torch.nonzero(stopped)[:, 0].tolist() == [1, 2, 6, 7]

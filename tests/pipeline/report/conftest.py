@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,12 @@ class Synthetic:
             dropped_counts = {"reward_error": lost, "<script>alert(3)</script> $x$": 2}
             return work.finish({"kept": len(frame) - lost, "dropped": dropped_counts, "groups": 20, "zero_variance_groups": 1})
 
-    def train(self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact) -> Artifact:
+    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
+        return {}
+
+    def train(
+        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
+    ) -> Artifact:
         self._look(f"train {iteration}")
         steps = STEPS_PER_EPOCH * EPOCHS
         metrics = [self._step(iteration, step) for step in range(steps)]

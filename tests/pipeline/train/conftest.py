@@ -75,7 +75,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def make_policy(model_path: Callable[..., Path]) -> Callable[..., Policy]:
     """make_policy(name, double=False, **settings): the policy, in fp64 if asked for."""
 
-    def make(name: str = "qwen2", *, double: bool = False, dtype: str = "float32", checkpointing: bool = False, **changes: Any) -> Policy:
+    def make(
+        name: str = "qwen2", *, double: bool = False, dtype: str = "float32", checkpointing: bool = False, **changes: Any
+    ) -> Policy:
         policy = Policy(model_path(name, **changes), dtype, trust_remote_code=False, activation_checkpointing=checkpointing)
         if double:
             policy.model.double()
@@ -214,7 +216,13 @@ class Bench:
         return open_snapshot(scratch, rollouts, shaped or self.shaped(rollouts), resolve(algorithm))
 
     def spec(
-        self, rollouts: Artifact | None = None, shaped: Artifact | None = None, policy: Artifact | None = None, *, seed: int = 0, **settings: Any
+        self,
+        rollouts: Artifact | None = None,
+        shaped: Artifact | None = None,
+        policy: Artifact | None = None,
+        *,
+        seed: int = 0,
+        **settings: Any,
     ) -> Event:
         """What the train stage is given. Six steps of 12 completions, unless `settings` of TrainConfig say otherwise."""
         policy = policy or self.policy()

@@ -27,7 +27,9 @@ def inputs(tokens: int = TOKENS, bias: bool = True, dtype: torch.dtype = torch.f
     return hidden, weight, offset, targets, temperature
 
 
-def all_at_once(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+def all_at_once(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor]:
     log_p = (torch.nn.functional.linear(hidden, weight, bias) / temperature[:, None]).log_softmax(-1)
     return log_p.gather(-1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
 
@@ -73,7 +75,9 @@ def test_temperature_divides_the_logits_of_each_token() -> None:
     weight = torch.tensor([[0.0], [1.0]])
     hidden, targets = torch.tensor([[2.0], [2.0]]), torch.tensor([1, 1])
     found, _ = linear_logprobs(hidden, weight, None, targets, torch.tensor([1.0, 0.5]))
-    assert found.tolist() == pytest.approx([-torch.log1p(torch.exp(torch.tensor(-logit))).item() for logit in (2.0, 4.0)], abs=1e-6)
+    assert found.tolist() == pytest.approx(
+        [-torch.log1p(torch.exp(torch.tensor(-logit))).item() for logit in (2.0, 4.0)], abs=1e-6
+    )
 
 
 def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:

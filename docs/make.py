@@ -1,0 +1,150 @@
+"""Write the reference pages of the documentation from the declarations they describe.
+
+python docs/make.py          writes docs/data-format.md, docs/configuration.md and docs/algorithms.md
+python docs/make.py --check  ends with status 1 if one of them is not what would be written
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from pipeline.algorithms import ALGORITHMS, settings_of
+from pipeline.algorithms.algorithm import Algorithm, cells_of
+from pipeline.config import RunConfig
+from schemas import TABLES
+from schemas.manifest import Content, File, Manifest, Parent, Provenance
+from schemas.table import Table
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Written by docs/make.py from the code. Edit there, then run `python docs/make.py`. -->\n"
+
+
+def data_format() -> str:
+    parts = [NOTE, (DOCS / "parts" / "data-format.md").read_text(encoding="utf-8")]
+    parts.append("## Tables\n\nEvery Parquet file carries these descriptions in its schema's metadata.\n")
+    parts += [_table(table) for table in TABLES.values()]
+    parts.append("## The manifest\n\n`manifest.json` is written last; an artifact exists exactly when it does.\n")
+    for model in (Manifest, Content, Parent, File, Provenance):
+        parts.append(f"### {model.__name__}\n\n{_fields(model)}")
+    return "\n".join(parts)
+
+
+def configuration() -> str:
+    parts = [NOTE, (DOCS / "parts" / "configuration.md").read_text(encoding="utf-8")]
+    for path, model in _sections(RunConfig, ""):
+        title = f"`{path}`" if path else "Top level"
+        parts.append(f"## {title}\n\n{_fields(model)}")
+    return "\n".join(parts)
+
+
+def algorithms() -> str:
+    parts = [NOTE, (DOCS / "parts" / "algorithms.md").read_text(encoding="utf-8")]
+    parts.append("| name | loss | needs | source |\n|---|---|---|---|")
+    for algorithm in ALGORITHMS.values():
+        needs = ", ".join(f"`{need}`" for need in algorithm.needs) or "rewards"
+        parts.append(
+            f"| [`{algorithm.name}`](#{_anchor(algorithm)}) | `{_cell(algorithm.formula)}` | {needs} | {algorithm.paper} |"
+        )
+    parts.append("")
+    parts += [_algorithm(algorithm) for algorithm in ALGORITHMS.values()]
+    return "\n".join(parts)
+
+
+def _table(table: type[Table]) -> str:
+    rows = ["| column | type | may be null | unit | meaning |", "|---|---|---|---|---|"]
+    for field in table.arrow_schema():
+        metadata = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        null = "yes" if field.nullable else ""
+        kind = str(field.type).replace("list<item: ", "list<").replace("list<element: ", "list<")
+        rows.append(f"| `{field.name}` | {kind} | {null} | {metadata.get('unit', '')} | {_cell(metadata['description'])} |")
+    doc = " ".join((table.__doc__ or "").split())
+    extra = (
+        f"\n\nColumns that start with {', '.join(f'`{prefix}`' for prefix in table.extra_prefixes)} may follow."
+        if (table.extra_prefixes)
+        else ""
+    )
+    rules = [name for name in table._validation_rules(with_cast=False) if "|" not in name and name != "primary_key"]
+    listed = "".join(f"\n- {rule.replace('_', ' ')}" for rule in rules)
+    key = ", ".join(f"`{name}`" for name in table.primary_key())
+    stated = f"\n\nRules:\n{listed}" if rules else ""
+    return f"### {table.title()}, version {table.version}\n\n{doc} Key: {key}.\n\n" + "\n".join(rows) + extra + stated + "\n"
+
+
+def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield path, model
+    for name, field in model.model_fields.items():
+        for nested in _models_in(field.annotation):
+            yield from _sections(nested, f"{path}.{name}".lstrip("."))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _fields(model: type[BaseModel]) -> str:
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.default is PydanticUndefined else f"`{_default(field.default)}`"
+        if field.default_factory is not None:
+            default = ""
+        rows.append(f"| `{name}` | {_cell(_type(field.annotation))} | {default} | {_cell(field.description or '')} |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(value: Any) -> str:
+    return "see below" if isinstance(value, BaseModel) else str(value)
+
+
+def _type(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", None) if not get_args(annotation) else None
+    shown = text or str(annotation)
+    for prefix in ("typing.", "pipeline.config.", "schemas.manifest."):
+        shown = shown.replace(prefix, "")
+    return shown
+
+
+def _algorithm(algorithm: Algorithm) -> str:
+    cells: dict[str, list[str]] = {}
+    for slot, _, cell in cells_of(algorithm):
+        doc = " ".join((type(cell).__doc__ or "").split())
+        cells.setdefault(slot, []).append(f"`{type(cell).__name__}`: {doc}")
+    lines = [f"- {slot}: {'; '.join(shown)}" for slot, shown in cells.items()]
+    settings = [f"`{cell}.{name}={value}`" for cell, name, value in settings_of(algorithm)]
+    return (
+        f"## {algorithm.name}\n\n{algorithm.summary}\n\n    {algorithm.formula}\n\n" + "\n".join(lines)
+        + f"\n\nSettings: {', '.join(settings) or 'none'}.\n"
+    )  # fmt: skip
+
+
+def _anchor(algorithm: Algorithm) -> str:
+    return "".join(character for character in algorithm.name if character.isalnum() or character in "-_")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES = {"data-format.md": data_format, "configuration.md": configuration, "algorithms.md": algorithms}
+
+
+def main() -> None:
+    stale = [name for name, write in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text("utf-8") != write()]
+    if "--check" in sys.argv:
+        if stale:
+            sys.exit(f"out of date: {', '.join(stale)}. Run `python docs/make.py`")
+        return
+    for name in stale:
+        (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Prompts from every kind of source, and the message for everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.artifacts import Artifact, Request, Store, read_table
+from pipeline.config import DataConfig, PromptSource
+from pipeline.errors import DataError, UserError
+from pipeline.prompts import chat_renderer, load, make_prompts, source_hash, template_renderer
+from schemas import Prompts
+
+ROWS = [{"question": "1+1", "answer": "2"}, {"question": "¿2+2? 四", "answer": "4 ✓"}]
+GSM8K = [
+    {
+        "question": "Natalia sold 48 clips in April and half as many in May. How many?",
+        "answer": "48/2 = <<48/2=24>>24\n48+24 = 72\n#### 72",
+    },
+    {"question": "Weng earns $12 an hour. She worked 50 minutes. How much?", "answer": "12/60 = 0.2\n0.2*50 = 10\n#### 10"},
+    {"question": "How many of 1,500 are left?", "answer": "All of them.\n#### 1,500 "},
+]
+Source = Callable[..., PromptSource]
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Source:
+    """jsonl(rows or text, **source settings)."""
+
+    def make(rows: list[Any] | str | bytes, **settings: Any) -> PromptSource:
+        if isinstance(rows, list):
+            rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (tmp_path / "prompts.jsonl").write_bytes(rows.encode() if isinstance(rows, str) else rows)
+        return PromptSource(path=str(tmp_path / "prompts.jsonl"), **settings)
+
+    return make
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Source:
+    def make(frame: pl.DataFrame, name: str = "prompts.parquet", **settings: Any) -> PromptSource:
+        frame.write_parquet(tmp_path / name)
+        return PromptSource(path=str(tmp_path / name), **settings)
+
+    return make
+
+
+def pairs(source: PromptSource) -> list[tuple[str, str]]:
+    return load(source).select("question", "answer").rows()
+
+
+def message(source: PromptSource) -> str:
+    """What is said of a source that cannot be used, without its directory."""
+    with pytest.raises(UserError) as told:
+        load(source)
+    return str(told.value).replace(f"{Path(source.path).parent}/", "")
+
+
+def test_jsonl_parquet_and_saved_datasets_give_the_same_rows(jsonl: Source, parquet: Source, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    saved = datasets.Dataset.from_list(ROWS)
+    saved.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": saved, "test": saved.select([1])}).save_to_disk(tmp_path / "splits")
+    expected = [(row["question"], row["answer"]) for row in ROWS]
+    assert pairs(jsonl(ROWS)) == expected
+    assert pairs(parquet(pl.DataFrame(ROWS))) == expected
+    assert pairs(PromptSource(path=str(tmp_path / "one"))) == expected
+    assert pairs(PromptSource(path=str(tmp_path / "splits"), split="test")) == expected[1:]
+    assert message(PromptSource(path=str(tmp_path / "splits"))) == "splits: has the splits train, test; name one in data.*.split"
+    assert "has the splits train, test" in message(PromptSource(path=str(tmp_path / "splits"), split="validation"))
+
+
+def test_columns_are_named_by_the_source(jsonl: Source) -> None:
+    source = jsonl([{"q": "1+1", "a": 2, "n": 7}], question="q", answer="a", prompt_id="n")
+    assert load(source).rows() == [("7", "1+1", "2", None)]
+
+
+def test_without_ids_a_prompt_is_named_by_its_question(jsonl: Source, tmp_path: Path) -> None:
+    """The first digits of sha256("1+1"), whatever the file is called."""
+    ids = load(jsonl(ROWS))["prompt_id"].to_list()
+    assert ids[0] == "prompt-4a1b21d876ae"
+    (tmp_path / "prompts.jsonl").rename(tmp_path / "other.jsonl")
+    assert load(PromptSource(path=str(tmp_path / "other.jsonl")))["prompt_id"].to_list() == ids
+
+
+def test_other_columns_are_kept_as_metadata(jsonl: Source) -> None:
+    rows = [
+        {"question": "a", "answer": "1", "level": 3, "topics": ["é", 1], "nested": {"x": None}},
+        {"question": "b", "answer": "2", "level": "hard"},
+        {"question": "c", "answer": "3"},
+    ]
+    assert load(jsonl(rows))["metadata"].to_list() == [
+        '{"level": 3, "nested": {"x": null}, "topics": ["é", 1]}',
+        '{"level": "hard"}',
+        None,
+    ]
+
+
+def test_metadata_of_parquet_keeps_lists_and_dates(parquet: Source) -> None:
+    frame = pl.DataFrame({"question": ["a"], "answer": ["1"], "day": ["2024-02-29"], "tags": [["x", "y"]], "raw": [{"n": 1}]})
+    source = parquet(frame.with_columns(pl.col("day").str.to_date()))
+    assert load(source)["metadata"].to_list() == ['{"day": "2024-02-29", "raw": {"n": 1}, "tags": ["x", "y"]}']
+
+
+def test_numbers_are_written_as_the_file_has_them(jsonl: Source) -> None:
+    rows = [{"question": str(i), "answer": value} for i, value in enumerate([1, 1.5, "x", True, 10**50, 72.0])]
+    assert [answer for _, answer in pairs(jsonl(rows))] == ["1", "1.5", "x", "True", str(10**50), "72.0"]
+
+
+def test_limit_takes_the_first_rows(jsonl: Source, parquet: Source) -> None:
+    assert pairs(jsonl(ROWS, limit=1)) == [("1+1", "2")]
+    assert pairs(parquet(pl.DataFrame(ROWS), limit=1)) == [("1+1", "2")]
+    assert len(pairs(jsonl(ROWS, limit=10))) == 2
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_rows(jsonl: Source) -> None:
+    assert pairs(jsonl('\ufeff{"question": "a", "answer": "1"}\n\n  \n{"question": "b", "answer": "2"}')) == [
+        ("a", "1"),
+        ("b", "2"),
+    ]
+
+
+def test_a_file_name_is_not_a_pattern(parquet: Source) -> None:
+    assert len(pairs(parquet(pl.DataFrame(ROWS), name="part[1]*.parquet"))) == 2
+
+
+def test_answer_pattern_takes_the_answer_out_of_a_worked_solution(jsonl: Source) -> None:
+    answers = [answer for _, answer in pairs(jsonl(GSM8K, answer_pattern="#### (.+)$"))]
+    assert answers == ["72", "10", "1,500"]
+
+
+def test_a_pattern_without_a_group_takes_what_it_matches(jsonl: Source) -> None:
+    assert pairs(jsonl([{"question": "a", "answer": "so: 42."}], answer_pattern=r"\d+")) == [("a", "42")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "said"),
+    [
+        (
+            [{"question": "a"}],
+            {},
+            "prompts.jsonl: no column 'answer' for the answer; it has question. Name the right one in data.*.answer",
+        ),
+        (
+            [{"q": "a", "answer": 1}],
+            {},
+            "prompts.jsonl: no column 'question' for the question; it has q, answer. Name the right one",
+        ),
+        (
+            ROWS,
+            {"prompt_id": "id"},
+            "prompts.jsonl: no column 'id' for the prompt_id; it has question, answer. Name the right one",
+        ),
+        ([{}], {}, "prompts.jsonl: no column 'question' for the question; it has no columns."),
+        ("", {}, "prompts.jsonl: no rows. A prompts file needs at least one question with its answer"),
+        ("\n\n", {}, "prompts.jsonl: no rows."),
+        ([*ROWS, {"question": "c"}], {}, "prompts.jsonl, row 2: breaks the rule: answer is not empty; answer is null"),
+        ([{"question": " ", "answer": "1"}], {}, "prompts.jsonl, row 0: breaks the rule: question is not empty"),
+        ([{"question": "a", "answer": None}], {}, "prompts.jsonl, row 0: breaks the rule: answer is not empty; answer is null"),
+        ([*ROWS, {"question": "c", "answer": ["3"]}], {}, "prompts.jsonl, row 2: column answer holds a list, expected text"),
+        ([{"question": {"x": 1}, "answer": "3"}], {}, "prompts.jsonl, row 0: column question holds a dict, expected text"),
+        ('{"question": "a", "answer": "1"}\n{"question"', {}, "prompts.jsonl, line 2: not valid JSON: "),
+        ('\n\n{"question": "a", "answer": 01}', {}, "prompts.jsonl, line 3: not valid JSON: "),
+        ('["a", "b"]', {}, 'prompts.jsonl, line 1: expected an object such as {"question": ...}, found list'),
+        ("[" * 5000, {}, "prompts.jsonl, line 1: not valid JSON: "),
+        ('{"question": "a\\ud83d", "answer": "1"}', {}, "prompts.jsonl, line 1: not text: "),
+        (b'{"question": "\xff"}', {}, "prompts.jsonl: not UTF-8 text: "),
+        ([*ROWS, ROWS[1]], {}, "prompts.jsonl, row 1: prompt_id is there twice ('prompt-"),
+        ([*ROWS, ROWS[1]], {}, "'). Remove the repeated question; 2 of 3 rows are like that"),
+        (
+            [{"id": 7, "question": "a", "answer": "1"}, {"id": "7", "question": "b", "answer": "1"}],
+            {"prompt_id": "id"},
+            "prompts.jsonl, row 0: prompt_id is there twice ('7'). Give every row an id of its own; 2 of 2 rows are like that",
+        ),
+        (
+            ROWS,
+            {"answer_pattern": "#### (.+)$"},
+            "prompts.jsonl, row 0: column answer does not match answer_pattern '#### (.+)$'",
+        ),
+        ([{"question": "a", "answer": "b"}], {"answer_pattern": "(a)|b"}, "row 0: column answer does not match answer_pattern"),
+        ([{"question": "a", "answer": None}], {"answer_pattern": "(.*)"}, "row 0: breaks the rule: answer is not empty"),
+        (ROWS, {"answer_pattern": "(["}, "answer_pattern: not a regular expression: "),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_source_is_refused_by_row_and_column(jsonl: Source, rows: Any, settings: dict[str, Any], said: str) -> None:
+    assert said in message(jsonl(rows, **settings))
+
+
+def test_bytes_and_missing_numbers_are_no_text(parquet: Source) -> None:
+    binary = pl.DataFrame({"question": [b"a"], "answer": ["1"]})
+    assert message(parquet(binary)) == "prompts.parquet, row 0: column question holds a bytes, expected text"
+    numbers = pl.DataFrame({"question": ["a", "b"], "answer": [1.0, float("nan")]})
+    assert message(parquet(numbers)) == "prompts.parquet, row 1: breaks the rule: answer is not empty; answer is null"
+
+
+def test_a_parquet_file_without_rows_is_refused(parquet: Source) -> None:
+    assert message(parquet(pl.DataFrame({"question": [], "answer": []}))).startswith("prompts.parquet: no rows.")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"question,answer"])
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "prompts.parquet").write_bytes(content)
+    assert message(PromptSource(path=str(tmp_path / "prompts.parquet"))).startswith("prompts.parquet: cannot be read: ")
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text("question,answer\n", encoding="utf-8")
+    said = message(PromptSource(path=str(tmp_path / "prompts.csv")))
+    assert said == "prompts.csv: unknown kind of file; prompts are read from .jsonl, .parquet or a Hugging Face dataset"
+
+
+@pytest.mark.parametrize("path", ["nowhere.jsonl", "nowhere.parquet", "./nowhere", "/nowhere/at/all", "a/b/c", "~/nowhere"])
+def test_a_path_that_is_not_there_is_no_hub_name(path: str) -> None:
+    for look in (load, source_hash):
+        with pytest.raises(UserError, match=f"^{path}: no such file or directory$"):
+            look(PromptSource(path=path))
+
+
+def test_a_hub_dataset_is_known_by_its_name_and_revision() -> None:
+    assert source_hash(PromptSource(path="openai/gsm8k", revision="abc")) == "hub:openai/gsm8k@abc"
+    assert source_hash(PromptSource(path="org/data-v1.5")) == "hub:org/data-v1.5@default"
+
+
+def test_the_hash_of_a_source_follows_its_bytes(jsonl: Source, tmp_path: Path) -> None:
+    before = source_hash(jsonl(ROWS))
+    assert source_hash(jsonl(ROWS)) == before
+    assert source_hash(jsonl(ROWS[:1])) != before
+    directory = tmp_path / "saved"
+    directory.mkdir()
+    (directory / "a").write_text("x", encoding="utf-8")
+    before = source_hash(PromptSource(path=str(directory)))
+    (directory / "a").rename(directory / "b")
+    assert source_hash(PromptSource(path=str(directory))) != before
+
+
+def test_a_template_fills_the_question_in_and_leaves_other_braces() -> None:
+    render = template_renderer('{"role": "{user}", "text": "{question}"} {question} {} {0}')
+    assert render(["{x} {question}", "é"]) == [
+        '{"role": "{user}", "text": "{x} {question}"} {x} {question} {} {0}',
+        '{"role": "{user}", "text": "é"} é {} {0}',
+    ]
+
+
+@pytest.mark.parametrize("template", ["", "Q:", "{Question}", "{ question }", "{{question"])
+def test_a_template_without_the_question_is_refused(template: str) -> None:
+    with pytest.raises(UserError, match=r"data\.template: has no \{question\} in it"):
+        template_renderer(template)
+
+
+def test_a_chat_is_rendered_by_the_models_own_template() -> None:
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE()))
+    with pytest.raises(UserError, match=r"data\.chat: this model's tokenizer has no chat template\. Set chat: false"):
+        chat_renderer(tokenizer, "{question}", None)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert chat_renderer(tokenizer, "Q: {question}", None)(["a", "{b}"]) == ["<user>Q: a<assistant>", "<user>Q: {b}<assistant>"]
+    assert chat_renderer(tokenizer, "{question}", "Be brief.")(["a"]) == ["<system>Be brief.<user>a<assistant>"]
+
+
+def make(store: Store, name: str, source: PromptSource, other: Artifact | None = None, **data: Any) -> Artifact:
+    request = Request("prompts", "prompts/1", {"name": name}, (other.as_parent("disjoint_from"),) if other else ())
+    settings = DataConfig(train=source, heldout=source, **data)
+    return make_prompts(store, request, source, settings, template_renderer("Q:{question}="), other)
+
+
+def test_prompts_are_kept_as_an_artifact(store: Store, jsonl: Source) -> None:
+    artifact = make(store, "train", jsonl(ROWS))
+    frame = read_table(artifact, Prompts)
+    assert frame["prompt_text"].to_list() == ["Q:1+1=", "Q:¿2+2? 四="]
+    assert frame["answer"].to_list() == ["2", "4 ✓"]
+    assert artifact.summary == {"prompts": 2}
+    assert artifact.manifest.provenance.notes == {"read_from": jsonl(ROWS).path}
+
+
+def test_heldout_questions_that_are_trained_on_are_refused(store: Store, jsonl: Source) -> None:
+    train = make(store, "train", jsonl(ROWS))
+    overlapping = jsonl([{"question": "new", "answer": "1"}, {**ROWS[1], "answer": "other"}])
+    with pytest.raises(
+        DataError, match=r"1 questions are also training prompts, the first is 'prompt-.*data\.allow_overlap: true"
+    ):
+        make(store, "heldout", overlapping, train)
+    assert make(store, "heldout", overlapping, train, allow_overlap=True).summary == {"prompts": 2}
+    assert make(store, "other", jsonl([{"question": "new", "answer": "1"}]), train).summary == {"prompts": 1}
