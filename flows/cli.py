@@ -126,7 +126,7 @@ def algorithms(
 
 def _run(path: Path, overrides: list[str] | None, until: tuple[Stage, int] | None) -> None:
     from flows.chain import chain
-    from flows.check import check_algorithm
+    from flows.check import check_algorithm, check_config
     from pipeline.config import RunConfig, load_config
     from pipeline.local import LocalStages
     from pipeline.run import save_run
@@ -138,6 +138,7 @@ def _run(path: Path, overrides: list[str] | None, until: tuple[Stage, int] | Non
     found = chain(config, LocalStages(config, only_look=True), until=until)
     done = found.missing is None or (until is not None and _reached(found, until))
     if not done:
+        check_config(config)
         found = _work(config, until)
     elif until is None:
         save_run(found, config.directory)

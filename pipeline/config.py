@@ -27,7 +27,7 @@ class Model(BaseModel):
 
 
 class ModelConfig(Model):
-    path: str
+    path: str = Field(min_length=1)
     """Hugging Face model directory, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct."""
     revision: str | None = None
     """Hub revision. Without one, the hub's current default is resolved once and its hash recorded."""
@@ -38,7 +38,7 @@ class ModelConfig(Model):
 
 
 class PromptSource(Model):
-    path: str
+    path: str = Field(min_length=1)
     """A .parquet or .jsonl file, a directory written by `datasets.save_to_disk`, or a hub dataset name."""
     split: str | None = None
     """Split of a Hugging Face dataset."""

@@ -62,7 +62,8 @@ class LocalStages:
     def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
         """Training prompts and held-out prompts."""
         train = self._prompts("training prompts", self.config.data.train, base, None)
-        return train, self._prompts("held-out prompts", self.config.data.heldout, base, train)
+        disjoint_from = None if self.config.data.allow_overlap else train
+        return train, self._prompts("held-out prompts", self.config.data.heldout, base, disjoint_from)
 
     def _prompts(self, title: str, source: PromptSource, base: Artifact, disjoint_from: Artifact | None) -> Artifact:
         model = base if self.config.data.chat else None
@@ -70,7 +71,7 @@ class LocalStages:
         request = requests.prompts_request(self.config, source, digest, model=model, disjoint_from=disjoint_from)
 
         def make() -> Artifact:
-            return prompts.make_prompts(self.store, request, source, self.config.data, self._renderer(base), disjoint_from)
+            return prompts.make_prompts(self.store, request, source, self._renderer(base), disjoint_from)
 
         return self._found_or_made(title, request, make)
 

@@ -14,7 +14,7 @@ import polars as pl
 from pipeline.artifacts import Artifact, Request, Store, read_table
 from pipeline.artifacts.files import sha256_of
 from pipeline.artifacts.work import Work
-from pipeline.config import DataConfig, PromptSource
+from pipeline.config import PromptSource
 from pipeline.errors import DataError, UserError
 from schemas import Prompts
 
@@ -48,7 +48,7 @@ def _refuse_missing(source: PromptSource) -> None:
 
 
 def make_prompts(
-    store: Store, request: Request, source: PromptSource, data: DataConfig, render: Render, disjoint_from: Artifact | None
+    store: Store, request: Request, source: PromptSource, render: Render, disjoint_from: Artifact | None
 ) -> Artifact:
     """Read, check and render a source.
 
@@ -63,7 +63,7 @@ def make_prompts(
         if not isinstance(work, Work):
             return work
         frame = load(source)
-        if disjoint_from is not None and not data.allow_overlap:
+        if disjoint_from is not None:
             _refuse_overlap(source, frame, disjoint_from)
         frame = frame.with_columns(prompt_text=pl.Series(render(frame["question"].to_list()), dtype=pl.String))
         work.write_table("prompts.parquet", frame, Prompts)

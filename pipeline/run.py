@@ -104,7 +104,7 @@ def load_run(directory: str | Path) -> Run:
         return _run_of(record, file.parent)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{place}: no run there (it has no {RECORD}). Name a run directory such as runs/demo") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
 
 

@@ -2,6 +2,7 @@
 
 from schemas.evaluation import Evaluation
 from schemas.metrics import Metrics, Timing
+from schemas.pairs import Pairs
 from schemas.prompts import Prompts
 from schemas.rollouts import Rollouts
 from schemas.scores import Scores
@@ -9,7 +10,7 @@ from schemas.shaped import Shaped
 from schemas.table import Checked, Table
 
 TABLES: dict[str, type[Table]] = {
-    table.__name__.lower(): table for table in (Prompts, Rollouts, Scores, Shaped, Metrics, Timing, Evaluation)
+    table.__name__.lower(): table for table in (Prompts, Rollouts, Scores, Shaped, Pairs, Metrics, Timing, Evaluation)
 }
 
-__all__ = ["TABLES", "Checked", "Evaluation", "Metrics", "Prompts", "Rollouts", "Scores", "Shaped", "Table", "Timing"]
+__all__ = ["TABLES", "Checked", "Evaluation", "Metrics", "Pairs", "Prompts", "Rollouts", "Scores", "Shaped", "Table", "Timing"]

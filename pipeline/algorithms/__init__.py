@@ -9,13 +9,13 @@ from typing import Annotated, Any, cast, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipeline.algorithms import grpo, imitation, mirror_descent, off_policy, rec, reinforce
+from pipeline.algorithms import grpo, imitation, mirror_descent, off_policy, preference, rec, reinforce
 from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.errors import UserError
 
 __all__ = ["ALGORITHMS", "Algorithm", "resolve", "settings_of"]
 
-MODULES = (reinforce, grpo, rec, off_policy, imitation, mirror_descent)
+MODULES = (reinforce, grpo, rec, off_policy, imitation, mirror_descent, preference)
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm for module in MODULES for algorithm in cast("tuple[Algorithm, ...]", module.ALGORITHMS)
 }

@@ -30,7 +30,9 @@ class Algorithm:
 
     kernel: ClassVar[str] = ""
     loss_cells: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold the loss's cells; shaping cells are named in `SHAPING`."""
+    """Fields that hold the loss's cells."""
+    shaping_cells: ClassVar[tuple[str, ...]] = ("reward", "filters", "advantage", "weighting")
+    """Fields that hold the cells of shaping."""
 
     def replace(self, **changes: Any) -> Self:
         """The same algorithm with other cells."""
@@ -66,7 +68,7 @@ class Algorithm:
 
     def shaping_recipe(self) -> dict[str, Any]:
         """Everything that decides advantages and weights, as JSON; the seed of draws apart."""
-        return _recipes(self, SHAPING)
+        return _recipes(self, self.shaping_cells)
 
     @property
     def draws(self) -> bool:
@@ -74,12 +76,9 @@ class Algorithm:
         return any(cell.seeded for cell in self.filters)
 
 
-SHAPING = ("reward", "filters", "advantage", "weighting")
-
-
 def cells_of(algorithm: Algorithm, slots: tuple[str, ...] | None = None) -> Iterator[tuple[str, int | None, Any]]:
     """Every cell: its field, its place there if the field holds several, and the cell."""
-    for slot in SHAPING + algorithm.loss_cells if slots is None else slots:
+    for slot in algorithm.shaping_cells + algorithm.loss_cells if slots is None else slots:
         value = getattr(algorithm, slot)
         if isinstance(value, tuple):
             yield from ((slot, place, cell) for place, cell in enumerate(value))

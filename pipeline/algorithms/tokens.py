@@ -40,6 +40,10 @@ class Tokens:
     """log ref of each token, a cached score."""
     proximal: Float[Tensor, " tokens"] | None = None
     """log prox of each token, a cached score: the policy at the start of this training."""
+    pairs: Int[Tensor, "pairs 2"] | None = None
+    """Numbers of the chosen and the rejected sequence of each pair."""
+    preference: Float[Tensor, " pairs"] | None = None
+    """Probability that the chosen one is better."""
 
     def per_token(self, values: Float[Tensor, " sequences"]) -> Float[Tensor, " tokens"]:
         """Spread a value of each sequence over its tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import EngineConfig, SamplingConfig
 from pipeline.device import has_gpu
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -93,6 +94,8 @@ class Engine:
         except Exception as error:
             raise UserError(f"vLLM cannot load {model}: {reason_of(error)}") from error
         self._engine = self._llm.llm_engine
+        self._model = model
+        self._has_run = False
         self.max_model_len: int = self._engine.model_config.max_model_len
 
     def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
@@ -118,9 +121,27 @@ class Engine:
                 if exhausted:
                     return
                 continue
-            steps: Any = self._engine.step()
-            finished = [output for output in steps if output.finished]
+            finished = [output for output in self._step() if output.finished]
             yield [_reply(waiting.pop(output.request_id), output) for output in finished]
+
+    def _step(self) -> list[RequestOutput]:
+        """One step of the engine.
+
+        Raises:
+            UserError: the first one fails: vLLM can load the model, but not run it.
+            StageFailed: a later one fails.
+        """
+        try:
+            outputs: Any = self._engine.step()
+        except Exception as error:
+            traceback.print_exc()  # for the log
+            if not self._has_run:
+                raise UserError(f"vLLM loads {self._model}, but cannot run it: {reason_of(error)}") from error
+            raise StageFailed(
+                f"vLLM failed while it generated: {reason_of(error)}. Finished shards are kept; the same command goes on from there"
+            ) from error
+        self._has_run = True
+        return list(outputs)
 
     def _add(self, name: str, ask: Ask) -> str | None:
         """Queue one request. Returns why the engine refused it, or None."""

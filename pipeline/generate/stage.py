@@ -70,15 +70,17 @@ class _Jobs:
         jobs = [
             self._job(number, work, load_artifact(spec["jobs"][number]["prompts"]), context) for number, work in works.items()
         ]
-        shards = [shard for job in jobs for shard in shards_of(job, self.works[job.number].request.recipe["shard_groups"])]
-        self.shards = [shard for shard in shards if not self.works[shard.job.number].has_table(shard.name, Rollouts)]
-        self.ungraded = [shard for shard in shards if shard not in self.shards and self._has_failures(shard)]
+        self.shards: list[Shard] = []
+        self.ungraded: list[Shard] = []
+        for job in jobs:
+            work = works[job.number]
+            for shard in shards_of(job, work.request.recipe["shard_groups"]):
+                if not work.has_table(shard.name, Rollouts):
+                    self.shards.append(shard)
+                elif "reward_error" in pl.read_parquet(work.path / shard.name, columns=["status"])["status"]:
+                    self.ungraded.append(shard)
         self.failed = dict.fromkeys(works, 0)
         self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
-
-    def _has_failures(self, shard: Shard) -> bool:
-        statuses = pl.scan_parquet(self.works[shard.job.number].path / shard.name).select("status").collect()
-        return "reward_error" in statuses["status"]
 
     def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> Job:
         recipe = work.request.recipe

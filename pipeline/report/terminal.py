@@ -24,7 +24,9 @@ def iteration_table(run: Run) -> Table:
     training rollouts, KL that of the training that followed.
     """
     now = status(run)
-    table = Table(title=Text(now["name"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table = Table(
+        title=Text(now["name"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True
+    )
     for name in COLUMNS:
         table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     for row in now["iterations"]:

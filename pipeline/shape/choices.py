@@ -8,6 +8,7 @@ import polars as pl
 
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.cells.advantages import GROUP
+from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.cells.shaping import Filter, ZeroVariance
 from pipeline.config import ShapeConfig
 
@@ -48,6 +49,15 @@ def shape_rows(rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm, s
     if choices.truncated == "drop":
         rows = _dropping(rows, "truncated", status == "truncated")
     return rows
+
+
+def with_pairs(rows: pl.DataFrame, pairing: RewardPairs) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Pair the kept rows. Returns the rows, those in no pair dropped as unpaired, and the rows of a `Pairs` table."""
+    pairs = pairing.pairs(rows.filter(KEPT))
+    ends = [pairs.select(GROUP, sample_index=name) for name in ("chosen_index", "rejected_index")]
+    paired = pl.concat(ends).unique().with_columns(paired=pl.lit(True))
+    rows = rows.join(paired, on=[GROUP, "sample_index"], how="left", maintain_order="left")
+    return _dropping(rows, "unpaired", pl.col("paired").is_null()).drop("paired"), pairs
 
 
 def shaped_table(rows: pl.DataFrame, algorithm: Algorithm, mean: float = 0.0, std: float = 1.0) -> pl.DataFrame:

@@ -9,13 +9,14 @@ import polars as pl
 
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.advantages import is_dead
+from pipeline.algorithms.preference import Preference
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact
 from pipeline.artifacts.tables import scan_table
 from pipeline.config import ShapeConfig
 from pipeline.process import Event, Reporter
-from pipeline.shape.choices import KEPT, shape_rows, shaped_table
-from schemas import Rollouts, Shaped
+from pipeline.shape.choices import KEPT, shape_rows, shaped_table, with_pairs
+from schemas import Pairs, Rollouts, Shaped
 
 
 def shape(spec: Event, reporter: Reporter) -> Event:
@@ -47,10 +48,21 @@ class _Shaping:
     def shape(self, reporter: Reporter) -> Artifact:
         mean, std = self._moments() if self.algorithm.advantage.whole_snapshot else (0.0, 1.0)
         for number, path in enumerate(self.files):
-            if not self.work.has_table(path.name, Shaped):
-                self.work.write_table(path.name, shaped_table(self._rows(path), self.algorithm, mean, std), Shaped)
+            if not (self._paired(path) and self.work.has_table(path.name, Shaped)):
+                self._write(path, mean, std)
             reporter.progress(number + 1, len(self.files), "files")
         return self.work.finish(self._summary())
+
+    def _write(self, path: Path, mean: float, std: float) -> None:
+        rows = self._rows(path)
+        if isinstance(self.algorithm, Preference):
+            rows, pairs = with_pairs(rows, self.algorithm.pairing)
+            self.work.write_table(_pairs_name(path), pairs, Pairs)
+        self.work.write_table(path.name, shaped_table(rows, self.algorithm, mean, std), Shaped)
+
+    def _paired(self, path: Path) -> bool:
+        """Whether a file's pairs are written, if the algorithm has any."""
+        return not isinstance(self.algorithm, Preference) or self.work.has_table(_pairs_name(path), Pairs)
 
     def _rows(self, path: Path) -> pl.DataFrame:
         scalars = pl.scan_parquet(path).select(
@@ -86,3 +98,7 @@ class _Shaping:
             "groups": self.rollouts.summary["groups"],
             "zero_variance_groups": int(groups["dead"].sum()),
         }
+
+
+def _pairs_name(path: Path) -> str:
+    return path.name.replace("part-", "pairs-")

@@ -32,6 +32,9 @@ class Flat:
     policy_version: Float[Tensor, " sequences"]
     group: Int[Tensor, " sequences"]
     """Number of each completion's group, by first appearance."""
+    pairs: Int[Tensor, "pairs 2"] | None
+    """Pairs of completions that are both here."""
+    preference: Float[Tensor, " pairs"] | None
     completions: list[Completion]
 
     def tokens(self, logprobs: Float[Tensor, " tokens"], entropy: Float[Tensor, " tokens"], version: int) -> Tokens:
@@ -40,7 +43,19 @@ class Flat:
         Args:
             version: the policy version that is being made.
         """
-        names = ("sequence", "mask", "behavior", "reference", "proximal", "advantage", "weight", "lengths", "group")
+        names = (
+            "sequence",
+            "mask",
+            "behavior",
+            "reference",
+            "proximal",
+            "advantage",
+            "weight",
+            "lengths",
+            "group",
+            "pairs",
+            "preference",
+        )
         known: dict[str, Any] = {name: getattr(self, name) for name in names}
         return Tokens(logprobs=logprobs, entropy=entropy, age=version - self.policy_version, **known)
 
@@ -77,8 +92,19 @@ def flatten(rows: list[Row], device: torch.device) -> Flat:
     for name in ("behavior", "reference", "proximal"):
         present = [values for c in completions if (values := getattr(c, name)) is not None]
         arrays[name] = np.concatenate(present) if present else None
+    pairs = _pairs(rows, completions)
+    arrays["pairs"] = np.array([pair[:2] for pair in pairs], np.int64) if pairs else None
+    arrays["preference"] = np.array([pair[2] for pair in pairs], np.float32) if pairs else None
     tensors = {name: None if array is None else torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return Flat(completions=completions, **tensors)  # type: ignore[arg-type]
+
+
+def _pairs(rows: list[Row], completions: list[Completion]) -> list[tuple[int, int, float]]:
+    """Pairs of the rows' groups, by the completions' numbers; those whose two ends are not both here are left out."""
+    number = {(c.group_id, c.sample_index): place for place, c in enumerate(completions)}
+    groups = {row.completions[0].group_id: row.group for row in rows}
+    named = [((name, chosen), (name, rejected), p) for name, group in groups.items() for chosen, rejected, p in group.pairs]
+    return [(number[a], number[b], p) for a, b, p in named if a in number and b in number]
 
 
 def collate(rows: list[Row], device: torch.device) -> Batch:

@@ -42,9 +42,7 @@ class Policy:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # No dropout: logprobs must be those of the distribution that generates. Checkpointing works in train mode only.
         model.train(activation_checkpointing)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        _turn_dropout_off(model)
         self.model: nn.Module = model.to(self.device)
 
     @property
@@ -94,3 +92,13 @@ class Policy:
                 f"{model.config.model_type}: packed rows give logprobs that differ by {worst:.3g} nats from the model's own. "
                 "This architecture cannot be trained with prompts shared in a row yet"
             )
+
+
+def _turn_dropout_off(model: nn.Module) -> None:
+    """Some models have dropout layers, others hand a rate of their own (`attention_dropout`) to a function."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -17,6 +17,7 @@ PROBLEMS = {
     "cut": "were drawn with top_p, top_k or min_p, and the cut support was not recorded. Generate with top_p=1, top_k=0, min_p=0",
     "raw": "hold raw logprobs at a temperature that is not 1. Generate with processed logprobs",
     "unknown": "hold logprobs of an unknown mode. Score them with the checkpoint that generated them",
+    "unsaid": "do not say at which temperature, top_p, top_k and min_p they were drawn. Fill in those columns",
 }
 
 
@@ -37,6 +38,7 @@ def has_behavior(rollouts: Artifact, kept: pl.DataFrame, algorithm: Algorithm) -
         greedy=pl.col("temperature") == 0,
         raw=(pl.col("logprobs_mode") == "raw_logprobs") & (pl.col("temperature") != 1),
         unknown=pl.col("logprobs_mode") == "unknown",
+        unsaid=pl.any_horizontal(pl.col("temperature", "top_p", "top_k", "min_p").is_null()),
     )
     rows = scalars.collect().join(kept, on=["group_id", "sample_index"], how="semi")
     for column, problem in PROBLEMS.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.artifacts import Artifact, read_table
 from pipeline.artifacts.tables import scan_table
 from pipeline.errors import DataError
 from pipeline.train.ratio import has_behavior
-from schemas import Rollouts, Shaped
+from schemas import Pairs, Rollouts, Shaped
 
 KEY = ["group_id", "sample_index"]
 TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}
@@ -53,18 +53,24 @@ class Group:
 
     prompt: NDArray[np.int32]
     completions: list[Completion]
+    pairs: list[tuple[int, int, float]] = field(default_factory=list)
+    """Sample indices of chosen and rejected completions, and the preference."""
 
 
 class Snapshot:
     """Groups of kept completions, by number."""
 
-    def __init__(self, directory: Path, index: pl.DataFrame, columns: list[str]) -> None:
+    def __init__(self, directory: Path, index: pl.DataFrame, columns: list[str], pairs: pl.DataFrame | None = None) -> None:
         """Open the files that `open_snapshot` wrote.
 
         Args:
             index: one row per completion, groups together; where its tokens start and how many there are.
             columns: which of `TOKENS` there are.
+            pairs: rows of a `Pairs` table.
         """
+        self._pairs: dict[str, list[tuple[int, int, float]]] = {}
+        for name, *pair in () if pairs is None else pairs.select(_PAIR).iter_rows():
+            self._pairs.setdefault(name, []).append((pair[0], pair[1], pair[2]))
         self._index = index
         self._bounds: list[int] = [*np.flatnonzero(index["starts_group"].to_numpy()).tolist(), len(index)]
         self._prompts = _mapped(directory / "prompts.bin", np.int32)
@@ -87,7 +93,9 @@ class Snapshot:
     def __getitem__(self, group: int) -> Group:
         rows = list(self._index[self._bounds[group] : self._bounds[group + 1]].iter_rows(named=True))
         start = rows[0]["prompt_start"]
-        return Group(self._prompts[start : start + rows[0]["prompt_length"]], [self._completion(row) for row in rows])
+        prompt = self._prompts[start : start + rows[0]["prompt_length"]]
+        pairs = self._pairs.get(self.groups[group], [])
+        return Group(prompt, [self._completion(row) for row in rows], pairs)
 
     def _completion(self, row: dict[str, Any]) -> Completion:
         part = slice(row["start"], row["start"] + row["length"])
@@ -136,7 +144,8 @@ def open_snapshot(
     index = pl.concat(parts)
     if len(index) != len(kept):
         raise DataError(f"{shaped.path}: {len(kept) - len(index)} of its rows are not in {rollouts.path}")
-    return Snapshot(directory, index, columns)
+    pairs = read_table(shaped, Pairs) if shaped.tables("pairs") else None
+    return Snapshot(directory, index, columns, pairs)
 
 
 def groups_of(path: Path) -> Iterator[Group]:
@@ -215,4 +224,5 @@ def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
 _READ = [
     "prompt_token_ids", "completion_token_ids", "behavior_logprobs", "action_mask", "reward", "temperature", "policy_version",
 ]  # fmt: skip
+_PAIR = ["group_id", "chosen_index", "rejected_index", "preference"]
 _SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version"]

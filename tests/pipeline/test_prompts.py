@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.artifacts import Artifact, Request, Store, read_table
-from pipeline.config import DataConfig, PromptSource
+from pipeline.config import PromptSource
 from pipeline.errors import DataError, UserError
 from pipeline.prompts import chat_renderer, load, make_prompts, source_hash, template_renderer
 from schemas import Prompts
@@ -266,10 +266,9 @@ def test_a_chat_is_rendered_by_the_models_own_template() -> None:
     assert chat_renderer(tokenizer, "{question}", "Be brief.")(["a"]) == ["<system>Be brief.<user>a<assistant>"]
 
 
-def make(store: Store, name: str, source: PromptSource, other: Artifact | None = None, **data: Any) -> Artifact:
+def make(store: Store, name: str, source: PromptSource, other: Artifact | None = None) -> Artifact:
     request = Request("prompts", "prompts/1", {"name": name}, (other.as_parent("disjoint_from"),) if other else ())
-    settings = DataConfig(train=source, heldout=source, **data)
-    return make_prompts(store, request, source, settings, template_renderer("Q:{question}="), other)
+    return make_prompts(store, request, source, template_renderer("Q:{question}="), other)
 
 
 def test_prompts_are_kept_as_an_artifact(store: Store, jsonl: Source) -> None:
@@ -288,5 +287,4 @@ def test_heldout_questions_that_are_trained_on_are_refused(store: Store, jsonl: 
         DataError, match=r"1 questions are also training prompts, the first is 'prompt-.*data\.allow_overlap: true"
     ):
         make(store, "heldout", overlapping, train)
-    assert make(store, "heldout", overlapping, train, allow_overlap=True).summary == {"prompts": 2}
     assert make(store, "other", jsonl([{"question": "new", "answer": "1"}]), train).summary == {"prompts": 1}

@@ -16,7 +16,7 @@ FixedExample = Callable[..., tuple[Tokens, Totals]]
 
 def test_loss_of_the_fixed_example_is_the_published_one(published: Any, fixed_example: FixedExample) -> None:
     tokens, totals = fixed_example(published.advantage, published.weight)
-    assert float(published.algorithm.loss(tokens, totals).value) == pytest.approx(published.loss, abs=5e-7)
+    assert published.algorithm.loss(tokens, totals).value.item() == pytest.approx(published.loss, abs=5e-7)
 
 
 def test_gradient_of_the_fixed_example_is_the_published_one(published: Any, fixed_example: FixedExample) -> None:
@@ -30,7 +30,7 @@ def test_gradient_of_the_fixed_example_is_the_published_one(published: Any, fixe
 def test_grpo_averages_each_completion_first(fixed_example: FixedExample) -> None:
     # -(.75 + .9 + .9 + .525 + .225) / 5 = -.66 and (.25 + .2 + .2 + .875) / 4 = .38125
     loss = resolve("grpo").loss(*fixed_example())
-    assert float(loss.value) == pytest.approx((-0.66 + 0.38125) / 2)
+    assert loss.value.item() == pytest.approx((-0.66 + 0.38125) / 2)
 
 
 def test_tokens_outside_the_trust_region_are_reported_as_stopped(fixed_example: FixedExample) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -55,23 +54,12 @@ def rollouts_of(store: Store, purpose: str, rewards: Rewards) -> Artifact:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(store: Store, make_config: Callable[..., RunConfig], make_artifact: Callable[..., Artifact]) -> Run:
     """run(sampled, greedy, **settings): the evaluation artifact."""
-    store = Store(tmp_path)
-    with store.work(Request("checkpoint", "import/1", {})) as work:
-        assert isinstance(work, Work)
-        policy = work.finish({"iteration": 0})
+    policy = make_artifact("checkpoint")
 
     def make(sampled: Rewards = SAMPLED, greedy: Rewards | None = GREEDY, **settings: Any) -> Artifact:
-        config = RunConfig.model_validate(
-            {
-                "name": "test",
-                "model": {"path": "none"},
-                "data": {"train": {"path": "none"}, "heldout": {"path": "none"}},
-                "reward": {"components": [{"grader": "exact_match"}]},
-                "evaluate": {"samples": 4, "k": [1, 2, 4], **settings},
-            }
-        )
+        config = make_config({"evaluate": {"samples": 4, "k": [1, 2, 4], **settings}})
         answers = rollouts_of(store, "sampled", sampled)
         best = rollouts_of(store, "greedy", greedy) if greedy else None
         spec = {

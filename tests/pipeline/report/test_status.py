@@ -70,7 +70,7 @@ def test_table_has_a_row_per_iteration(run: Run) -> None:
 
 @pytest.mark.parametrize(("missing", "rows"), [("base", 0), ("generate 0", 1), ("evaluate 0", 1), ("train 1", 2)])
 def test_table_of_an_unfinished_run(make_run: Callable[..., Run], missing: str, rows: int) -> None:
-    assert shown(make_run(missing=missing)).count("\n│") == rows
+    assert shown(make_run(missing=missing)).count("\n   ") == rows
 
 
 def shown(run: Run) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,12 +15,14 @@ Completions = list[tuple[str, float | None]]
 
 
 @pytest.fixture
-def make_rollouts(tmp_path: Path) -> Callable[..., Artifact]:
-    """make_rollouts({file: {group: [(status, reward), ...]}}): an artifact of one file per entry."""
+def make_rollouts(store: Store) -> Callable[..., Artifact]:
+    """make_rollouts({file: {group: [(status, reward), ...]}}): an artifact of one file per entry. Sample n has n + 2 tokens."""
 
     def make(files: dict[str, dict[str, Completions]]) -> Artifact:
-        with Store(tmp_path).work(Request("rollouts", "generate/1", {"files": files})) as work:
-            assert isinstance(work, Work)
+        recipe = {"files": files, "sampling": {"max_tokens": 10}}
+        with store.work(Request("rollouts", "generate/1", recipe)) as work:
+            if not isinstance(work, Work):
+                return work
             for name, groups in files.items():
                 rows = [row_of(group, sample, *one) for group, all in groups.items() for sample, one in enumerate(all)]
                 types = {column: kind.dtype for column, kind in Rollouts.columns().items()}
@@ -39,7 +40,7 @@ def row_of(group: str, sample: int, status: str, reward: float | None) -> dict[s
         "sample_index": sample,
         "prompt_id": group,
         "prompt_token_ids": [1],
-        "completion_token_ids": [] if status == "engine_error" else [2, 3],
+        "completion_token_ids": [] if status == "engine_error" else [7] * (sample + 2),
         "prompt_text": "",
         "completion_text": "",
         "policy_id": "base",

@@ -6,15 +6,20 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
-from pipeline.algorithms.cells.advantages import GroupMean, RawReward
+from pipeline.algorithms import ALGORITHMS, resolve
+from pipeline.algorithms.cells.advantages import RawReward
 from pipeline.config import ShapeConfig
-from pipeline.shape.choices import shape_rows
+from pipeline.shape.choices import shape_rows, shaped_table
 from schemas import Shaped
 
 Row = tuple[str, int, str, float | None, int]
+LIMIT = 10
+SHAPINGS = list({str(algorithm.shaping_recipe()): name for name, algorithm in ALGORITHMS.items()}.values())
+"""One method of each kind of shaping."""
 TYPES = {"group_id": pl.String, "sample_index": pl.Int32, "status": pl.String, "reward": pl.Float64, "tokens": pl.UInt32}
 
 
@@ -22,9 +27,10 @@ def group(*completions: tuple[str, float | None], name: str = "g", tokens: int =
     return [(name, sample, status, reward, tokens) for sample, (status, reward) in enumerate(completions)]
 
 
-def shaped(rows: list[Row], advantage: Any = None, **choices: Any) -> pl.DataFrame:
-    frame = pl.DataFrame(rows, schema=TYPES, orient="row")
-    return shape_rows(frame, ShapeConfig(**choices), advantage or GroupMean())
+def shaped(rows: list[Row], algorithm: str = "reinforce", seed: int = 0, advantage: Any = None, **choices: Any) -> pl.DataFrame:
+    cells = resolve(algorithm) if advantage is None else resolve(algorithm).replace(advantage=advantage)
+    frame = pl.DataFrame(rows, schema=TYPES, orient="row").with_columns(max_tokens=pl.lit(LIMIT))
+    return shaped_table(shape_rows(frame, ShapeConfig(**choices), cells, seed), cells)
 
 
 def fates(rows: list[Row], **choices: Any) -> list[float | str]:
@@ -101,6 +107,42 @@ def test_no_rows_are_shaped_into_no_rows() -> None:
     assert shaped([]).columns == list(Shaped.columns())
 
 
+def test_a_method_may_leave_completions_out_before_advantages_are_computed() -> None:
+    rows = group(("ok", 1.0), ("ok", 0.0), ("ok", 1.0)) + group(("ok", 0.0), ("ok", 0.0), name="h")
+    assert fates(rows, algorithm="raft") == [1.0, "not_solved", 1.0, "not_solved", "not_solved"]
+    assert fates(rows, algorithm="best-of-n") == [1.0, "not_best", "not_best", 1.0, "not_best"]
+    assert fates(rows, algorithm="reinforce-rej")[3:] == ["zero_variance", "zero_variance"]
+
+
+def test_red_drop_balances_a_group_and_takes_the_mean_of_what_is_left() -> None:
+    rows = group(*[("ok", 1.0)] * 2, *[("ok", 0.0)] * 6)
+    dropped = fates(rows, algorithm="red-drop")
+    assert dropped[:2] == [0.5, 0.5]
+    assert sorted(map(str, dropped[2:])) == ["-0.5", "-0.5", *["surplus_negative"] * 4]
+    assert fates(group(*[("ok", 1.0)] * 8), algorithm="red-drop") == [0.0] * 8
+    assert fates(group(("ok", 1.0)), algorithm="red-drop") == [0.0]
+
+
+def test_red_drop_draws_differently_by_seed_and_by_group() -> None:
+    one = group(("ok", 1.0), *[("ok", 0.0)] * 7)
+    draws = {str(fates(one, algorithm="red-drop", seed=seed)) for seed in range(20)}
+    draws |= {str(fates(group(*[row[2:4] for row in one], name=name), algorithm="red-drop")) for name in "abcdefgh"}
+    assert len(draws) == 7
+    assert fates(one, algorithm="red-drop", seed=5) == fates(one, algorithm="red-drop", seed=5)
+
+
+def test_red_weight_counts_good_completions_more() -> None:
+    frame = shaped(group(("ok", 1.0), *[("ok", 0.0)] * 3), algorithm="red-weight")
+    assert frame["weight"].to_list() == pytest.approx([2.117, *[0.7788] * 3], abs=1e-3)
+
+
+def test_dapo_takes_points_off_long_completions() -> None:
+    # The last fifth of the limit of 10 costs up to 1: 8 tokens nothing, 9 a half, 10 and more all.
+    rows = [("g", sample, "ok", 1.0, tokens) for sample, tokens in enumerate([4, 8, 9, 10])]
+    frame = shaped(rows, algorithm="dapo", advantage=RawReward())
+    assert frame["advantage"].to_list() == [1.0, 1.0, 0.5, 0.0]
+
+
 statuses = st.sampled_from(["ok", "truncated", "reward_error", "engine_error"])
 rewards = st.sampled_from([0.0, 0.5, 1.0])
 choices = st.fixed_dictionaries(
@@ -129,16 +171,28 @@ def test_the_order_of_rows_does_not_matter(rows: list[Row], choices: dict[str, A
     other = data.draw(st.permutations(rows))
     by_row = shaped(other, **choices).rows()
     assert [row[:2] for row in by_row] == [row[:2] for row in other]
-    assert sorted(by_row) == sorted(shaped(rows, **choices).rows())
+    assert sorted(map(str, by_row)) == sorted(map(str, shaped(rows, **choices).rows()))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=10)
+@given(rows=rollouts(), choices=choices, data=st.data())
+def test_nor_does_it_for_any_method(rows: list[Row], choices: dict[str, Any], data: st.DataObject) -> None:
+    other = data.draw(st.permutations(rows))
+    for name in SHAPINGS:
+        note(name)
+        frames = [shaped(order, name, **choices).sort("group_id", "sample_index") for order in (rows, other)]
+        assert_frame_equal(*frames, rel_tol=1e-6)
+
+
+@settings(deadline=None, max_examples=10)
 @given(rows=rollouts(), choices=choices)
-def test_every_outcome_fits_the_schema(rows: list[Row], choices: dict[str, Any]) -> None:
-    frame = shaped(rows, **choices)
-    assert Shaped.check(frame).bad.is_empty()
-    assert dict(frame.schema) == {name: column.dtype for name, column in Shaped.columns().items()}
-    assert not frame.filter(~pl.col("keep") & ((pl.col("advantage") != 0) | (pl.col("weight") != 0))).height
+def test_every_outcome_of_every_method_fits_the_schema(rows: list[Row], choices: dict[str, Any]) -> None:
+    for name in SHAPINGS:
+        note(name)
+        frame = shaped(rows, name, **choices)
+        assert Shaped.check(frame).bad.is_empty()
+        assert dict(frame.schema) == {name: column.dtype for name, column in Shaped.columns().items()}
+        assert not frame.filter(~pl.col("keep") & ((pl.col("advantage") != 0) | (pl.col("weight") != 0))).height
 
 
 @settings(deadline=None, max_examples=60)

@@ -18,36 +18,36 @@ from pipeline.shape.stage import shape
 from schemas import Shaped
 
 MakeRollouts = Callable[..., Artifact]
+Run = Callable[..., Artifact]
 FILES = {
     "part-00000.parquet": {"a": [("ok", 1.0), ("ok", 0.0)], "b": [("ok", 1.0), ("truncated", 1.0)]},
     "part-00001.parquet": {"c": [("ok", 0.0), ("ok", 0.0)], "d": [("ok", 1.0), ("reward_error", None), ("engine_error", None)]},
 }
 
 
-def run(rollouts: Artifact, algorithm: str = "grpo", args: dict[str, Any] | None = None, **choices: Any) -> Artifact:
-    config = RunConfig.model_validate(
-        {
-            "name": "test",
-            "model": {"path": "none"},
-            "data": {"train": {"path": "none"}, "heldout": {"path": "none"}},
-            "reward": {"components": [{"grader": "exact_match"}]},
-            "train": {"algorithm": algorithm, "algorithm_args": args or {}},
-            "shape": choices,
+@pytest.fixture
+def run(store: Store, make_config: Callable[..., RunConfig]) -> Run:
+    """run(rollouts, algorithm, args, seed, **choices): the shaped artifact."""
+
+    def make(
+        rollouts: Artifact, algorithm: str = "grpo", args: dict[str, Any] | None = None, seed: int = 0, **choices: Any
+    ) -> Artifact:
+        train = {"algorithm": algorithm, "algorithm_args": args or {}}
+        config = make_config({"train": train, "shape": choices, "seed": seed})
+        spec = {
+            "store": str(store.root),
+            "request": shape_request(config, rollouts).to_json(),
+            "rollouts": str(rollouts.path),
+            "shape": config.shape.model_dump(mode="json"),
+            **train,
+            "trust_remote_code": False,
         }
-    )
-    spec = {
-        "store": str(rollouts.path.parents[1]),
-        "request": shape_request(config, rollouts).to_json(),
-        "rollouts": str(rollouts.path),
-        "shape": config.shape.model_dump(mode="json"),
-        "algorithm": algorithm,
-        "algorithm_args": args or {},
-        "trust_remote_code": False,
-    }
-    return load_artifact(shape(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))["artifact"])
+        return load_artifact(shape(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))["artifact"])
+
+    return make
 
 
-def test_there_is_a_row_for_every_rollout_in_a_file_of_the_same_name(make_rollouts: MakeRollouts) -> None:
+def test_there_is_a_row_for_every_rollout_in_a_file_of_the_same_name(make_rollouts: MakeRollouts, run: Run) -> None:
     shaped = run(make_rollouts(FILES))
     assert [path.name for path in shaped.tables("shaped")] == list(FILES)
     frame = read_table(shaped, Shaped)
@@ -56,7 +56,7 @@ def test_there_is_a_row_for_every_rollout_in_a_file_of_the_same_name(make_rollou
     shaped.verify()
 
 
-def test_the_advantage_is_the_algorithms_own(make_rollouts: MakeRollouts) -> None:
+def test_the_advantage_is_the_algorithms_own(make_rollouts: MakeRollouts, run: Run) -> None:
     rollouts = make_rollouts(FILES)
     advantages = {name: read_table(run(rollouts, name), Shaped)["advantage"][0] for name in ("grpo", "rec-oneside-is")}
     assert advantages == {"grpo": pytest.approx(0.5**0.5, abs=1e-5), "rec-oneside-is": 0.5}
@@ -64,7 +64,7 @@ def test_the_advantage_is_the_algorithms_own(make_rollouts: MakeRollouts) -> Non
     assert read_table(population, Shaped)["advantage"][0] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_summary_counts_what_was_kept_and_why_the_rest_was_not(make_rollouts: MakeRollouts) -> None:
+def test_the_summary_counts_what_was_kept_and_why_the_rest_was_not(make_rollouts: MakeRollouts, run: Run) -> None:
     summary = run(make_rollouts(FILES), zero_variance="drop").summary
     assert summary["kept"] == 2
     assert summary["dropped"] == {"engine_error": 1, "reward_error": 1, "zero_variance": 5}
@@ -72,13 +72,14 @@ def test_the_summary_counts_what_was_kept_and_why_the_rest_was_not(make_rollouts
     assert summary["zero_variance_groups"] == 3
 
 
-def test_methods_that_shape_alike_share_one_artifact(make_rollouts: MakeRollouts) -> None:
+def test_methods_that_shape_alike_share_one_artifact(make_rollouts: MakeRollouts, run: Run) -> None:
     rollouts = make_rollouts(FILES)
     assert run(rollouts, "rec-oneside-is").path == run(rollouts, "reinforce").path
+    assert run(rollouts, "grpo").path == run(rollouts, "cispo", {"importance.positive_high": 5}).path
     assert run(rollouts, "grpo").path != run(rollouts, "reinforce").path
 
 
-def test_the_id_depends_on_the_rows_alone(make_rollouts: MakeRollouts) -> None:
+def test_the_id_depends_on_the_rows_alone(make_rollouts: MakeRollouts, run: Run) -> None:
     rollouts = make_rollouts(FILES)
     first = run(rollouts)
     for path in sorted(first.path.rglob("*"), reverse=True):
@@ -86,7 +87,7 @@ def test_the_id_depends_on_the_rows_alone(make_rollouts: MakeRollouts) -> None:
     assert run(rollouts).id == first.id
 
 
-def test_files_of_an_interrupted_attempt_are_kept(make_rollouts: MakeRollouts) -> None:
+def test_files_of_an_interrupted_attempt_are_kept(make_rollouts: MakeRollouts, run: Run) -> None:
     rollouts = make_rollouts(FILES)
     done = run(rollouts)
     written = {path.name: path.stat().st_mtime_ns for path in done.tables("shaped")}
@@ -97,14 +98,30 @@ def test_files_of_an_interrupted_attempt_are_kept(make_rollouts: MakeRollouts) -
     assert again.tables("shaped")[0].stat().st_mtime_ns == written["part-00000.parquet"]
 
 
-def test_a_finished_artifact_is_reused(make_rollouts: MakeRollouts) -> None:
+def test_a_finished_artifact_is_reused(make_rollouts: MakeRollouts, run: Run, store: Store) -> None:
     rollouts = make_rollouts(FILES)
     first = run(rollouts)
     assert run(rollouts).manifest == first.manifest
-    assert len(list(Store(rollouts.path.parents[1]).artifacts())) == 2
+    assert len(list(store.artifacts())) == 2
 
 
-def test_the_reasons_are_readable_with_any_parquet_reader(make_rollouts: MakeRollouts) -> None:
+def test_only_methods_that_draw_depend_on_the_seed(make_rollouts: MakeRollouts, run: Run) -> None:
+    rollouts = make_rollouts({"part-00000.parquet": {name: [("ok", 1.0), *[("ok", 0.0)] * 7] for name in "abcd"}})
+    kept = [read_table(run(rollouts, "red-drop", seed=seed), Shaped)["keep"].to_list() for seed in (1, 2)]
+    assert kept[0] != kept[1]
+    assert run(rollouts, "grpo", seed=1).path == run(rollouts, "grpo", seed=2).path
+
+
+def test_whitening_is_over_the_kept_tokens_of_all_files(make_rollouts: MakeRollouts, run: Run) -> None:
+    # Kept: a (1, 2 tokens), a (0, 3), b (1, 2), b (1, 3), c (0, 2), c (0, 3), d (1, 2): mean 9/17 over 17 tokens.
+    frame = read_table(run(make_rollouts(FILES), "reinforce++"), Shaped)
+    mean = 9 / 17
+    scale = (mean * (1 - mean)) ** 0.5
+    expected = [(reward - mean) / scale for reward in (1, 0, 1, 1, 0, 0, 1)]
+    assert frame["advantage"].to_list() == pytest.approx([*expected, 0, 0], abs=1e-6)
+
+
+def test_the_reasons_are_readable_with_any_parquet_reader(make_rollouts: MakeRollouts, run: Run) -> None:
     frame = pl.read_parquet(run(make_rollouts(FILES), truncated="drop").tables("shaped"))
     dropped = frame.filter(~pl.col("keep")).select("group_id", "sample_index", "drop_reason").rows()
     assert dropped == [("b", 1, "truncated"), ("d", 1, "reward_error"), ("d", 2, "engine_error")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,8 @@ from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import RunConfig
 from pipeline.process import Event, Reporter
-from pipeline.requests import train_request
+from pipeline.requests import score_request, train_request
+from pipeline.score.stage import score
 from pipeline.train.model import Policy
 from pipeline.train.plan import Row
 from pipeline.train.snapshot import Completion, Group, Snapshot, open_snapshot
@@ -113,6 +115,8 @@ def make_group() -> Callable[..., Group]:
                 tokens=random.integers(0, VOCABULARY, length).astype(np.int32),
                 behavior=-random.exponential(2.0, length).astype(np.float32),
                 mask=random.random(length) < 0.7 if masked else np.ones(length, np.bool_),
+                proximal=-random.exponential(2.0, length).astype(np.float32),
+                reference=-random.exponential(2.0, length).astype(np.float32),
                 advantage=float(random.normal()),
                 weight=float(random.choice([0.5, 1.0, 2.0])),
                 reward=float(sample % 2),
@@ -179,11 +183,12 @@ class Bench:
     store: Store
     default_rows: Rows
     model_path: Callable[..., Path]
+    make_config: Callable[..., RunConfig]
 
     def policy(self, path: Path | None = None) -> Artifact:
         """A model as a checkpoint artifact."""
         path = path or self.model_path()
-        return self._artifact(Request("checkpoint", "import/1", {"path": str(path)}), {}, None, {"iteration": 0}, path)
+        return self._artifact(Request("checkpoint", "import/1", {"path": str(path)}), (), None, {"iteration": 0}, path)
 
     def rollouts(self, rows: Rows | None = None, *, files: int = 2, backwards: bool = False) -> Artifact:
         """Rollouts, whole groups to a file. `backwards`: files, and rows within them, the other way round."""
@@ -195,12 +200,12 @@ class Bench:
         recipe = {"rows": str(rows), "files": files, "backwards": backwards}
         return self._artifact(Request("rollouts", "generate/1", recipe), parts, Rollouts, {"groups": len(ids)})
 
-    def shaped(self, rollouts: Artifact, *, keep: pl.Expr | None = None, changes: dict[str, pl.Expr] | None = None) -> Artifact:
-        """Rewards minus their group's mean, weight 1; all rows kept unless `keep` says otherwise."""
+    def shaped(self, rollouts: Artifact, *, keep: pl.Expr | None = None, **columns: pl.Expr) -> Artifact:
+        """All rows kept with weight 1 and the reward minus its group's mean, unless told otherwise."""
         frame = pl.concat([pl.read_parquet(path) for path in rollouts.tables("rollouts")])
         reward = pl.col("reward").fill_null(0)
         keep = pl.lit(True) if keep is None else keep
-        columns = {"advantage": reward - reward.mean().over("group_id"), "weight": pl.lit(1.0), **(changes or {})}
+        columns = {"advantage": reward - reward.mean().over("group_id"), "weight": pl.lit(1.0), **columns}
         frame = frame.select(
             "group_id",
             "sample_index",
@@ -208,51 +213,52 @@ class Bench:
             keep=keep,
             drop_reason=pl.when(~keep).then(pl.lit("zero_variance")),
         )
-        request = Request("shaped", "shape/1", {"columns": str(columns), "keep": str(keep)}, (rollouts.as_parent("rollouts"),))
+        recipe = {"columns": str(columns), "keep": str(keep)}
+        request = Request("shaped", "shape/1", recipe, (rollouts.as_parent("rollouts"),))
         return self._artifact(request, [frame.rows(named=True)], Shaped, {})
 
-    def snapshot(self, rollouts: Artifact, shaped: Artifact | None = None, algorithm: str = "rec-oneside-is") -> Snapshot:
-        scratch = self.store.root / f"snapshot-{len(list(self.store.root.glob('snapshot-*')))}"
-        return open_snapshot(scratch, rollouts, shaped or self.shaped(rollouts), resolve(algorithm))
+    def scores(self, rollouts: Artifact, checkpoint: Artifact | None = None) -> Artifact:
+        """Logprobs of the rollouts under a checkpoint."""
+        checkpoint = checkpoint or self.policy()
+        request = score_request(self.make_config({"model.dtype": "float32"}), rollouts, checkpoint)
+        spec = {"request": request.to_json(), "rollouts": str(rollouts.path), "checkpoint": str(checkpoint.path)}
+        result = score({**spec, "store": str(self.store.root), "trust_remote_code": False}, silent())
+        return load_artifact(result["artifact"])
+
+    def snapshot(
+        self, rollouts: Artifact, shaped: Artifact | None = None, algorithm: str = "rec-oneside-is", **scores: Artifact
+    ) -> Snapshot:
+        scratch = Path(tempfile.mkdtemp(dir=self.store.root))
+        return open_snapshot(scratch, rollouts, shaped or self.shaped(rollouts), scores, resolve(algorithm))
 
     def spec(
         self,
         rollouts: Artifact | None = None,
         shaped: Artifact | None = None,
         policy: Artifact | None = None,
-        *,
+        scores: dict[str, Artifact] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> Event:
-        """What the train stage is given. Six steps of 12 completions, unless `settings` of TrainConfig say otherwise."""
-        policy = policy or self.policy()
-        rollouts = rollouts or self.rollouts()
+        """What the train stage is given: six steps of 12 completions, unless `settings` of TrainConfig say otherwise."""
+        policy, rollouts, scores = policy or self.policy(), rollouts or self.rollouts(), scores or {}
         shaped = shaped or self.shaped(rollouts)
-        section = {"epochs": 3, "batch_completions": 12, "learning_rate": 0.01, "save_every_steps": 2, **settings}
-        config = RunConfig.model_validate(
-            {
-                "name": "test",
-                "seed": seed,
-                "model": {"path": "none", "dtype": "float32"},
-                "data": {"train": {"path": "none"}, "heldout": {"path": "none"}},
-                "reward": {"components": [{"grader": "exact_match"}]},
-                "train": section,
-            }
-        )
+        train = {"epochs": 3, "batch_completions": 12, "learning_rate": 0.01, "save_every_steps": 2, **settings}
+        config = self.make_config({"seed": seed, "model.dtype": "float32", "train": train})
         return {
             "store": str(self.store.root),
-            "request": train_request(config, 0, policy, rollouts, shaped).to_json(),
+            "request": train_request(config, 0, policy, rollouts, shaped, scores).to_json(),
             "policy": str(policy.path),
             "rollouts": str(rollouts.path),
             "shaped": str(shaped.path),
+            "scores": {role: str(artifact.path) for role, artifact in scores.items()},
             "train": config.train.model_dump(mode="json"),
             "trust_remote_code": False,
         }
 
-    def train(self, spec: Event | None = None, reporter: Reporter | None = None, **settings: Any) -> Artifact:
-        """The checkpoint."""
-        result = train(spec or self.spec(**settings), reporter or Reporter(os.open(os.devnull, os.O_WRONLY)))
-        return load_artifact(result["artifact"])
+    def train(self, reporter: Reporter | None = None, **given: Any) -> Artifact:
+        """The checkpoint, from the arguments of `spec`."""
+        return run_training(self.spec(**given), reporter)
 
     def _artifact(self, request: Request, parts: Any, table: Any, summary: dict[str, Any], copy: Path | None = None) -> Artifact:
         with self.store.work(request) as work:
@@ -266,8 +272,22 @@ class Bench:
             return work.finish(summary)
 
 
+def silent() -> Reporter:
+    return Reporter(os.open(os.devnull, os.O_WRONLY))
+
+
+def run_training(spec: Event, reporter: Reporter | None = None) -> Artifact:
+    return load_artifact(train(spec, reporter or silent())["artifact"])
+
+
+@pytest.fixture(scope="session")
+def train_spec() -> Callable[..., Artifact]:
+    """train_spec(spec, reporter): the checkpoint."""
+    return run_training
+
+
 @pytest.fixture
-def bench(tmp_path: Path, rows: Rows, model_path: Callable[..., Path]) -> Iterator[Bench]:
-    """A bench with a store of its own. Training sets torch's global mode of determinism; it is put back."""
-    yield Bench(Store(tmp_path / "store"), rows, model_path)
+def bench(store: Store, rows: Rows, model_path: Callable[..., Path], make_config: Callable[..., RunConfig]) -> Iterator[Bench]:
+    """Training sets torch's global mode of determinism; it is put back."""
+    yield Bench(store, rows, model_path, make_config)
     torch.use_deterministic_algorithms(False)

@@ -15,9 +15,9 @@ from pipeline.train.snapshot import Completion, Group
 CPU = torch.device("cpu")
 
 
-def completion(sample: int, tokens: list[int], mask: list[bool], temperature: float = 1.0) -> Completion:
+def completion(group: str, sample: int, tokens: list[int], mask: list[bool], temperature: float = 1.0) -> Completion:
     return Completion(
-        group_id="g",
+        group_id=group,
         sample_index=sample,
         tokens=np.array(tokens, np.int32),
         behavior=np.array([-0.1 * token for token in tokens], np.float32),
@@ -26,14 +26,15 @@ def completion(sample: int, tokens: list[int], mask: list[bool], temperature: fl
         weight=0.5 * sample,
         reward=0.0,
         temperature=temperature,
+        policy_version=sample,
     )
 
 
 @pytest.fixture
 def batch() -> Batch:
     """[1 2 | 3 4 | 5] and [6 | 7], the second row padded by three."""
-    first = Group(np.array([1, 2], np.int32), [completion(0, [3, 4], [True, False], 0.5), completion(1, [5], [True])])
-    second = Group(np.array([6], np.int32), [completion(2, [7], [True], 0.0)])
+    first = Group(np.array([1, 2], np.int32), [completion("g", 0, [3, 4], [True, False], 0.5), completion("g", 1, [5], [True])])
+    second = Group(np.array([6], np.int32), [completion("h", 2, [7], [True])])
     return collate([Row(first, first.completions), Row(second, second.completions)], CPU)
 
 
@@ -64,28 +65,29 @@ def test_padding_sees_itself_only_and_nothing_sees_it(batch: Batch) -> None:
 
 
 def test_first_tokens_are_predicted_from_the_end_of_the_prompt(batch: Batch) -> None:
-    assert batch.targets.tolist() == [3, 4, 5, 7]
+    assert batch.flat.targets.tolist() == [3, 4, 5, 7]
     assert batch.predicted_from.tolist() == [1, 2, 1, 5]
 
 
 def test_what_is_known_of_tokens_and_completions_keeps_their_order(batch: Batch) -> None:
-    tokens = batch.tokens(torch.zeros(4), torch.zeros(4), has_behavior=True)
-    assert tokens.behavior is not None
+    tokens = batch.flat.tokens(torch.zeros(4), torch.zeros(4), version=5)
+    assert tokens.behavior is not None and tokens.age is not None and tokens.group is not None
     assert tokens.behavior.tolist() == pytest.approx([-0.3, -0.4, -0.5, -0.7])
     assert tokens.mask.tolist() == [True, False, True, True]
     assert tokens.sequence.tolist() == [0, 0, 1, 2]
     assert tokens.advantage.tolist() == [1, 2, 3]
     assert tokens.weight.tolist() == [0, 0.5, 1]
     assert tokens.lengths.tolist() == [1, 1, 1]
-    assert [c.sample_index for c in batch.completions] == [0, 1, 2]
+    assert tokens.group.tolist() == [0, 0, 1]
+    assert tokens.age.tolist() == [5, 4, 3]
+    assert [completion.sample_index for completion in batch.flat.completions] == [0, 1, 2]
+    assert batch.flat.temperature.tolist() == [0.5, 0.5, 1.0, 1.0]
 
 
-def test_temperature_is_the_tokens_own_and_one_for_greedy_completions(batch: Batch) -> None:
-    assert batch.temperature.tolist() == [0.5, 0.5, 1.0, 1.0]
-
-
-def test_without_stored_logprobs_there_is_no_behavior(batch: Batch) -> None:
-    assert batch.tokens(torch.zeros(4), torch.zeros(4), has_behavior=False).behavior is None
+def test_logprobs_that_a_snapshot_lacks_are_none(batch: Batch) -> None:
+    tokens = batch.flat.tokens(torch.zeros(4), torch.zeros(4), version=1)
+    assert tokens.reference is None
+    assert tokens.proximal is None
 
 
 def test_rows_of_one_group_do_not_see_each_other(make_group: Callable[..., Group]) -> None:

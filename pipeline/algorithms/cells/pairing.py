@@ -1,0 +1,47 @@
+"""Pairing: which completions of a group are compared. Polars over the kept rows of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from pipeline.algorithms.cells.advantages import GROUP
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardPairs:
+    """Pairs of completions of one group whose rewards differ by at least a margin; the higher one is chosen."""
+
+    strategy: Literal["best_worst", "all"] = "best_worst"
+    """best_worst: one pair a group, the first of equals. all: every pair that the margin allows."""
+    margin: float = 1e-6
+    """Least difference of rewards; groups with equal rewards give no pair."""
+    cap: int = 0
+    """Most pairs per group, widest margin first; 0 for no limit."""
+    soft: float = 0.0
+    """Temperature of soft labels: preference = sigmoid(difference / soft). 0: hard labels, preference = 1."""
+
+    def pairs(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of a `Pairs` table, from kept rows with group_id, sample_index and reward."""
+        rows = rows.select(GROUP, "sample_index", "reward")
+        if self.strategy == "best_worst":
+            ordered = rows.sort("reward", "sample_index", descending=[True, False])
+            best = ordered.group_by(GROUP, maintain_order=True).first()
+            worst = rows.sort("reward", "sample_index").group_by(GROUP, maintain_order=True).first()
+            joined = best.join(worst, on=GROUP, suffix="_rejected")
+        else:
+            joined = rows.join(rows, on=GROUP, suffix="_rejected")
+        margin = pl.col("reward") - pl.col("reward_rejected")
+        label = pl.lit(1.0) if self.soft == 0 else 1 / (1 + (-margin / self.soft).exp())
+        pairs = joined.filter(margin >= max(self.margin, 1e-12)).select(
+            GROUP,
+            chosen_index="sample_index",
+            rejected_index="sample_index_rejected",
+            preference=label.cast(pl.Float32),
+            margin=margin,
+        )
+        order = [GROUP, "margin", "chosen_index", "rejected_index"]
+        pairs = pairs.sort(order, descending=[False, True, False, False])
+        return pairs if self.cap == 0 else pairs.group_by(GROUP, maintain_order=True).head(self.cap).select(pairs.columns)

@@ -1,0 +1,157 @@
+"""The order of a run, with stages that write down what they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from flows.chain import chain
+from pipeline.artifacts import Artifact
+from pipeline.config import RunConfig
+from pipeline.local import Missing
+from pipeline.run import Answers, Run
+
+Make = Callable[..., Artifact]
+Config = Callable[..., RunConfig]
+
+WHOLE = [
+    "base",
+    "prompts for checkpoint 0",
+    "generate 0 by checkpoint 0 with training prompts",
+    "evaluate 0 of checkpoint 0",
+    "shape 0",
+    "score 0 against checkpoint 0",
+    "train 0 from checkpoint 0",
+    "generate 1 by checkpoint 1 with training prompts",
+    "evaluate 1 of checkpoint 1",
+    "shape 1",
+    "score 1 against checkpoint 1",
+    "train 1 from checkpoint 1",
+    "generate 2 by checkpoint 2 without",
+    "evaluate 2 of checkpoint 2",
+]
+"""Everything that a run of two iterations does."""
+
+
+class Recorded:
+    """Every stage answers at once, unless it is `missing`, and is written down."""
+
+    def __init__(self, make: Make, missing: str | None = None) -> None:
+        self.make = make
+        self.missing = missing
+        self.asked: list[str] = []
+
+    def _note(self, words: str) -> None:
+        stage = " ".join(words.split()[:2])
+        if self.missing in (stage, stage.split()[0]):
+            raise Missing(stage)
+        self.asked.append(words)
+
+    def base(self) -> Artifact:
+        self._note("base")
+        return self.make("checkpoint", iteration=0)
+
+    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
+        self._note(f"prompts for {named(base)}")
+        return self.make("prompts", name="train"), self.make("prompts", name="heldout")
+
+    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
+        self._note(f"generate {iteration} by {named(policy)} {'with training prompts' if train else 'without'}")
+        assert heldout.recipe == {"name": "heldout"}
+        assert train is None or train.recipe == {"name": "train"}
+        rollouts = self.make("rollouts", iteration=iteration) if train else None
+        return Answers(self.make("rollouts", sampled=iteration), None, rollouts)
+
+    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
+        self._note(f"evaluate {iteration} of {named(policy)}")
+        assert answers.sampled.recipe == {"sampled": iteration}
+        return self.make("evaluation", iteration=iteration)
+
+    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
+        self._note(f"shape {iteration}")
+        assert rollouts.recipe == {"iteration": iteration}
+        return self.make("shaped", iteration=iteration)
+
+    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
+        self._note(f"score {iteration} against {named(policy)}")
+        return {"proximal": self.make("scores", iteration=iteration)}
+
+    def train(
+        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
+    ) -> Artifact:
+        self._note(f"train {iteration} from {named(policy)}")
+        assert (rollouts.recipe, shaped.recipe) == ({"iteration": iteration},) * 2
+        assert scores["proximal"].recipe == {"iteration": iteration}
+        return self.make("checkpoint", iteration=iteration + 1)
+
+
+def named(policy: Artifact) -> str:
+    return f"checkpoint {policy.summary['iteration']}"
+
+
+def test_a_run_goes_round_and_ends_with_an_evaluation(make_config: Config, make_artifact: Make) -> None:
+    stages = Recorded(make_artifact)
+    run = chain(make_config({"iterations": 2}), stages)
+    assert stages.asked == WHOLE
+    assert run.missing is None
+    assert [step.policy.summary["iteration"] for step in run.iterations] == [0, 1, 2]
+    assert [step.checkpoint is None for step in run.iterations] == [False, False, True]
+    assert all(step.evaluation for step in run.iterations)
+
+
+@pytest.mark.parametrize(
+    ("until", "last", "missing"),
+    [
+        (("generate", 0), 2, "evaluate 0"),
+        (("evaluate", 0), 3, "shape 0"),
+        (("shape", 0), 4, "train 0"),
+        (("train", 0), 6, "generate 1"),
+        (("generate", 1), 7, "evaluate 1"),
+        (("train", 1), 11, "generate 2"),
+        (("evaluate", 2), 13, None),
+    ],
+    ids=str,
+)
+def test_until_stops_after_its_stage(
+    make_config: Config, make_artifact: Make, until: tuple[str, int], last: int, missing: str | None
+) -> None:
+    stages = Recorded(make_artifact)
+    run = chain(make_config({"iterations": 2}), stages, until=until)
+    assert stages.asked == WHOLE[: last + 1]
+    assert run.missing in (missing, "shape 2" if missing is None else missing)
+
+
+@pytest.mark.parametrize(
+    ("missing", "done"),
+    [("base", 0), ("prompts", 1), ("generate 0", 2), ("evaluate 0", 3), ("shape 0", 4), ("train 0", 6), ("generate 2", 12)],
+)
+def test_a_stage_that_is_not_there_ends_the_look_and_is_named(
+    make_config: Config, make_artifact: Make, missing: str, done: int
+) -> None:
+    stages = Recorded(make_artifact, missing)
+    run = chain(make_config({"iterations": 2}), stages)
+    assert stages.asked == WHOLE[:done]
+    assert run.missing is not None
+    assert run.missing.startswith(missing)
+
+
+def test_what_there_is_is_told_after_every_stage(make_config: Config, make_artifact: Make) -> None:
+    told: list[str | None] = []
+
+    def on_change(run: Run) -> None:
+        told.append(run.missing)
+
+    chain(make_config({"iterations": 1}), Recorded(make_artifact), on_change)
+    stages = ["generate 0", "evaluate 0", "shape 0", "train 0", "generate 1", "evaluate 1"]
+    assert [stage for stage in told if stage in stages] == stages
+    assert told[-1] is None
+
+
+def test_an_error_of_a_stage_is_not_swallowed(make_config: Config, make_artifact: Make) -> None:
+    class Failing(Recorded):
+        def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        chain(make_config(), Failing(make_artifact))
