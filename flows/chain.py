@@ -65,10 +65,10 @@ def chain(
             if done("generate"):
                 break
             step.evaluation = stages.evaluate(number, policy, step.answers)
-            if done("evaluate"):
-                break
             if step.answers.rollouts is None:
                 run.missing = None
+                break
+            if done("evaluate"):
                 break
             step.shaped = stages.shape(number, step.answers.rollouts)
             if done("shape"):

@@ -85,7 +85,10 @@ def save_run(run: Run, directory: Path) -> None:
         "heldout_prompts": reference(run.heldout_prompts),
         "iterations": iterations,
     }
-    write_text(directory / RECORD, json.dumps(record, indent=2) + "\n")
+    text = json.dumps(record, indent=2) + "\n"
+    file = directory / RECORD
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
 
 
 def load_run(directory: str | Path) -> Run:

@@ -138,7 +138,7 @@ class Engine:
             if not self._has_run:
                 raise UserError(f"vLLM loads {self._model}, but cannot run it: {reason_of(error)}") from error
             raise StageFailed(
-                f"vLLM failed while it generated: {reason_of(error)}. Finished shards are kept; the same command goes on from there"
+                f"vLLM failed while it generated: {reason_of(error)}. Finished shards are kept; the same command goes on"
             ) from error
         self._has_run = True
         return list(outputs)

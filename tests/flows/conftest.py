@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
 }
 FORKS = """
     import json, os, sys
-    import flows.cli, pipeline.config
+    import flows.chain, flows.check, flows.cli, pipeline.config, pipeline.local, pipeline.run
 
     for line in sys.stdin:
         order = json.loads(line)
@@ -34,7 +34,7 @@ FORKS = """
             flows.cli.main()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""`rollbook` once per line: each is a process of its own that has the interpreter and the light imports behind it."""
+"""`rollbook` once per line: each is a process of its own that has the interpreter's start and the imports behind it."""
 
 
 class Said(NamedTuple):

@@ -48,7 +48,8 @@ def test_the_id_changes_with_the_content(change: dict[str, Any]) -> None:
 
 
 def test_the_id_does_not_change_with_the_provenance() -> None:
-    elsewhere = PROVENANCE.model_copy(update={"host": "b", "seconds": 9.0, "git_commit": "1234+", "files": (FILE,), "notes": {"a": 1}})
+    changes = {"host": "b", "seconds": 9.0, "git_commit": "1234+", "files": (FILE,), "notes": {"a": 1}}
+    elsewhere = PROVENANCE.model_copy(update=changes)
     assert manifest_with(elsewhere).id == manifest_with().id
 
 

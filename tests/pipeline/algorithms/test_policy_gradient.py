@@ -75,20 +75,20 @@ def loss_and_gradient(algorithm: Algorithm, *parts: Tokens, of: Tokens | None = 
     return loss.item(), torch.cat(gradients)  # type: ignore[union-attr]
 
 
+PER_TOKEN = ("logprobs", "entropy", "mask", "behavior", "proximal", "reference")
+PER_SEQUENCE = ("advantage", "weight", "lengths", "group", "age")
+
+
 def parts_of(tokens: Tokens, order: list[int], cuts: list[int]) -> list[Tokens]:
     """The sequences in another order, cut into parts that each number their own sequences."""
-    bounds = [0, *cuts, len(order)]
     parts = []
-    for start, stop in itertools.pairwise(bounds):
+    for start, stop in itertools.pairwise([0, *cuts, len(order)]):
         chosen = order[start:stop]
-        place = torch.cat([torch.nonzero(tokens.sequence == number)[:, 0] for number in chosen])
-        sizes = torch.tensor([int((tokens.sequence == number).sum()) for number in chosen])
-        values = {field.name: getattr(tokens, field.name) for field in dataclasses.fields(tokens)}
-        values = {name: value[place if len(value) == len(tokens.sequence) else chosen] for name, value in values.items()}
-        for name in ("advantage", "weight", "lengths", "group", "age"):
-            values[name] = getattr(tokens, name)[chosen]
-        values["sequence"] = torch.repeat_interleave(torch.arange(len(chosen)), sizes)
-        parts.append(Tokens(**values))
+        places = [torch.nonzero(tokens.sequence == number)[:, 0] for number in chosen]
+        values = {name: getattr(tokens, name)[torch.cat(places)] for name in PER_TOKEN}
+        values |= {name: getattr(tokens, name)[chosen] for name in PER_SEQUENCE}
+        sequence = torch.cat([torch.full_like(place, number) for number, place in enumerate(places)])
+        parts.append(Tokens(sequence=sequence, **values))
     return parts
 
 
@@ -160,7 +160,7 @@ def test_zero_advantage_gives_zero_gradient(algorithm: PolicyGradient, make_toke
 def test_extreme_ratios_stay_finite_in_fp32(algorithm: Algorithm, advantage: float, make_tokens: MakeTokens) -> None:
     far = [[-20.1, -0.1, -200.0, -0.1]]
     tokens = make_tokens([[-0.1, -20.1, -0.1, -200.0]], [advantage], behavior=far, proximal=far, reference=far)
-    values = {field.name: getattr(tokens, field.name).detach() for field in dataclasses.fields(tokens)}
+    values = {name: getattr(tokens, name).detach() for name in (*PER_TOKEN, *PER_SEQUENCE, "sequence")}
     small = Tokens(**{name: value.float() if value.is_floating_point() else value for name, value in values.items()})
     small.logprobs.requires_grad_()
     small.entropy.requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -83,8 +84,6 @@ def test_figures_do_not_depend_on_the_micro_batches() -> None:
 
 
 def test_without_behavior_logprobs_there_are_no_ratio_figures() -> None:
-    import dataclasses
-
     tokens, completions = FIRST
     row = record((dataclasses.replace(tokens, behavior=None), completions), has_behavior=False).row(groups=1)
     absent = {name for name, value in row.items() if value is None}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -68,8 +70,22 @@ CUTS = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def fp64_policy(model_path: Callable[..., Path]) -> MakePolicy:
+    """fp64_policy(name): the policy in fp64; one for all tests of this file, none of which changes it."""
+
+    @cache
+    def load(name: str) -> Policy:
+        policy = Policy(model_path(name), "float32", trust_remote_code=False, activation_checkpointing=False)
+        policy.model.double()
+        return policy
+
+    return load
+
+
+@pytest.fixture(scope="module")
 def groups(make_group: MakeGroup) -> list[Group]:
+    """Three prompts with six completions, some of whose tokens are masked out."""
     return [make_group(5, [3, 1, 6], 0, masked=True), make_group(2, [4, 4], 1), make_group(9, [7], 2, masked=True)]
 
 
@@ -93,49 +109,59 @@ def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[Row]]) 
     return value, torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
 
 
+@pytest.fixture(scope="module")
+def uncut(groups: list[Group], fp64_policy: MakePolicy) -> Callable[[str, str], tuple[float, Tensor]]:
+    """uncut(model, algorithm): loss and gradient of the groups, every completion alone."""
+    return cache(lambda name, algorithm: loss_and_gradient(fp64_policy(name), algorithm, one_by_one(groups)))
+
+
+Uncut = Callable[[str, str], tuple[float, Tensor]]
+
+
+def assert_same_step(found: tuple[float, Tensor], expected: tuple[float, Tensor], tolerance: float) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert float((found[1] - expected[1]).norm() / expected[1].norm()) < tolerance
+
+
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 @pytest.mark.parametrize("name", ["qwen2", "gpt2"])
 def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(
-    name: str, cut: Cut, groups: list[Group], make_policy: MakePolicy
+    name: str, cut: Cut, groups: list[Group], fp64_policy: MakePolicy, uncut: Uncut
 ) -> None:
     # Qwen2 computes its norms in fp32 whatever the type of its weights.
-    policy, tolerance = make_policy(name, double=True), {"qwen2": 2e-6, "gpt2": 1e-11}[name]
-    loss, gradient = loss_and_gradient(policy, "rec-oneside-is", cut(groups))
-    expected_loss, expected = loss_and_gradient(policy, "rec-oneside-is", one_by_one(groups))
-    assert loss == pytest.approx(expected_loss, rel=tolerance)
-    assert float((gradient - expected).norm() / expected.norm()) < tolerance
+    tolerance = {"qwen2": 2e-6, "gpt2": 1e-11}[name]
+    found = loss_and_gradient(fp64_policy(name), "rec-oneside-is", cut(groups))
+    assert_same_step(found, uncut(name, "rec-oneside-is"), tolerance)
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rec-oneside-nois", "grpo", "opmd", "gspo", "decoupled-ppo", "oapl", "a*-po"])
-def test_other_methods_do_not_see_the_cut_either(algorithm: str, groups: list[Group], make_policy: MakePolicy) -> None:
-    policy = make_policy("gpt2", double=True)
-    expected_loss, expected = loss_and_gradient(policy, algorithm, one_by_one(groups))
+def test_other_methods_do_not_see_the_cut_either(
+    algorithm: str, groups: list[Group], fp64_policy: MakePolicy, uncut: Uncut
+) -> None:
     for cut in (backwards, within(24, SHARE), within(40, SEPARATE)):
-        loss, gradient = loss_and_gradient(policy, algorithm, cut(groups))
-        assert loss == pytest.approx(expected_loss, rel=1e-11)
-        assert float((gradient - expected).norm() / expected.norm()) < 1e-11
+        assert_same_step(loss_and_gradient(fp64_policy("gpt2"), algorithm, cut(groups)), uncut("gpt2", algorithm), 1e-11)
 
 
-def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(make_group: MakeGroup, make_policy: MakePolicy) -> None:
-    policy, group = make_policy(double=True), make_group(4, [3, 3])
+def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(make_group: MakeGroup, fp64_policy: MakePolicy) -> None:
+    policy, group = fp64_policy("gpt2"), make_group(4, [3, 3])
     flat = Group(group.prompt, [dataclasses.replace(c, advantage=0.0) for c in group.completions])
     _, alone = loss_and_gradient(policy, "grpo", one_by_one([group]))
     _, diluted = loss_and_gradient(policy, "grpo", one_by_one([group, flat]))
-    torch.testing.assert_close(2 * diluted, alone, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(2 * diluted, alone, rtol=1e-11, atol=1e-14)
     assert not loss_and_gradient(policy, "grpo", one_by_one([flat]))[1].any()
 
 
-def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(make_group: MakeGroup, make_policy: MakePolicy) -> None:
-    policy, group = make_policy(double=True), make_group(4, [5])
-    last_masked = dataclasses.replace(group.completions[0], mask=group.completions[0].mask & [True, True, True, True, False])
-    other_token = last_masked.tokens.copy()
-    other_token[-1] = (other_token[-1] + 1) % 40
-    results = [
-        loss_and_gradient(policy, "rec-oneside-is", [[Row(group, [one])]])
-        for one in (last_masked, dataclasses.replace(last_masked, tokens=other_token, behavior=last_masked.behavior - 5))
-    ]
-    assert results[0][0] == results[1][0]
-    assert torch.equal(results[0][1], results[1][1])
+def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(make_group: MakeGroup, fp64_policy: MakePolicy) -> None:
+    policy, group = fp64_policy("gpt2"), make_group(4, [5])
+    one = dataclasses.replace(group.completions[0], mask=np.array([True, True, True, True, False]))
+    tokens, behavior = one.tokens.copy(), one.behavior.copy()  # type: ignore[union-attr]
+    tokens[-1], behavior[-1] = (tokens[-1] + 1) % 40, -np.inf
+    other = dataclasses.replace(one, tokens=tokens, behavior=behavior)
+    (loss, gradient), (other_loss, other_gradient) = (
+        loss_and_gradient(policy, "rec-oneside-is", [[Row(group, [completion])]]) for completion in (one, other)
+    )
+    assert loss == other_loss
+    torch.testing.assert_close(gradient, other_gradient, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "tied", "gpt2", "phi"])
@@ -156,14 +182,13 @@ def test_packed_logprobs_are_those_of_the_model_alone(
     assert float(entropy.min()) > 0
     assert float(entropy.max()) < math.log(40)
     for group in groups:
-        policy.self_check(collate([Row(group, group.completions)], policy.device))
+        with torch.no_grad():
+            policy.self_check(collate([Row(group, group.completions)], policy.device))
 
 
-def test_activation_checkpointing_changes_nothing(groups: list[Group], make_policy: MakePolicy) -> None:
-    plain = loss_and_gradient(make_policy(double=True), "grpo", all_together(groups))
-    again = loss_and_gradient(make_policy(double=True, checkpointing=True), "grpo", all_together(groups))
-    assert plain[0] == again[0]
-    torch.testing.assert_close(plain[1], again[1], rtol=1e-6, atol=1e-12)
+def test_activation_checkpointing_changes_nothing(groups: list[Group], make_policy: MakePolicy, uncut: Uncut) -> None:
+    checkpointed = make_policy("gpt2", double=True, checkpointing=True)
+    assert_same_step(loss_and_gradient(checkpointed, "grpo", all_together(groups)), uncut("gpt2", "grpo"), 1e-11)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -133,7 +133,7 @@ def test_raw_logprobs_at_temperature_one_are_those_of_the_sampling_density(bench
 
 def test_an_empty_selection_is_refused(bench: Any) -> None:
     rollouts = bench.rollouts()
-    with pytest.raises(DataError, match="no completion is kept for training. Its drop_reason column says why"):
+    with pytest.raises(DataError, match=r"no completion is kept for training\. Its drop_reason column says why"):
         bench.snapshot(rollouts, bench.shaped(rollouts, keep=pl.lit(False)))
 
 
