@@ -109,6 +109,29 @@ def report(
 
 
 @app.command()
+def compare(
+    place: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a rollouts artifact inside one.")],
+    algorithms: Annotated[
+        list[str],
+        typer.Option("--algorithms", "-a", help="Such as grpo,rec-oneside-nois:low=0.6,high=2.0", show_default=False),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each algorithm; the first has the run's own seed.")] = 1,
+    iteration: Annotated[
+        int | None, typer.Option("--iteration", "-i", min=0, help="Whose rollouts. Default: 0, the base model's.")
+    ] = None,
+    overrides: Overrides = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Judge a checkpoint after every epoch, not only after the last.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="The page to write. Default: comparison.html in the run directory.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train many algorithms on one snapshot of rollouts and compare them. Finished trials are found, not redone."""
+    order = {"place": str(place), "algorithms": algorithms, "seeds": seeds, "iteration": iteration}
+    _compare({**order, "overrides": overrides or [], "curve": curve}, out, as_json)
+
+
+@app.command()
 def algorithms(
     name: Annotated[str | None, typer.Argument(help="Show one in full.", show_default=False)] = None, as_json: AsJson = False
 ) -> None:
@@ -168,6 +191,49 @@ def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
     finally:
         server.stop()
     return load_run(config.directory)
+
+
+def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from flows.trials import look
+    from pipeline.artifacts.store import load_artifact
+    from pipeline.compare.plan import make_plan
+    from pipeline.compare.table import record
+
+    plan = make_plan(**order)
+    trials = look(plan)
+    found = record(trials) if trials.complete else load_artifact(_work_on_trials(plan.name, order))
+
+    from pipeline.report.comparison import write_comparison
+    from pipeline.report.comparison_table import as_json_rows, comparison_table, failures
+
+    page = write_comparison(found, plan.snapshot.store, out or plan.snapshot.directory / "comparison.html")
+    if as_json:
+        typer.echo(json.dumps({"path": str(found.path), "page": str(page), **as_json_rows(found)}, indent=2))
+    else:
+        console = Console()
+        console.print(comparison_table(found))
+        for failure in failures(found):
+            console.print(f"{failure.title}: {failure.why}", markup=False, highlight=False)
+        console.print(f"artifact: {found.path}", highlight=False, soft_wrap=True)
+        console.print(f"page:     {page}", highlight=False, soft_wrap=True)
+    if found.summary["failed"]:
+        raise typer.Exit(1)
+
+
+def _work_on_trials(name: str, order: dict[str, Any]) -> str:
+    """Run the flow with a Prefect server that starts beside it. Returns the path of the comparison."""
+    from flows.server import LocalServer
+
+    server = LocalServer()
+    try:
+        from flows.compare import compare as compare_flow
+        from flows.console import StageConsole
+
+        server.wait()
+        with StageConsole(Console(stderr=True)) as console:
+            return compare_flow(name, order, console.tell)
+    finally:
+        server.stop()
 
 
 def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:

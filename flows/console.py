@@ -6,7 +6,9 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from pipeline.process import Event
 
@@ -51,15 +53,19 @@ class StageConsole:
             case "progress":
                 self._advance(stage, event)
             case "note":
-                self._console.print(f"[dim]{stage}:[/dim] {event['message']}", markup=True, highlight=False)
+                self._console.print(f"[dim]{stage}:[/dim] {escape(event['message'])}", highlight=False)
             case "found":
                 self._console.print(f"[green]✓[/green] {stage:16} [dim]already there[/dim]", highlight=False)
             case "finished":
                 self._finish(stage)
+            case "failed":
+                self._fail(stage, event["message"])
 
     def _start(self, stage: str) -> None:
         self._started[stage] = self._told[stage] = time.monotonic()
         if self._progress:
+            if stage in self._bars:  # its first attempt crashed
+                self._progress.remove_task(self._bars[stage])
             self._bars[stage] = self._progress.add_task(stage, total=None, speed="starting")
 
     def _advance(self, stage: str, event: Event) -> None:
@@ -75,3 +81,8 @@ class StageConsole:
             self._progress.remove_task(self._bars.pop(stage))
         seconds = time.monotonic() - self._started.get(stage, time.monotonic())
         self._console.print(f"[green]✓[/green] {stage:16} [dim]{seconds:6.1f} s[/dim]", highlight=False)
+
+    def _fail(self, stage: str, message: str) -> None:
+        if self._progress and stage in self._bars:
+            self._progress.remove_task(self._bars.pop(stage))
+        self._console.print(Text.assemble(("✗", "red"), f" {stage:16} ", (message, "dim")))

@@ -290,12 +290,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping such as `name: demo`, found {type(tree).__name__}")
+    return _validated(tree, overrides, str(path))
+
+
+def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The same run with some settings changed, as by `load_config`.
+
+    Raises:
+        UserError: an unknown key or a value out of range.
+    """
+    return _validated(config.model_dump(mode="json"), overrides, "--set")
+
+
+def _validated(tree: dict[str, Any], overrides: Sequence[str], origin: str) -> RunConfig:
     for override in overrides:
         _apply(tree, override)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}:\n" + "\n".join(f"  {line}" for line in describe_errors(error, RunConfig))) from None
+        raise UserError(f"{origin}:\n" + "\n".join(f"  {line}" for line in describe_errors(error, RunConfig))) from None
 
 
 class _Loader(yaml.SafeLoader):

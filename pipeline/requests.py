@@ -10,8 +10,9 @@ from typing import Any
 
 from pipeline.algorithms import resolve
 from pipeline.artifacts import Artifact, Request
-from pipeline.config import PromptSource, RunConfig
+from pipeline.config import PromptSource, RewardComponent, RunConfig
 from pipeline.device import resolve_dtype
+from pipeline.rewards.registry import source_hash
 
 STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "score", "train", "evaluate")}
 """Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
@@ -121,7 +122,13 @@ def _generate(
         "sampling": sampling,
         "dtype": resolve_dtype(config.model.dtype),
         "max_model_len": config.engine.max_model_len,
-        "reward": config.reward.model_dump(mode="json", include={"components"}),
+        "reward": [_grading(component) for component in config.reward.components],
         "shard_groups": config.generate.shard_groups,
     }
     return Request("rollouts", STAGES["generate"], recipe, (policy.as_parent("policy"), prompts.as_parent("prompts")))
+
+
+def _grading(component: RewardComponent) -> dict[str, Any]:
+    """A grader with its args; of the user's own functions, the hash of their source file too."""
+    source = source_hash(component)
+    return component.model_dump(mode="json") | ({"source": source} if source else {})

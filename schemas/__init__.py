@@ -1,5 +1,6 @@
 """The tables that rollbook writes and the manifest that names them. Imports neither torch nor vLLM."""
 
+from schemas.comparison import Comparison, ComparisonTiming
 from schemas.evaluation import Evaluation
 from schemas.metrics import Metrics, Timing
 from schemas.pairs import Pairs
@@ -10,7 +11,22 @@ from schemas.shaped import Shaped
 from schemas.table import Checked, Table
 
 TABLES: dict[str, type[Table]] = {
-    table.__name__.lower(): table for table in (Prompts, Rollouts, Scores, Shaped, Pairs, Metrics, Timing, Evaluation)
+    table.__name__.lower(): table
+    for table in (Prompts, Rollouts, Scores, Shaped, Pairs, Metrics, Timing, Evaluation, Comparison, ComparisonTiming)
 }
 
-__all__ = ["TABLES", "Checked", "Evaluation", "Metrics", "Pairs", "Prompts", "Rollouts", "Scores", "Shaped", "Table", "Timing"]
+__all__ = [
+    "TABLES",
+    "Checked",
+    "Comparison",
+    "ComparisonTiming",
+    "Evaluation",
+    "Metrics",
+    "Pairs",
+    "Prompts",
+    "Rollouts",
+    "Scores",
+    "Shaped",
+    "Table",
+    "Timing",
+]

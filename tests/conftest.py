@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def settings() -> Callable[..., dict[str, Any]]:
     """settings({"train.epochs": 2}): the least that a run needs, with changes by dotted key."""
 
     def make(changes: dict[str, Any] | None = None) -> dict[str, Any]:
-        tree = _copy(SETTINGS)
+        tree: dict[str, Any] = copy.deepcopy(SETTINGS)
         for key, value in (changes or {}).items():
             *parents, last = key.split(".")
             node = tree
@@ -76,9 +77,3 @@ def make_artifact(store: Store) -> Callable[..., Artifact]:
             return work.finish({"iteration": recipe.get("iteration", 0)})
 
     return make
-
-
-def _copy(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _copy(value) for key, value in tree.items()}
-    return [_copy(value) for value in tree] if isinstance(tree, list) else tree

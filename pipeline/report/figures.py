@@ -68,30 +68,30 @@ def role_of(color: str) -> str:
     return ROLES[color]
 
 
-def svg(name: str, draw: Draw, *, x_label: str) -> Markup:
+def svg(name: str, draw: Draw, *, x_label: str, width: int = WIDTH, height: int = HEIGHT) -> Markup:
     """Draw on one pair of axes and return the picture, safe to put in a page beside others.
 
     Args:
         name: unique in the page; prefixes every id of the picture.
-        draw: draws with the colors of this module.
+        draw: draws with the colors of this module. What it gives the gid `series-N` gets the classes `series series-N`.
         x_label: written below the horizontal axis.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": name})
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         axes = figure.subplots()
         axes.grid(axis="x", visible=False)
         draw(axes)
         axes.set_xlabel(x_label)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return Markup(_inline(name, file.getvalue()))
+    return Markup(_inline(name, file.getvalue(), width, height))
 
 
-def _inline(name: str, text: str) -> str:
+def _inline(name: str, text: str, width: int, height: int) -> str:
     text = text[text.index("<svg") :]
-    text = re.sub(r"<svg [^>]*>", f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">', text, count=1)
+    text = re.sub(r"<svg [^>]*>", f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">', text, count=1)
     text = re.sub(r"<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="([^"]*)"', lambda found: _scoped_id(name, found.group(1)), text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -103,6 +103,8 @@ def _inline(name: str, text: str) -> str:
 
 def _scoped_id(name: str, id: str) -> str:
     """Ids that the picture refers to (clip paths, markers) get the picture's name before them; the others go."""
+    if re.fullmatch(r"series-\d+", id):
+        return f' class="series {id}"'
     return f' id="{name}-{id}"' if re.fullmatch(r"[a-z][0-9a-f]{10}", id) else ""
 
 

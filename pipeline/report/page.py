@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def render(run: Run) -> str:
         training_section(read_curves(run), outcomes.logprob_panel(run)),
         outcomes.time_section(run, rows),
     ]
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     return template.render(
         now=now,
         tiles=_headline(run, rows),
@@ -78,12 +78,12 @@ def render(run: Run) -> str:
         examples=read_examples(run),
         shades=SHADES,
         settings=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
-        lineage=_lineage(run),
+        lineage=lineage(_artifacts(run)),
         short=SHORT,
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Every text that the template prints is escaped, after its controls and bidi marks were made visible."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
@@ -156,10 +156,15 @@ def _artifacts(run: Run) -> Iterator[tuple[str, Artifact]]:
                 yield f"{name} of {step.iteration}", artifact
 
 
-def _lineage(run: Run) -> list[Ancestor]:
+def lineage(used: Iterable[tuple[str, Artifact]]) -> list[Ancestor]:
+    """Rows of the lineage, one per artifact.
+
+    Args:
+        used: what artifacts were used as; one may come several times.
+    """
     uses: dict[str, list[str]] = {}
     artifacts: dict[str, Artifact] = {}
-    for use, artifact in _artifacts(run):
+    for use, artifact in used:
         uses.setdefault(artifact.id, []).append(use)
         artifacts[artifact.id] = artifact
     return [

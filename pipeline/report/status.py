@@ -64,10 +64,10 @@ def _iteration(step: Iteration) -> dict[str, Any]:
         **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
         "tokens": rollouts.get("tokens"),
         "seconds": {
-            "generate": _seconds(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
-            "shape": _seconds(artifacts["shaped"]),
-            "train": _seconds(artifacts["checkpoint"]),
-            "evaluate": _seconds(artifacts["evaluation"]),
+            "generate": seconds_of(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
+            "shape": seconds_of(artifacts["shaped"]),
+            "train": seconds_of(artifacts["checkpoint"]),
+            "evaluate": seconds_of(artifacts["evaluation"]),
         },
         "artifacts": {
             name: {"id": artifact.id, "path": str(artifact.path)} if artifact else None for name, artifact in artifacts.items()
@@ -79,7 +79,7 @@ def _summary(artifact: Artifact | None) -> dict[str, Any]:
     return artifact.summary if artifact else {}
 
 
-def _seconds(*artifacts: Artifact | None) -> float | None:
+def seconds_of(*artifacts: Artifact | None) -> float | None:
     """Wall time of some artifacts; those that were made beside one another (one start of the engine) count once."""
     spans = sorted(_span(artifact) for artifact in artifacts if artifact)
     if not spans:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import importlib
+import inspect
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -123,6 +126,23 @@ def check_reward_config(config: RewardConfig) -> None:
         if not math.isfinite(component.weight)
     )
     resolve_all(config.components)
+
+
+def source_hash(component: Component) -> str | None:
+    """sha256 of the file that holds a function of the user's, so that a changed grader is not taken for the old one.
+
+    None for a built-in, or where the function has no source file. Modules that it imports do not count.
+
+    Raises:
+        UserError: no such module or function.
+    """
+    if component.grader in BUILTINS:
+        return None
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(_own_function(component.grader)))
+    except TypeError:
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
 def _problem(place: int, component: Component, error: UserError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from schemas import Rollouts
 PER_TOKEN = 1e-4
 """Largest difference of one logprob, nats. Measured: 2.4e-5."""
 WHOSE = pytest.mark.parametrize("iteration", [0, 1], ids=["base model", "trained checkpoint"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Short rows: more threads only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

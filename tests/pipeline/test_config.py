@@ -33,7 +33,7 @@ def load(tmp_path: Path, settings: Settings) -> Callable[..., RunConfig]:
 
 def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """Every section by its dotted path."""
-    found = {}
+    found: dict[str, type[BaseModel]] = {}
     for name, field in model.model_fields.items():
         stack: list[Any] = [field.annotation]
         while stack:

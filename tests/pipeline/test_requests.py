@@ -93,12 +93,10 @@ def test_the_dtype_that_was_meant_is_in_the_key_and_not_the_word_auto(make_confi
 
 def test_an_iteration_draws_and_trains_anew(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
     config, policy, other = make_config(), make_artifact("checkpoint"), make_artifact("rollouts")
-    for request in (
-        lambda number: requests.rollouts_request(config, number, policy, other),
-        lambda number: requests.train_request(config, number, policy, other, other, {}),
-    ):
-        assert request(0).key != request(1).key
-    assert requests.train_request(config, 0, policy, other, other, {}).recipe["iteration"] == 1
+    rollouts = [requests.rollouts_request(config, number, policy, other) for number in (0, 1)]
+    trained = [requests.train_request(config, number, policy, other, other, {}) for number in (0, 1)]
+    assert len({request.key for request in (*rollouts, *trained)}) == 4
+    assert [request.recipe["iteration"] for request in trained] == [1, 2]
 
 
 def test_another_policy_has_other_rollouts(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:

@@ -64,6 +64,9 @@ METRICS = {
     "completion_tokens_mean": 3.0,
     "entropy": 1.5,
 }
+PAIRS = {"group_id": "g1", "chosen_index": 0, "rejected_index": 1, "preference": 1.0, "margin": 0.5}
+COMPARISON = {"label": "grpo:low=0.1", "algorithm": "grpo", "seed": 0, "epoch": 4, "status": "failed", "error": "no logprobs"}
+COMPARISON_TIMING = {"label": "grpo:low=0.1", "seed": 0, "epoch": 4, "train_seconds": 12.5}
 TIMING = {"step": 0, "seconds": 0.5, "tokens_per_second": 24.0, "data_seconds": 0.0}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "prompts": PROMPT,
@@ -71,8 +74,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "scores": SCORES,
     "shaped": SHAPED,
     "evaluation": EVALUATION,
+    "pairs": PAIRS,
     "metrics": METRICS,
     "timing": TIMING,
+    "comparison": COMPARISON,
+    "comparisontiming": COMPARISON_TIMING,
 }
 
 
@@ -82,7 +88,7 @@ def test_every_table_has_an_example() -> None:
 
 def frame_of(table: type[Table], *changes: dict[str, Any]) -> pl.DataFrame:
     """The table's example, once per set of changes."""
-    types = {name: column.dtype for name, column in table.columns().items()}
+    types: dict[str, Any] = {name: column.dtype for name, column in table.columns().items()}
     rows = [{**dict.fromkeys(types), **EXAMPLES[table.title()], **change} for change in changes]
     extra = {name: pl.Float64 for row in rows for name in row if name not in types}
     return pl.DataFrame(rows, schema=types | extra)

@@ -43,6 +43,15 @@ MODELS = {
 Rows = list[dict[str, Any]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost more than they do on tensors as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """model_path(name, **changes of its config): a directory with a random model and a tokenizer."""
@@ -213,7 +222,7 @@ class Bench:
             keep=keep,
             drop_reason=pl.when(~keep).then(pl.lit("zero_variance")),
         )
-        recipe = {"columns": str(columns), "keep": str(keep)}
+        recipe = {"rows": str(frame.rows())}
         request = Request("shaped", "shape/1", recipe, (rollouts.as_parent("rollouts"),))
         return self._artifact(request, [frame.rows(named=True)], Shaped, {})
 

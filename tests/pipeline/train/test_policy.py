@@ -198,10 +198,10 @@ def test_activation_checkpointing_changes_nothing(groups: list[Group], make_poli
 def test_a_model_with_dropout_is_trained_without_it(
     name: str, dropout: dict[str, float], checkpointing: bool, groups: list[Group], make_policy: MakePolicy
 ) -> None:
-    batch = collate([Row(group, group.completions) for group in groups], torch.device("cpu"))
+    policy, plain = make_policy(name, checkpointing=checkpointing, **dropout), make_policy(name)
+    batch = collate([Row(group, group.completions) for group in groups], policy.device)
     with torch.no_grad():
-        expected = make_policy(name).logprobs(batch)[0]
-        found = make_policy(name, checkpointing=checkpointing, **dropout).logprobs(batch)[0]
+        found, expected = policy.logprobs(batch)[0], plain.logprobs(batch)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -210,7 +210,7 @@ def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[Group], make_p
     batch = collate([Row(group, group.completions) for group in groups], policy.device)
     logprobs, entropy = policy.logprobs(batch)
     assert {tensor.dtype for tensor in (logprobs, entropy, *policy.parameters.values())} == {torch.float32}
-    assert float((logprobs - exact.logprobs(batch)[0]).abs().mean()) < 0.05
+    assert (logprobs - exact.logprobs(batch)[0]).abs().mean().item() < 0.05
     (logprobs.sum() + entropy.sum()).backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters.values())
 
@@ -219,7 +219,7 @@ def test_a_model_whose_logits_are_more_than_a_linear_map_is_refused(groups: list
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
     CohereForCausalLM(CohereConfig(**sizes, logit_scale=3.0, initializer_range=0.3)).save_pretrained(tmp_path)
     policy = Policy(tmp_path, "float32", trust_remote_code=False, activation_checkpointing=False)
-    with pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
+    with torch.no_grad(), pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
         policy.self_check(collate([Row(groups[0], groups[0].completions)], policy.device))
 
 
@@ -230,7 +230,7 @@ def test_a_model_that_ignores_who_sees_whom_is_refused(
     inner: Any = policy.model.base_model
     whole = inner.forward
     monkeypatch.setattr(inner, "forward", lambda **given: whole(**{**given, "attention_mask": None}))
-    with pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
+    with torch.no_grad(), pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
         policy.self_check(collate([Row(groups[0], groups[0].completions)], policy.device))
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.artifacts import Artifact, Work, read_table
@@ -80,10 +80,18 @@ def weights(path: Path) -> torch.Tensor:
 
 
 @pytest.fixture
-def unbroken(bench: Any, train_spec: Train, tmp_path: Path) -> tuple[Event, tuple[str, dict[str, str]]]:
-    """A spec, and what training by it without interruption gives."""
+def unbroken(bench: Any, unbroken_content: dict[str, Any], train_spec: Train, tmp_path: Path) -> tuple[Event, Any]:
+    """A spec, and what training by it without interruption gives: trained once for all tests of this file."""
     spec = bench.spec(warmup_steps=2, schedule="cosine", weight_decay=0.1)
-    return spec, content(train_spec(elsewhere(spec, tmp_path)))
+    key = str(spec["request"])
+    if key not in unbroken_content:
+        unbroken_content[key] = content(train_spec(elsewhere(spec, tmp_path)))
+    return spec, unbroken_content[key]
+
+
+@pytest.fixture(scope="module")
+def unbroken_content() -> dict[str, Any]:
+    return {}
 
 
 def test_training_gives_a_checkpoint_that_transformers_loads(bench: Any) -> None:
@@ -93,7 +101,7 @@ def test_training_gives_a_checkpoint_that_transformers_loads(bench: Any) -> None
     model = AutoModelForCausalLM.from_pretrained(checkpoint.path)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not torch.equal(weights(checkpoint.path), weights(policy.path))
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint.path)
     assert tokenizer("w3 w7 w39")["input_ids"] == [3, 7, 39]
     assert tokenizer.eos_token_id == 1
     assert model.config.use_cache
@@ -119,11 +127,11 @@ def test_there_is_a_row_of_metrics_and_of_timing_for_every_step(bench: Any) -> N
 
 
 def test_on_the_first_step_the_policy_is_the_behavior_policy(bench: Any) -> None:
-    first = read_table(bench.train(), Metrics).row(0, named=True)
+    metrics = read_table(bench.train(), Metrics)
+    first, later = metrics.row(0, named=True), metrics[1:]
     assert [first[name] for name in ("ratio_q01", "ratio_q50", "ratio_max", "ess")] == pytest.approx([1.0] * 4, abs=1e-4)
     assert first["kl_behavior"] == pytest.approx(0, abs=1e-8)
     assert first["logprob_difference_max"] < 1e-4
-    later = read_table(bench.train(), Metrics)[1:]
     assert later["logprob_difference_mean"].null_count() == STEPS - 1
     assert later["kl_behavior"].min() > 1e-4  # type: ignore[operator]
 
@@ -144,7 +152,7 @@ def read_scores(after: Artifact, before: Artifact, rollouts: Artifact) -> pl.Dat
     return pl.DataFrame({"gain": gain, "solved": reward > 0.5})
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("step", [1, 2, 3, 6])
 def test_killed_at_any_step_and_restarted_the_checkpoint_is_the_same_to_the_byte(
     step: int, unbroken: tuple[Event, Any], train_spec: Train
 ) -> None:
@@ -160,7 +168,7 @@ def test_killed_at_any_step_and_restarted_the_checkpoint_is_the_same_to_the_byte
 
 def test_killed_again_and_again_it_still_arrives(unbroken: tuple[Event, Any], train_spec: Train) -> None:
     spec, expected = unbroken
-    for step in (3, 4, 5, 6):
+    for step in (3, 4, 5):
         with pytest.raises(Killed):
             train_spec(spec, KilledAt(step))
     assert content(train_spec(spec)) == expected
@@ -199,7 +207,7 @@ def test_a_real_process_that_dies_goes_on_in_another(unbroken: tuple[Event, Any]
             raise Killed
 
     with pytest.raises(Killed):
-        StageProcess("pipeline.train", log, {}).run(spec, log, end)
+        StageProcess("pipeline.train", log, {"OMP_NUM_THREADS": "1"}).run(spec, log, end)
     assert [path.name for path in scratch_of(spec).glob("step-*")] == ["step-00000004"]
     assert content(train_spec(spec)) == expected
 
@@ -240,15 +248,13 @@ def test_two_passes_give_the_gradient_of_one(
     assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
 
 
-def test_methods_with_cached_scores_train(bench: Any) -> None:
+def test_decoupled_ppo_is_ppo_where_the_proximal_policy_drew_the_data(bench: Any) -> None:
     rollouts = bench.rollouts()
     scores = {"proximal": bench.scores(rollouts)}
-    decoupled = read_table(bench.train(rollouts=rollouts, scores=scores, algorithm="decoupled-ppo"), Metrics)
-    plain = read_table(bench.train(rollouts=rollouts, algorithm="rloo"), Metrics)
-    # On the first iteration prox is mu: decoupled PPO is PPO. Both have group advantages and PPO's clip.
-    same = bench.shaped(rollouts)
-    assert decoupled["kl_behavior"].to_list() == pytest.approx(plain["kl_behavior"].to_list(), rel=0.05)
-    assert same.id == bench.shaped(rollouts).id
+    decoupled = read_table(bench.train(rollouts=rollouts, scores=scores, algorithm="decoupled-ppo"), Metrics).row(1, named=True)
+    ppo = read_table(bench.train(rollouts=rollouts, algorithm="rloo"), Metrics).row(1, named=True)
+    for name in ("loss", "grad_norm", "kl_behavior", "ess"):
+        assert decoupled[name] == pytest.approx(ppo[name], rel=1e-2, abs=1e-5), name
 
 
 def test_rollouts_of_another_checkpoint_are_refused(bench: Any) -> None:

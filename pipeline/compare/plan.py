@@ -1,0 +1,182 @@
+"""What a comparison is asked for: a snapshot of a run, the algorithms, the seeds, and the settings they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import Artifact, Store
+from pipeline.artifacts.store import load_artifact
+from pipeline.compare.choices import Choice, parse_choices
+from pipeline.config import RunConfig, change_config
+from pipeline.errors import UserError
+from pipeline.run import RECORD, Run, load_run
+
+SECTIONS = ("train", "shape", "evaluate", "engine")
+"""What --set may change: the rest decides the snapshot, which is there already."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The rollouts that every algorithm trains on, and what they come from."""
+
+    directory: Path
+    """The run directory."""
+    iteration: int
+    config: RunConfig
+    """The run's, with its store where it really lies."""
+    base: Artifact
+    policy: Artifact
+    """The checkpoint that drew the rollouts, and that every training starts from."""
+    rollouts: Artifact
+    heldout: Artifact
+    """Held-out prompts."""
+
+    @property
+    def store(self) -> Store:
+        return Store(self.config.store_url)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One trial to make."""
+
+    choice: Choice
+    seed: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison to make."""
+
+    snapshot: Snapshot
+    choices: tuple[Choice, ...]
+    seeds: tuple[int, ...]
+    """Of training. The held-out answers have the run's seed in every trial, so that differences are the policies'."""
+    config: RunConfig
+    """The run's, with the changes that every trial shares."""
+    curve: bool
+    """Whether a checkpoint is judged after every epoch."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the logs lie."""
+        return self.snapshot.directory / "comparisons" / self.snapshot.rollouts.manifest.content.key[:16]
+
+    def variants(self) -> list[Variant]:
+        """Every trial. All algorithms have their first seed before any has its second."""
+        last = self.config.train.epochs
+        epochs = range(1 if self.curve else last, last + 1)
+        return [Variant(choice, seed, epoch) for seed in self.seeds for choice in self.choices for epoch in epochs]
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name} iteration {self.snapshot.iteration}, {len(self.choices)} algorithms"
+
+    def title(self, variant: Variant) -> str:
+        """A trial's name for people."""
+        seed = f" seed {variant.seed}" if len(self.seeds) > 1 else ""
+        epoch = f" epoch {variant.epochs}" if self.curve else ""
+        return variant.choice.label + seed + epoch
+
+    def training(self, variant: Variant) -> RunConfig:
+        """The config that a trial is shaped and trained by."""
+        section = {"algorithm": variant.choice.name, "algorithm_args": variant.choice.settings, "epochs": variant.epochs}
+        train = self.config.train.model_copy(update=section)
+        return self._in(variant).model_copy(update={"train": train, "seed": variant.seed})
+
+    def judging(self, variant: Variant | None) -> RunConfig:
+        """The config that a trial, or the policy before training, is judged by: the seed is the run's."""
+        return self._in(variant)
+
+    def _in(self, variant: Variant | None) -> RunConfig:
+        name = "before" if variant is None else f"{variant.choice.label}-{variant.seed}"
+        safe = "".join(c if c.isalnum() or c in ".=,+-" else "-" for c in name)
+        return self.config.model_copy(update={"run_dir": str(self.directory / safe)})
+
+
+def make_plan(
+    place: str | Path,
+    algorithms: Sequence[str],
+    *,
+    seeds: int = 1,
+    iteration: int | None = None,
+    overrides: Sequence[str] = (),
+    curve: bool = False,
+) -> Plan:
+    """Check everything that a comparison names.
+
+    Args:
+        place: a run directory, or a rollouts artifact inside one.
+        algorithms: as for `parse_choices`.
+        seeds: how many; the first is the run's own.
+        iteration: whose rollouts; default 0, or that of the rollouts artifact.
+        overrides: `key.path=value` texts.
+
+    Raises:
+        UserError: no such run, iteration, algorithm or setting, or a setting that decides the snapshot.
+    """
+    choices = parse_choices(algorithms)
+    snapshot = find_snapshot(Path(place), iteration)
+    config = change_config(snapshot.config, overrides)
+    _refuse_other_snapshot(snapshot.config, config)
+    if curve and config.train.schedule != "constant":
+        raise UserError(
+            f"--curve: with train.schedule={config.train.schedule} a training of fewer epochs is not the beginning of a longer "
+            "one; add --set train.schedule=constant"
+        )
+    first = snapshot.config.seed
+    return Plan(snapshot, choices, tuple(range(first, first + seeds)), config, curve)
+
+
+def find_snapshot(place: Path, iteration: int | None) -> Snapshot:
+    """The rollouts of a run's iteration, from a run directory or from the place of a rollouts artifact inside one.
+
+    Raises:
+        UserError: no run there, or the iteration has no rollouts.
+    """
+    if (place / RECORD).exists() or not (place / "manifest.json").exists():
+        directory, run = place if place.is_dir() else place.parent, load_run(place)
+        return _snapshot(directory, run, iteration or 0)
+    artifact = load_artifact(place)
+    directory, run = _run_around(place)
+    for step in run.iterations:
+        rollouts = step.answers.rollouts if step.answers else None
+        if rollouts is not None and rollouts.id == artifact.id:
+            if iteration not in (None, step.iteration):
+                raise UserError(f"{place}: the rollouts of iteration {step.iteration}, not of {iteration}")
+            return _snapshot(directory, run, step.iteration)
+    raise UserError(f"{place}: {artifact.kind} {artifact.id[:16]} is not the training rollouts of an iteration of {directory}")
+
+
+def _run_around(place: Path) -> tuple[Path, Run]:
+    """The run whose directory an artifact lies in."""
+    for directory in place.resolve().parents:
+        if (directory / RECORD).exists():
+            return directory, load_run(directory)
+    raise UserError(f"{place}: lies in no run directory. Name the run directory instead, with --iteration")
+
+
+def _snapshot(directory: Path, run: Run, iteration: int) -> Snapshot:
+    step = next((step for step in run.iterations if step.iteration == iteration), None)
+    rollouts = step.answers.rollouts if step and step.answers else None
+    if step is None or rollouts is None or run.heldout_prompts is None:
+        there = [str(s.iteration) for s in run.iterations if s.answers and s.answers.rollouts]
+        known = f"it has those of {', '.join(there)}" if there else "it has none yet; `rollbook generate` makes them"
+        raise UserError(f"{directory}: no training rollouts of iteration {iteration}; {known}")
+    store = rollouts.path.parent.parent  # the record follows a run that was moved; its config does not
+    config = run.config.model_copy(update={"store": str(store)})
+    return Snapshot(directory, iteration, config, run.iterations[0].policy, step.policy, rollouts, run.heldout_prompts)
+
+
+def _refuse_other_snapshot(run: RunConfig, changed: RunConfig) -> None:
+    others = [name for name in RunConfig.model_fields if name not in SECTIONS and getattr(run, name) != getattr(changed, name)]
+    if others:
+        raise UserError(
+            f"--set {others[0]}: part of the run that is compared on, as the rollouts are. A comparison can change "
+            f"{', '.join(SECTIONS)}"
+        )
+    if (run.train.algorithm, run.train.algorithm_args) != (changed.train.algorithm, changed.train.algorithm_args):
+        raise UserError("--set train.algorithm: name algorithms and their settings with --algorithms, such as grpo:low=0.1")

@@ -1,0 +1,41 @@
+"""The stages of one trial: trained with its own settings and seed, judged with the run's."""
+
+from __future__ import annotations
+
+from pipeline.artifacts import Artifact
+from pipeline.compare.plan import Plan, Variant
+from pipeline.local import LocalStages, OnStage
+from pipeline.run import Answers
+
+
+def _quiet(stage: str, event: object) -> None:
+    pass
+
+
+class TrialStages(LocalStages):
+    """As `LocalStages`, for one variant.
+
+    Args:
+        variant: None for the policy before training, which is only judged.
+    """
+
+    def __init__(self, plan: Plan, variant: Variant | None, on_stage: OnStage = _quiet, *, only_look: bool = False) -> None:
+        judging = plan.judging(variant)
+        super().__init__(plan.training(variant) if variant else judging, on_stage, only_look=only_look)
+        self._base = plan.snapshot.base
+        self._judge = LocalStages(judging, on_stage, only_look=only_look)
+
+    def base(self) -> Artifact:
+        return self._base
+
+    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
+        return self._judge.generate(iteration, policy, train, heldout)
+
+    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
+        return self._judge.evaluate(iteration, policy, answers)
+
+    def warm_up(self) -> None:
+        self._judge.warm_up()
+
+    def close(self) -> None:
+        self._judge.close()

@@ -1,0 +1,49 @@
+"""What there is of a comparison: every trial that is finished, failed or still to come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.artifacts import Artifact
+from pipeline.compare.plan import Plan, Variant
+from pipeline.run import Answers
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A policy's held-out answers and their figures."""
+
+    answers: Answers
+    evaluation: Artifact
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A variant that was trained and judged."""
+
+    shaped: Artifact
+    scores: dict[str, Artifact]
+    checkpoint: Artifact
+    judged: Judged
+
+
+@dataclass
+class Trials:
+    """The trials of a plan, by variant."""
+
+    plan: Plan
+    before: Judged | None = None
+    """The policy that the trainings start from; None if it is still to be judged, or cannot be."""
+    done: dict[Variant, Trial] = field(default_factory=dict)
+    failed: dict[Variant, str] = field(default_factory=dict)
+    """Why each of the others was not finished."""
+
+    @property
+    def missing(self) -> list[Variant]:
+        """Variants still to come."""
+        return [variant for variant in self.plan.variants() if variant not in self.done and variant not in self.failed]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.before is not None and not self.missing

@@ -1,0 +1,100 @@
+"""A comparison in the terminal: one row per algorithm, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.artifacts import Artifact, read_table
+from pipeline.report.text import ABSENT, interval, json_safe, number, percent
+from schemas import Comparison, ComparisonTiming
+
+COLUMNS = ("algorithm", "pass@1", "seeds", "gain", "greedy", "tokens", "KL", "entropy")
+
+
+def comparison_table(comparison: Artifact) -> Table:
+    """One row per algorithm with its figures after the last epoch, means over seeds.
+
+    `seeds` is the spread of pass@1 over them, `gain` its difference from the policy before training, in points.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "algorithm" else "right", no_wrap=name != "algorithm", overflow="fold")
+    before = comparison.summary["before"]
+    table.add_row(*(Text(cell, "dim") for cell in _cells({"label": "before training", "seeds": None, **before})))
+    for row in comparison.summary["algorithms"]:
+        table.add_row(*(Text(cell) for cell in _cells(row)))
+    return table
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    first = "failed" if row.get("failed") and not row["seeds"] else interval(*ends(row, "pass_at_1"))
+    return [
+        row["label"],
+        first,
+        spread(row),
+        points(row.get("gain")),
+        percent(row["greedy"]),
+        number(row["completion_tokens_mean"]),
+        number(row.get("kl_behavior")),
+        number(row.get("entropy")),
+    ]
+
+
+def ends(row: dict[str, Any], name: str) -> tuple[float | None, float | None, float | None]:
+    """A figure and the ends of its interval."""
+    return row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
+
+
+def spread(row: dict[str, Any]) -> str:
+    """Least and greatest pass@1 of single seeds, in percent, and how many there are.
+
+    >>> spread({"seeds": 3, "pass_at_1_least": 0.405, "pass_at_1_greatest": 0.46})
+    '40.5–46.0 (3)'
+    """
+    least, greatest, seeds = row.get("pass_at_1_least"), row.get("pass_at_1_greatest"), row.get("seeds")
+    if not seeds or seeds < 2 or least is None or greatest is None:
+        return ABSENT if not seeds else str(seeds)
+    return f"{100 * least:.1f}–{100 * greatest:.1f} ({seeds})"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points.
+
+    >>> points(0.1234), points(-0.05)
+    ('+12.3', '-5.0')
+    """
+    return ABSENT if value is None else f"{100 * value:+.1f}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Trials of one algorithm that failed alike."""
+
+    title: str
+    why: str
+
+
+def failures(comparison: Artifact) -> list[Failure]:
+    rows = read_table(comparison, Comparison, ["label", "seed", "error"]).drop_nulls("error")
+    alike = rows.group_by("label", "error", maintain_order=True).agg(pl.col("seed").unique(maintain_order=True))
+    return [
+        Failure(f"{label}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}", error)
+        for label, error, seeds in alike.iter_rows()
+    ]
+
+
+def as_json_rows(comparison: Artifact) -> dict[str, Any]:
+    """The policy before training, the ranking, and every trial with its wall times."""
+    key = ["label", "seed", "epoch"]
+    trials = read_table(comparison, Comparison)
+    timed = trials.join(read_table(comparison, ComparisonTiming), on=key, how="left", maintain_order="left")
+    summary = comparison.summary
+    rows = {"id": comparison.id, "before": summary["before"], "algorithms": summary["algorithms"], "trials": timed.to_dicts()}
+    safe: dict[str, Any] = json_safe(rows)
+    return safe

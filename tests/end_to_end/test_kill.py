@@ -1,0 +1,167 @@
+"""Whatever ends a run in whatever stage: nothing is left running, nothing finished is lost, and the same command goes on.
+
+Each test takes a finished run, removes what one stage made, has the command make it again, and ends it on the way. In the
+end the store must hold the same artifacts as before, with the same ids.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.artifacts import Artifact
+from pipeline.run import load_run
+
+pytestmark = pytest.mark.slow
+
+Ids = Callable[[Path], dict[str, str]]
+ATTEMPTS = 5
+"""A short stage can be over before it is killed; then it is tried again."""
+
+
+@pytest.fixture
+def without(finished: Any, tmp_path: Path) -> Callable[..., Path]:
+    """without(*stages): a copy of the finished run that lacks what these stages of iteration 0 made."""
+    first = load_run(finished.directory).iterations[0]
+    assert first.answers
+    made: dict[str, list[Artifact | None]] = {
+        "generate": [first.answers.rollouts, first.answers.sampled, first.answers.greedy],
+        "evaluate": [first.evaluation],
+        "shape": [first.shaped],
+        "train": [first.checkpoint],
+    }
+
+    def copy(*stages: str) -> Path:
+        run = tmp_path / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(finished.directory, run)
+        for artifact in (artifact for stage in stages for artifact in made[stage] if artifact):
+            shutil.rmtree(run / artifact.path.relative_to(finished.directory))
+        return run
+
+    return copy
+
+
+def command(finished: Any, run: Path) -> tuple[str, Path, str, str]:
+    return ("run", finished.config, "--set", f"run_dir={run}")
+
+
+def unfinished(run: Path, pattern: str) -> list[Path]:
+    """Files that match, in artifacts without a manifest."""
+    root = run / "artifacts"
+    return sorted(
+        path for path in root.glob(pattern) if not (root / Path(*path.relative_to(root).parts[:2]) / "manifest.json").exists()
+    )
+
+
+def kill_when(rollbook: Any, arguments: tuple[Any, ...], happened: Callable[[], Any]) -> None:
+    """SIGKILL for the command alone: its children must see to their own end."""
+    started = rollbook.start(*arguments)
+    started.until(happened)
+    started.process.kill()
+    ended = started.wait()
+    assert ended.status == -signal.SIGKILL
+    assert started.left_over() == {}
+
+
+def goes_on(rollbook: Any, finished: Any, run: Path, ids: Ids) -> None:
+    """The same command ends well, with the artifacts of the unbroken run."""
+    ended = rollbook(*command(finished, run))
+    assert ended.status == 0, ended.err
+    assert ids(run) == ids(finished.directory)
+    assert not list((run / "artifacts").rglob(".resume"))
+    assert not list((run / "artifacts").rglob(".tmp-*"))
+
+
+def test_killed_while_generating(rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids) -> None:
+    run = without("generate")
+    kill_when(rollbook, command(finished, run), lambda: unfinished(run, "rollouts/*/part-*.parquet"))
+    kept = {path: path.stat().st_mtime_ns for path in unfinished(run, "rollouts/*/part-*.parquet")}
+    assert 1 <= len(kept) < 4 + 8 + 8
+    goes_on(rollbook, finished, run, ids)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.parametrize(("stage", "trace"), [("evaluate", "evaluation/*/*.parquet"), ("shape", "shaped/*/*.parquet")])
+def test_killed_in_a_short_stage(
+    rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids, stage: str, trace: str
+) -> None:
+    for _ in range(ATTEMPTS):
+        run = without(stage)
+        kill_when(rollbook, command(finished, run), lambda: unfinished(run, trace))  # noqa: B023
+        if unfinished(run, trace):
+            break
+    assert unfinished(run, trace)
+    goes_on(rollbook, finished, run, ids)
+
+
+def test_killed_while_training(rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids) -> None:
+    run = without("train")
+    kill_when(rollbook, command(finished, run), lambda: unfinished(run, "checkpoint/*/.resume/step-00000002"))
+    (point,) = unfinished(run, "checkpoint/*/.resume/step-*")
+    before = pl.read_parquet(point / "timing.parquet")
+    assert 2 <= len(before) < 8
+    goes_on(rollbook, finished, run, ids)
+    checkpoint = load_run(run).iterations[0].checkpoint
+    assert checkpoint
+    after = pl.read_parquet(checkpoint.path / "timing.parquet")
+    assert len(after) == 8
+    assert after.head(len(before)).equals(before)
+
+
+def test_a_stage_that_crashes_is_tried_again_and_one_that_was_killed_says_so(
+    rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids
+) -> None:
+    def end_stage(number: signal.Signals, step: str) -> Any:
+        started = rollbook.start(*command(finished, run))
+        started.until(lambda: unfinished(run, f"checkpoint/*/.resume/{step}"))
+        (child,) = (pid for pid, line in started.processes().items() if "pipeline.train" in line)
+        os.kill(child, number)
+        return started.wait()
+
+    run = without("train")
+    killed = end_stage(signal.SIGKILL, "step-00000001")
+    assert killed.status == 1
+    assert "Traceback" not in killed.err
+    assert "pipeline.train was ended by SIGKILL (out of memory, perhaps)" in killed.err
+    assert "the same command goes on from there" in killed.err
+    crashed = end_stage(signal.SIGSEGV, "step-00000003")
+    assert crashed.status == 0, crashed.err
+    assert ids(run) == ids(finished.directory)
+
+
+def test_stopped_by_ctrl_c_and_by_sigterm(rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids) -> None:
+    run = without("generate")
+
+    def stop(number: signal.Signals, shards: int) -> Any:
+        started = rollbook.start(*command(finished, run))
+        started.until(lambda: len(unfinished(run, "rollouts/*/part-*.parquet")) >= shards)
+        started.process.send_signal(number)
+        ended = started.wait(timeout=10)
+        assert started.left_over() == {}
+        return ended
+
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        ended = stop(number, len(unfinished(run, "rollouts/*/part-*.parquet")) + 1)
+        assert ended.status == status
+        assert ended.err.endswith("rollbook: stopped; the same command goes on from here\n")
+        assert "Traceback" not in ended.err
+    goes_on(rollbook, finished, run, ids)
+
+
+def test_ctrl_c_while_libraries_are_loaded(rollbook: Any, finished: Any, without: Callable[..., Path]) -> None:
+    run = without("generate")
+    (run / "logs" / "generate-0.log").unlink()
+    started = rollbook.start(*command(finished, run))
+    started.until((run / "logs" / "generate-0.log").exists)
+    started.process.send_signal(signal.SIGINT)
+    ended = started.wait(timeout=10)
+    assert (ended.status, "stopped; the same command goes on from here" in ended.err) == (130, True)
+    assert started.left_over() == {}
