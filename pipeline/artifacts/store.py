@@ -169,6 +169,17 @@ def load_artifact(path: str | Path) -> Artifact:
     return Artifact(path, manifest)
 
 
+def verified(path: str | Path) -> Artifact:
+    """Open a finished artifact that is about to be worked from, after comparing every byte of it with its manifest.
+
+    Raises:
+        UserError, IntegrityError: as `load_artifact` and `Artifact.verify`.
+    """
+    artifact = load_artifact(path)
+    artifact.verify()
+    return artifact
+
+
 def verify_file(root: Path, file: File) -> None:
     """Compare one file with its manifest entry.
 

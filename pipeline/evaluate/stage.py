@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.artifacts import Artifact, Request, Store, read_table
-from pipeline.artifacts.store import load_artifact
+from pipeline.artifacts.store import verified
 from pipeline.evaluate.estimators import bootstrap_interval, pass_at_k
 from pipeline.process import Event, Reporter
 from schemas import Evaluation, Rollouts
@@ -29,9 +29,9 @@ def evaluate(spec: Event, reporter: Reporter) -> Event:
         if isinstance(work, Artifact):
             return {"artifact": str(work.path)}
         solved_at = request.recipe["solved_at"]
-        frames = [_graded(load_artifact(spec["sampled"]), "sampled", solved_at)]
+        frames = [_graded(verified(spec["sampled"]), "sampled", solved_at)]
         if spec["greedy"]:
-            frames.append(_graded(load_artifact(spec["greedy"]), "greedy", solved_at))
+            frames.append(_graded(verified(spec["greedy"]), "greedy", solved_at))
         frame = pl.concat(frames)
         work.write_table("evaluation.parquet", frame, Evaluation)
         return {"artifact": str(work.finish(summarize(frame, request.recipe)).path)}

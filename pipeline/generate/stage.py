@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.artifacts import Artifact, Request, Store, Work, read_table
-from pipeline.artifacts.store import load_artifact
+from pipeline.artifacts.store import load_artifact, verified
 from pipeline.config import EngineConfig, RewardConfig, SamplingConfig
 from pipeline.errors import DataError, UserError
 from pipeline.generate.engine import Ask, Engine, engine_name
@@ -47,6 +47,7 @@ def generate(spec: Event, reporter: Reporter) -> Event:
         works = {number: stack.enter_context(store.work(requests[number])) for number in order}
         open_works = {number: work for number, work in works.items() if isinstance(work, Work)}
         if open_works:
+            policy.verify()
             jobs = _Jobs(spec, policy, reward, open_works)
             jobs.generate(reporter)
         done = [work if isinstance(work, Artifact) else _finish(work, reward) for _, work in sorted(works.items())]
@@ -67,9 +68,7 @@ class _Jobs:
         self.dtype = next(iter(works.values())).request.recipe["dtype"]
         self.tokenizer: Any = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=spec["trust_remote_code"])
         context = _context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
-        jobs = [
-            self._job(number, work, load_artifact(spec["jobs"][number]["prompts"]), context) for number, work in works.items()
-        ]
+        jobs = [self._job(number, work, verified(spec["jobs"][number]["prompts"]), context) for number, work in works.items()]
         self.shards: list[Shard] = []
         self.ungraded: list[Shard] = []
         for job in jobs:

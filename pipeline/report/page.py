@@ -70,7 +70,7 @@ def render(run: Run) -> str:
         training_section(read_curves(run), outcomes.logprob_panel(run)),
         outcomes.time_section(run, rows),
     ]
-    template = environment().get_template("page.html.j2")
+    template = page_environment().get_template("page.html.j2")
     return template.render(
         now=now,
         tiles=_headline(run, rows),
@@ -83,7 +83,7 @@ def render(run: Run) -> str:
     )
 
 
-def environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
     """Every text that the template prints is escaped, after its controls and bidi marks were made visible."""
     here = Path(__file__).parent
     environment = jinja2.Environment(

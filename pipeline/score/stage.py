@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from pipeline.artifacts import Artifact, Request, Store
-from pipeline.artifacts.store import load_artifact
+from pipeline.artifacts.store import verified
 from pipeline.artifacts.tables import scan_table
 from pipeline.process import Event, Reporter
 from pipeline.train.batch import collate
@@ -31,13 +31,13 @@ def score(spec: Event, reporter: Reporter) -> Event:
     with Store(spec["store"]).work(request) as work:
         if isinstance(work, Artifact):
             return {"artifact": str(work.path)}
-        rollouts = load_artifact(spec["rollouts"])
+        rollouts = verified(spec["rollouts"])
         scan_table(rollouts, Rollouts)
         files = rollouts.tables("rollouts")
         missing = [path for path in files if not work.has_table(path.name, Scores)]
         if missing:
             policy = Policy(
-                load_artifact(spec["checkpoint"]).path,
+                verified(spec["checkpoint"]).path,
                 request.recipe["dtype"],
                 trust_remote_code=spec["trust_remote_code"],
                 activation_checkpointing=False,

@@ -11,7 +11,7 @@ from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.advantages import is_dead
 from pipeline.algorithms.preference import Preference
 from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact
+from pipeline.artifacts.store import verified
 from pipeline.artifacts.tables import scan_table
 from pipeline.config import ShapeConfig
 from pipeline.process import Event, Reporter
@@ -38,7 +38,7 @@ def shape(spec: Event, reporter: Reporter) -> Event:
 class _Shaping:
     def __init__(self, spec: Event, work: Work) -> None:
         self.work = work
-        self.rollouts = load_artifact(spec["rollouts"])
+        self.rollouts = verified(spec["rollouts"])
         self.choices = ShapeConfig.model_validate(spec["shape"])
         self.algorithm: Algorithm = resolve(spec["algorithm"], spec["algorithm_args"])
         self.seed = work.request.recipe.get("seed", 0)

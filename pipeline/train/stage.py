@@ -16,7 +16,7 @@ import torch
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact
+from pipeline.artifacts.store import verified
 from pipeline.base_model import model_files
 from pipeline.config import TrainConfig
 from pipeline.errors import StageFailed, UserError
@@ -59,13 +59,13 @@ class _Training:
         self.config = TrainConfig.model_validate(spec["train"])
         self.recipe = work.request.recipe
         self.algorithm: Algorithm = resolve(self.config.algorithm, self.config.algorithm_args)
-        self.parent = load_artifact(spec["policy"])
+        self.parent = verified(spec["policy"])
         torch.use_deterministic_algorithms(True, warn_only=True)
         if warning := self.algorithm.warning(self.config.epochs):
             reporter.note(f"warning: {warning}")
-        scores = {role: load_artifact(path) for role, path in spec["scores"].items()}
+        scores = {role: verified(path) for role, path in spec["scores"].items()}
         self.snapshot: Snapshot = open_snapshot(
-            work.scratch / "snapshot", load_artifact(spec["rollouts"]), load_artifact(spec["shaped"]), scores, self.algorithm
+            work.scratch / "snapshot", verified(spec["rollouts"]), verified(spec["shaped"]), scores, self.algorithm
         )
         self.policy = Policy(
             self.parent.path,
