@@ -32,6 +32,13 @@ class Group:
     row: dict[str, Any]
     """The prompt's row in the prompts table."""
     prompt_token_ids: list[int]
+    repeat: int = 0
+    """How often the artifact has the prompt already: an iteration may want more groups than there are prompts."""
+
+    @property
+    def name(self) -> str:
+        """The prompt's id, told apart from that of an earlier group of the same prompt."""
+        return self.row["prompt_id"] + (f"#{self.repeat}" if self.repeat else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,7 @@ class Job:
     engine: str
 
     def seed(self, group: Group, sample: int) -> int:
-        return completion_seed(self.run_seed, self.purpose, self.iteration, group.row["prompt_id"], sample)
+        return completion_seed(self.run_seed, self.purpose, self.iteration, group.name, sample)
 
     def asks(self, shard: Shard) -> Iterator[Ask]:
         for number in range(shard.start, shard.stop):
@@ -136,7 +143,7 @@ def _row(job: Job, group: Group, reply: Reply, grade: RewardResult, tokenizer: D
     elif reply.finish_reason == "length":
         status = "truncated"
     return {
-        "group_id": f"{group.row['prompt_id']}@{job.key[:8]}",
+        "group_id": f"{group.name}@{job.key[:8]}",
         "sample_index": sample,
         "prompt_id": group.row["prompt_id"],
         "prompt_token_ids": group.prompt_token_ids,

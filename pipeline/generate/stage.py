@@ -88,7 +88,8 @@ class _Jobs:
         frame = frame[select_prompts(len(frame), selection["prompts"], selection["iteration"] or 0, selection["seed"])]
         # A chat template writes its special tokens into the text; any other text gets those that the tokenizer adds.
         tokens = self.tokenizer(frame["prompt_text"].to_list(), add_special_tokens=not prompts.recipe["chat"])["input_ids"]
-        groups = [Group(row, ids) for row, ids in zip(frame.to_dicts(), tokens, strict=True)]
+        repeats = frame.select(pl.int_range(pl.len()).over("prompt_id")).to_series()
+        groups = [Group(*parts) for parts in zip(frame.to_dicts(), tokens, repeats, strict=True)]
         for group in groups:
             _refuse_misfit(group, context, prompts)
         return Job(
