@@ -20,7 +20,7 @@ from prefect.tasks import Task
 from flows.chain import chain
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
-from pipeline.errors import StageFailed
+from pipeline.errors import StageCrashed
 from pipeline.local import LocalStages, OnStage
 from pipeline.process import Event
 from pipeline.report.status import status
@@ -93,13 +93,7 @@ class PrefectStages:
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a failure is a crash, which may pass, and not an answer to the user, which will not."""
-    try:
-        state.result()
-    except StageFailed as error:
-        return "out of memory" not in str(error) and " was ended by " in str(error)
-    except BaseException:
-        return False
-    return False
+    return isinstance(state.result(raise_on_failure=False), StageCrashed)
 
 
 class ProgressArtifacts:

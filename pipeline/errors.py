@@ -27,6 +27,10 @@ class StageFailed(UserError):
     exit_code = 1
 
 
+class StageCrashed(StageFailed):
+    """A stage's process was ended by a signal. That may pass, so it is worth another try."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the operating system refuses into an answer that names the place.

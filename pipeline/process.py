@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline import errors
-from pipeline.errors import StageFailed, UserError, writing
+from pipeline.errors import StageCrashed, StageFailed, UserError, writing
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -70,7 +70,7 @@ class StageProcess:
             code = self._child.wait()
             if code == 0 and result is not None:
                 return result
-            raise StageFailed(self._crash(code, log, start))
+            raise (StageCrashed if code < 0 else StageFailed)(self._crash(code, log, start))
         finally:
             self.end()
 

@@ -188,7 +188,11 @@ def train(recipe: Recipe, report: Callable[[str], None]) -> tuple[Qwen2ForCausal
 
 @torch.no_grad()
 def complete(
-    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, prompts: list[str], *, sampled: bool
+    model: Qwen2ForCausalLM,
+    tokenizer: Qwen2Tokenizer,
+    prompts: list[str],
+    *,
+    sampled: bool,
 ) -> list[str | None]:
     """The completion of each prompt; None where EOS did not come within MAX_NEW_TOKENS."""
     texts: list[str | None] = []

@@ -102,9 +102,7 @@ def test_special_tokens_are_known(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 @pytest.mark.parametrize("text", ["Q:12+34-5= A:40", "é ß 中", "two\nlines\t and  blanks ", "it's 5 o'clock"])
-def test_saved_tokenizer_encodes_as_the_script_does_and_loses_no_character(
-    tokenizer: PreTrainedTokenizerBase, text: str
-) -> None:
+def test_saved_tokenizer_is_the_scripts_and_loses_no_character(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     ids = tokenizer.encode(text)
     assert ids == base.make_tokenizer().encode(text)
     assert len(ids) == len(text.encode())
