@@ -42,11 +42,11 @@ def run(algorithm: str, seed: int, root: Path) -> dict[str, Any]:
 
 def row(algorithm: str, runs: list[dict[str, Any]]) -> str:
     gains = [r["curve"][-1]["pass_at_1"] - r["curve"][0]["pass_at_1"] for r in runs]
-    base, last = runs[0]["curve"][0], [r["curve"][-1] for r in runs]
+    base, last = [r["curve"][0] for r in runs], [r["curve"][-1] for r in runs]
     shown = ", ".join(f"{gain:+.3f}" for gain in gains)
     return (
-        f"| {algorithm} | {base['pass_at_1']:.3f} | {statistics.mean(s['pass_at_1'] for s in last):.3f} | "
-        f"{statistics.mean(gains):+.3f} ({shown}) | {base['greedy']:.3f} | {statistics.mean(s['greedy'] for s in last):.3f} | "
+        f"| {algorithm} | {statistics.mean(s['pass_at_1'] for s in base):.3f} | {statistics.mean(s['pass_at_1'] for s in last):.3f} | "
+        f"{statistics.mean(gains):+.3f} ({shown}) | {statistics.mean(s['greedy'] for s in base):.3f} | {statistics.mean(s['greedy'] for s in last):.3f} | "
         f"{statistics.mean(r['seconds'] for r in runs):.0f} s |"
     )
 
