@@ -213,7 +213,7 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
         console = Console()
         console.print(comparison_table(found))
         for failure in failures(found):
-            console.print(f"{failure.title}: {failure.why}", markup=False, highlight=False)
+            console.print(f"{failure.title}: {failure.why.splitlines()[0]}", markup=False, highlight=False)
         console.print(f"artifact: {found.path}", highlight=False, soft_wrap=True)
         console.print(f"page:     {page}", highlight=False, soft_wrap=True)
     if found.summary["failed"]:

@@ -56,7 +56,7 @@ def _with_setting(algorithm: Algorithm, key: str, value: Any) -> Algorithm:
         names = [f"{slot if place is None else f'{slot}.{place}'}.{name}" for slot, place, _ in found]
         raise UserError(f"train.algorithm_args: {key!r} is a setting of several cells; write {' or '.join(names)}")
     slot, place, cell = found[0]
-    changed = dataclasses.replace(cell, **{name: _checked(key, get_type_hints(type(cell))[name], value)})
+    changed = dataclasses.replace(cell, **{name: _checked(key, get_type_hints(type(cell), include_extras=True)[name], value)})
     if place is None:
         return algorithm.replace(**{slot: changed})
     cells = list(getattr(algorithm, slot))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pipeline.algorithms.algorithm import Algorithm
 from pipeline.algorithms.cells.advantages import Signed
-from pipeline.algorithms.cells.cell import REFERENCE, Cell
+from pipeline.algorithms.cells.cell import REFERENCE, Cell, Positive
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 
@@ -46,7 +46,7 @@ class _OfReference(Cell):
 class Logistic(_OfReference):
     """f(h) = -log sigmoid(beta h). Source: DPO, arXiv:2305.18290."""
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     length_normalized: bool = False
 
     def loss(self, margin: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
@@ -62,7 +62,7 @@ class SquaredMargin(_OfReference):
     (TRL's `ipo` takes means over tokens; set length_normalized for that.)
     """
 
-    tau: float = 0.1
+    tau: Positive = 0.1
     length_normalized: bool = False
 
     def loss(self, margin: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
@@ -73,7 +73,7 @@ class SquaredMargin(_OfReference):
 class Hinge(_OfReference):
     """f(h) = max(0, 1 - beta h). Source: SLiC, arXiv:2305.10425, with the reference's logprobs as in RSO."""
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     length_normalized: bool = False
 
     def loss(self, margin: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
@@ -88,7 +88,7 @@ class Prospect(_OfReference):
     paired with other prompts' completions, which takes another forward pass.) Source: KTO, arXiv:2402.01306.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     desirable: float = 1.0
     """w_D. The paper wants w_D n_D / (w_U n_U) between 1 and 4/3."""
     undesirable: float = 1.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.algorithms.algorithm import Algorithm
-from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE, Cell
+from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE, Cell, Positive
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 
 
@@ -19,7 +19,7 @@ from pipeline.algorithms.tokens import Loss, Tokens, Totals
 class LogRatioTarget(Cell):
     """beta Delta -> A, with mu as anchor."""
 
-    beta: float = 1.0
+    beta: Positive = 1.0
     length_normalized: bool = False
     """Use the mean of log ratios over tokens instead of their sum."""
     needs = (BEHAVIOR,)

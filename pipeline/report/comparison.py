@@ -86,7 +86,7 @@ def render(compared: Compared) -> str:
 
 def _headline(compared: Compared) -> list[Tile]:
     before, recipe, summary = compared.before, compared.artifact.recipe, compared.artifact.summary
-    best = compared.ranking[0]
+    best, epochs = compared.ranking[0], recipe["train"]["epochs"]
     rollouts = compared.parent("rollouts")
     facts = rollouts.summary if rollouts else {}
     several = len(compared.seeds) > 1
@@ -95,7 +95,7 @@ def _headline(compared: Compared) -> list[Tile]:
         Tile("best pass@1", percent(best["pass_at_1"]), best["label"] if best["pass_at_1"] is not None else "nothing was judged"),
         Tile("before training", interval(*ends(before, "pass_at_1")), "pass@1 of the policy that drew the rollouts"),
         Tile("snapshot", f"{count(facts.get('completions'))} rollouts", f"mean reward {number(facts.get('reward_mean'))}"),
-        Tile("algorithms", str(len(compared.labels)), f"{recipe['train']['epochs']} epochs each"),
+        Tile("algorithms", str(len(compared.labels)), f"trained for {epochs} epoch{'s' if epochs > 1 else ''} each"),
         Tile(
             "seeds",
             str(len(compared.seeds)),
@@ -139,7 +139,9 @@ def _cell_text(cell: Any) -> str:
         return " + ".join(_cell_text(part) for part in cell) or ABSENT
     if not isinstance(cell, dict) or "cell" not in cell:
         return str(cell)
-    settings = ", ".join(f"{key}={value}" for key, value in cell.items() if key != "cell")
+    settings = ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in cell.items() if key != "cell"
+    )
     return f"{cell['cell']}({settings})" if settings else str(cell["cell"])
 
 

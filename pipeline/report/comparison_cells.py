@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT, PAD, DOT = 220, 22, 6, 4.0
+from pipeline.report.text import visible
+
+WIDTH, HEIGHT, PAD, DOT = 220, 22, 10, 4.0
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,10 @@ class Scale:
         return round(PAD + (WIDTH - 2 * PAD) * (value - self.low) / (self.high - self.low), 1)
 
     def axis(self, factor: float = 1.0) -> Markup:
-        """Its ends and middle, to stand over the column."""
-        middle = (self.low + self.high) / 2
-        texts = "".join(
-            f'<text x="{self.x(value)}" y="10" text-anchor="{anchor}">{value * factor:.3g}</text>'
-            for value, anchor in ((self.low, "start"), (middle, "middle"), (self.high, "end"))
-        )
+        """Round numbers along it, to stand over the column; `factor` turns values into what is written."""
+        ticks = MaxNLocator(nbins=4).tick_values(factor * self.low, factor * self.high)
+        inside = [tick for tick in ticks if factor * self.low <= tick <= factor * self.high]
+        texts = "".join(f'<text x="{self.x(tick / factor)}" y="10" text-anchor="middle">{tick:g}</text>' for tick in inside)
         return _picture(texts, height=12, label="axis")
 
 
@@ -52,14 +53,13 @@ def interval_cell(
     """
     middle = HEIGHT / 2
     low, high = interval
+    line = f'y1="{middle}" y2="{middle}" style="stroke: var(--{role}); stroke-width: 2"'
     parts = []
     if reference is not None:
         x = scale.x(reference)
         parts.append(f'<line class="reference" x1="{x}" x2="{x}" y1="0" y2="{HEIGHT}"/>')
     if low is not None and high is not None:
-        parts.append(
-            f'<line x1="{scale.x(low)}" x2="{scale.x(high)}" y1="{middle}" y2="{middle}" style="stroke: var(--{role}); stroke-width: 2"/>'
-        )
+        parts.append(f'<line x1="{scale.x(low)}" x2="{scale.x(high)}" {line}/>')
     parts += [
         f'<circle cx="{scale.x(single)}" cy="{middle}" r="{DOT - 1}" style="stroke: var(--{role}); fill: none"/>'
         for single in singles
@@ -76,6 +76,11 @@ def bar_cell(scale: Scale, parts: Sequence[tuple[float, str]]) -> Markup:
         shapes.append(f'<rect x="{x}" width="{round(max(end - x, 0), 1)}" y="5" height="12" style="fill: var(--{role})"/>')
         start += value
     return _picture("".join(shapes), height=HEIGHT, label=f"{start:.3g}")
+
+
+def breakable(label: str) -> Markup:
+    """A label that may be broken before its settings."""
+    return Markup(str(escape(visible(label))).replace(":", ":<wbr>").replace(",", ",<wbr>"))
 
 
 def line_key(role: str, dashes: str) -> Markup:

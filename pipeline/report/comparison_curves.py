@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.report import figures
 from pipeline.report.comparison_data import Compared, by_epoch, over_seeds
 from pipeline.report.figures import MUTED, SERIES, Values
-from pipeline.report.sections import Key, Panel, Section, section
+from pipeline.report.sections import Panel, Section, section
 from schemas import Comparison, Metrics
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.6), (1, 1.4))
@@ -73,7 +73,12 @@ _STEPS = (
 _EPOCHS = (
     _Plot("pass@1 after each epoch", "% of prompts", "pass_at_1", factor=100.0),
     _Plot("Greedy accuracy after each epoch", "% of prompts", "greedy", factor=100.0),
-    _Plot("Response length after each epoch", "tokens", "completion_tokens_mean"),
+    _Plot(
+        "Response length after each epoch",
+        "tokens",
+        "completion_tokens_mean",
+        caption="Mean length of the sampled held-out answers.",
+    ),
 )
 
 

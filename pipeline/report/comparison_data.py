@@ -91,7 +91,7 @@ def over_seeds(compared: Compared, label: str, column: str, points: int = 200) -
     """
     rows = compared.steps.filter(pl.col("label") == label).select("x", "step", "seed", value=pl.col(column).cast(pl.Float64))
     rows = rows.filter(pl.col("value").is_finite())
-    stride = max(-(-(int(rows["step"].max() or 0) + 1) // points), 1)  # type: ignore[arg-type, call-overload]
+    stride = max(-(-(int(rows["step"].max() or 0) + 1) // points), 1)  # type: ignore[arg-type]
     by_seed = rows.group_by("seed", bucket=pl.col("step") // stride).agg(pl.col("x").mean(), pl.col("value").mean())
     return (
         by_seed.group_by("bucket")

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from pipeline.report.comparison_cells import Scale, bar_cell, interval_cell
+from pipeline.report.comparison_cells import Scale, bar_cell, breakable, interval_cell
 from pipeline.report.comparison_curves import look_of
 from pipeline.report.comparison_data import STAGES, Compared
-from pipeline.report.comparison_table import ends, points, spread
+from pipeline.report.comparison_table import ends, spread
 from pipeline.report.figures import RULE, SERIES, role_of
 from pipeline.report.text import ABSENT, count, duration, interval, number, percent
 
@@ -73,12 +73,12 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
     shares = ("clip_fraction_positive", "clip_fraction_negative")
     rest = ("ratio_q01", "ratio_q99", "grad_norm")
     return [
-        Cell(row["label"], row["label"]),
+        Cell(breakable(row["label"]), row["label"]),
         picture,
         Cell(interval(value, low, high), value),
         Cell(spread(row), row["seeds"]),
-        Cell(_difference(row, "gain"), row["gain"]),
-        Cell(_difference(row, "behind"), row["behind"]),
+        Cell(_difference(row, "gain", "+"), row["gain"]),
+        Cell(_difference(row, "behind", ""), row["behind"]),
         Cell(percent(row["greedy"]), row["greedy"]),
         *(Cell(number(row[name]), row[name]) for name in plain),
         *(Cell(percent(row[name]), row[name]) for name in shares),
@@ -86,11 +86,13 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
     ]
 
 
-def _difference(row: dict[str, Any], name: str) -> str:
-    value, low, high = ends(row, name)
-    if value is None or low is None or high is None:
-        return points(value)
-    return f"{points(value)} [{points(low)}, {points(high)}]"
+def _difference(row: dict[str, Any], name: str, sign: str) -> str:
+    """A difference of shares with its interval, in points."""
+    there = [value for value in ends(row, name) if value is not None]
+    if len(there) < 3:
+        return ABSENT
+    value, low, high = (f"{100 * value:{sign}.1f}" for value in there)
+    return f"{value} [{low}, {high}]"
 
 
 def _finals(compared: Compared, label: str, column: str) -> list[float]:
@@ -128,7 +130,7 @@ def cost_grid(compared: Compared) -> SortableGrid:
         bar = bar_cell(time_scale, [(pieces[name], role_of(color)) for name, color in BARS.items()])
         rows.append(
             [
-                Cell(label, label),
+                Cell(breakable(label), label),
                 Cell(picture, mean),
                 Cell(number(mean), mean),
                 Cell(bar if totals[label] else ABSENT, totals[label] or None),
@@ -163,11 +165,12 @@ _TRIAL: dict[str, tuple[str, Any]] = {
 
 def trials_grid(compared: Compared) -> SortableGrid:
     """Every trial as the table Comparison has it."""
-    heads = (Head("algorithm", text=True), Head("seed"), Head("epoch"), Head("status", text=True))
-    heads += tuple(Head(name) for name, _ in _TRIAL.values())
+    first_heads = (Head("algorithm", text=True), Head("seed"), Head("epoch"), Head("status", text=True))
+    heads = (*first_heads, *(Head(name) for name, _ in _TRIAL.values()))
     rows = []
     for row in compared.trials.to_dicts():
-        first = [Cell(str(row[name]), row[name]) for name in ("label", "seed", "epoch", "status")]
+        first = [Cell(breakable(row["label"]), row["label"])]
+        first += [Cell(str(row[name]), row[name]) for name in ("seed", "epoch", "status")]
         rows.append([*first, *(Cell(write(row[name]), row[name]) for name, (_, write) in _TRIAL.items())])
     return SortableGrid(heads, rows)
 

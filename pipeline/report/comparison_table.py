@@ -14,36 +14,34 @@ from pipeline.artifacts import Artifact, read_table
 from pipeline.report.text import ABSENT, interval, json_safe, number, percent
 from schemas import Comparison, ComparisonTiming
 
-COLUMNS = ("algorithm", "pass@1", "seeds", "gain", "greedy", "tokens", "KL", "entropy")
-
 
 def comparison_table(comparison: Artifact) -> Table:
-    """One row per algorithm with its figures after the last epoch, means over seeds.
+    """One row per algorithm with its figures after the last epoch, means over seeds; it fits 80 columns.
 
     `seeds` is the spread of pass@1 over them, `gain` its difference from the policy before training, in points.
     """
+    several = len(comparison.recipe["seeds"]) > 1
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "algorithm" else "right", no_wrap=name != "algorithm", overflow="fold")
-    before = comparison.summary["before"]
-    table.add_row(*(Text(cell, "dim") for cell in _cells({"label": "before training", "seeds": None, **before})))
-    for row in comparison.summary["algorithms"]:
-        table.add_row(*(Text(cell) for cell in _cells(row)))
+    for name in _cells({}, several):
+        left = name == "algorithm"
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    before = {"label": "before training", **comparison.summary["before"]}
+    for row, style in ((before, "dim"), *((row, "") for row in comparison.summary["algorithms"])):
+        table.add_row(*(Text(cell, style) for cell in _cells(row, several).values()))
     return table
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    first = "failed" if row.get("failed") and not row["seeds"] else interval(*ends(row, "pass_at_1"))
-    return [
-        row["label"],
-        first,
-        spread(row),
-        points(row.get("gain")),
-        percent(row["greedy"]),
-        number(row["completion_tokens_mean"]),
-        number(row.get("kl_behavior")),
-        number(row.get("entropy")),
-    ]
+def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
+    failed = row.get("seeds") == 0
+    return {
+        "algorithm": row.get("label", ""),
+        "pass@1": "failed" if failed else interval(*ends(row, "pass_at_1")),
+        **({"seeds": spread(row)} if several else {}),
+        "gain": points(row.get("gain")),
+        **({} if several else {"greedy": percent(row.get("greedy"))}),
+        "tokens": number(row.get("completion_tokens_mean")),
+        "KL": number(row.get("kl_behavior")),
+    }
 
 
 def ends(row: dict[str, Any], name: str) -> tuple[float | None, float | None, float | None]:
@@ -52,15 +50,13 @@ def ends(row: dict[str, Any], name: str) -> tuple[float | None, float | None, fl
 
 
 def spread(row: dict[str, Any]) -> str:
-    """Least and greatest pass@1 of single seeds, in percent, and how many there are.
+    """Least and greatest pass@1 of single seeds, in percent.
 
-    >>> spread({"seeds": 3, "pass_at_1_least": 0.405, "pass_at_1_greatest": 0.46})
-    '40.5–46.0 (3)'
+    >>> spread({"pass_at_1_least": 0.405, "pass_at_1_greatest": 0.46})
+    '40.5–46.0'
     """
-    least, greatest, seeds = row.get("pass_at_1_least"), row.get("pass_at_1_greatest"), row.get("seeds")
-    if not seeds or seeds < 2 or least is None or greatest is None:
-        return ABSENT if not seeds else str(seeds)
-    return f"{100 * least:.1f}–{100 * greatest:.1f} ({seeds})"
+    least, greatest = row.get("pass_at_1_least"), row.get("pass_at_1_greatest")
+    return ABSENT if least is None or greatest is None else f"{100 * least:.1f}–{100 * greatest:.1f}"
 
 
 def points(value: float | None) -> str:

@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     "engine": {"max_num_seqs": 8, "kv_cache_mib": 32},
     "generate": {"prompts": 8, "samples": 4, "temperature": 0.7, "max_tokens": 48, "shard_groups": 2},
     "reward": {"components": [{"grader": "regex", "args": {"pattern": "A:(-?[0-9]+)$"}}]},
-    "train": {"epochs": 2, "batch_completions": 8, "learning_rate": 1e-4, "save_every_steps": 1},
+    "train": {"epochs": 2, "batch_completions": 4, "learning_rate": 1e-4, "save_every_steps": 1},
     "evaluate": {"samples": 2, "k": [1, 2], "bootstrap": 20_000},
 }
 """8 prompts x 4 samples at temperature 0.7, 16 held-out prompts at temperature 1 and greedy."""

@@ -18,17 +18,14 @@ from schemas import Rollouts
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-ARITHMETIC = {"prompt_id": "prompt_id"}
+HELDOUT = {"path": str(ROOT / "data/arithmetic/heldout.parquet"), "prompt_id": "prompt_id", "limit": 2}
 SMALL = {"generate": {"prompts": 2, "samples": 2, "shard_groups": 1}, "evaluate": {"samples": 1, "k": [1], "greedy": False}}
 
 
-def small(write_config: Callable[..., Path], directory: Path, **changes: Any) -> Path:
-    """A run of 2 x 2 completions and 2 held-out prompts; it lies in `directory`."""
-    data = {
-        "heldout": {**ARITHMETIC, "path": str(ROOT / "data/arithmetic/heldout.parquet"), "limit": 2},
-        **changes.pop("data", {}),
-    }
-    return write_config(directory / "bad.yaml", run_dir=str(directory / "run"), data=data, **SMALL, **changes)
+def small(write_config: Callable[..., Path], directory: Path, data: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A run of 2 x 2 completions and 2 held-out prompts, in `directory`."""
+    run = str(directory / "run")
+    return write_config(directory / "bad.yaml", run_dir=run, data={"heldout": HELDOUT, **(data or {})}, **SMALL, **changes)
 
 
 def only_message(ended: Any) -> str:
@@ -81,25 +78,32 @@ def test_a_prompt_longer_than_the_context(rollbook: Any, write_config: Callable[
     assert finished_kinds(tmp_path / "run") == ["checkpoint", "prompts", "prompts"]
 
 
-def test_a_grader_that_always_raises_and_is_then_mended(rollbook: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
-    graders = tmp_path / "graders.py"
-    graders.write_text("def grade(completion, answer, prompt):\n    raise KeyError('no such key')\n")
+def test_a_grader_that_always_raises_and_is_then_given_what_it_misses(
+    rollbook: Any, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = """
+        from pathlib import Path
+
+        def grade(completion, answer, prompt):
+            return float(Path("worth.txt").read_text()) * len(completion)
+    """
+    (tmp_path / "graders.py").write_text(textwrap.dedent(source))
     config = small(write_config, tmp_path, reward={"components": [{"grader": "graders:grade"}]})
     message = only_message(rollbook("run", config, cwd=tmp_path))
     assert "rewards failed, more than reward.max_failed_share=0.2" in message
-    assert "no such key" in message
+    assert "FileNotFoundError" in message and "worth.txt" in message
     assert "mend the grader and run the same command again" in message
     kept = rollouts_in(tmp_path / "run")
     assert Rollouts.check(kept).bad.is_empty()
     assert kept["status"].unique().to_list() == ["reward_error"]
     assert kept["behavior_logprobs"].null_count() == 0
 
-    graders.write_text("def grade(completion, answer, prompt):\n    return float(len(completion))\n")
+    (tmp_path / "worth.txt").write_text("2.0")
     ended = rollbook("evaluate", config, cwd=tmp_path)
     assert ended.status == 0, ended.err
     mended = rollouts_in(tmp_path / "run")
     assert set(mended["status"]) <= {"ok", "truncated"}
-    assert mended["reward"].to_list() == [float(len(text)) for text in mended["completion_text"]]
+    assert mended["reward"].to_list() == [2.0 * len(text) for text in mended["completion_text"]]
     columns = ["group_id", "sample_index", "completion_token_ids", "behavior_logprobs", "seed"]
     assert kept.select(columns).join(mended.select(columns), on=columns, how="anti").is_empty()
 

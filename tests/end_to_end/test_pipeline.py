@@ -94,8 +94,8 @@ def test_training_took_every_step_on_rollouts_that_match_its_own_logprobs(finish
     checkpoint = load_run(finished.directory).iterations[0].checkpoint
     assert checkpoint
     metrics = read_table(checkpoint, Metrics)
-    assert metrics["step"].to_list() == list(range(8))
-    assert metrics["epoch"].to_list() == [0] * 4 + [1] * 4
+    assert metrics["step"].to_list() == list(range(16))
+    assert metrics["epoch"].to_list() == [0] * 8 + [1] * 8
     assert 0 <= checkpoint.summary["logprob_difference_mean"] < 1e-4
 
 

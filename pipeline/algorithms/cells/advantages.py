@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, Protocol
 
 import polars as pl
 
+from pipeline.algorithms.cells.cell import Positive
+
 GROUP = "group_id"
 DEAD_RANGE = 1e-8
 """Rewards of a group that differ by less count as equal: a z-score of floating-point noise would be of size 1."""
@@ -121,7 +123,7 @@ class SoftValue(_Local):
     beta -> infinity gives the mean, beta -> 0 the maximum. Source: A*-PO, arXiv:2505.20686; OAPL, arXiv:2602.19362.
     """
 
-    beta: float = 1.0
+    beta: Positive = 1.0
 
     def expression(self, reward: pl.Expr) -> pl.Expr:
         top = reward.max().over(GROUP)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.algorithms.cells.cell import Cell
+from pipeline.algorithms.cells.cell import Cell, Positive
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,7 +47,7 @@ class SequenceMean(Cell):
 class SequenceSum(Cell):
     """mean over completions of the sum over their tokens, over a constant. Source: Dr. GRPO, arXiv:2503.20783."""
 
-    divisor: float = 1.0
+    divisor: Positive = 1.0
     """Constant length, such as the longest completion allowed."""
 
     def total(self, loss: Float[Tensor, " tokens"], tokens: Tokens, totals: Totals) -> Float[Tensor, ""]:

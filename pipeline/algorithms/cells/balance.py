@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.algorithms.cells.cell import BEHAVIOR, Cell
+from pipeline.algorithms.cells.cell import BEHAVIOR, Cell, Positive
 from pipeline.algorithms.cells.drift import Drift
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class BalancedBand(Cell):
     """Which bound moves first: the upper one (paper) or the lower one (code)."""
     low_start: float = 0.6
     low_end: float = 0.9
-    low_step: float = 0.02
+    low_step: Positive = 0.02
     high_start: float = 1.2
     high_end: float = 3.0
-    high_step: float = 0.05
+    high_step: Positive = 0.05
     needs = (BEHAVIOR,)
     whole_step = True
 
@@ -74,5 +74,5 @@ class BalancedBand(Cell):
 
 
 def _grid(start: float, end: float, step: float) -> list[float]:
-    count = int((end - start) / step + 1e-9)
+    count = max(int((end - start) / step + 1e-9), 0)
     return [start + step * i for i in range(count + 1)]

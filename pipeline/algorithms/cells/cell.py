@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A setting that is divided by, or whose sign would turn the method around."""
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 BEHAVIOR = "behavior_logprobs"
 REFERENCE = "reference_logprobs"

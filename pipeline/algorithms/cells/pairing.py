@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import polars as pl
+from pydantic import Field
 
 from pipeline.algorithms.cells.advantages import GROUP
+from pipeline.algorithms.cells.cell import NotNegative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,11 +18,11 @@ class RewardPairs:
 
     strategy: Literal["best_worst", "all"] = "best_worst"
     """best_worst: one pair a group, the first of equals. all: every pair that the margin allows."""
-    margin: float = 1e-6
+    margin: NotNegative = 1e-6
     """Least difference of rewards; groups with equal rewards give no pair."""
-    cap: int = 0
+    cap: Annotated[int, Field(ge=0)] = 0
     """Most pairs per group, widest margin first; 0 for no limit."""
-    soft: float = 0.0
+    soft: NotNegative = 0.0
     """Temperature of soft labels: preference = sigmoid(difference / soft). 0: hard labels, preference = 1."""
 
     def pairs(self, rows: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 import polars as pl
 
 from pipeline.algorithms.cells.advantages import GROUP, is_dead
+from pipeline.algorithms.cells.cell import Positive
 
 REWARD = pl.col("reward")
 
@@ -142,7 +143,7 @@ class OverlongPenalty:
 
     limit: int = 0
     """Longest completion, in tokens; 0: the max_tokens that the rollouts were generated with."""
-    buffer: float = 0.2
+    buffer: Positive = 0.2
     """Length over which the penalty rises, as a share of the limit."""
 
     def shaped(self, reward: pl.Expr) -> pl.Expr:
@@ -169,7 +170,7 @@ class Uniform:
 class ExponentialAdvantage:
     """weight = exp(A / temperature): good completions count more than bad ones. Source: RED-Weight, arXiv:2509.24203."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     def weight(self, advantage: pl.Expr) -> pl.Expr:
         return (advantage / self.temperature).exp()
@@ -177,7 +178,7 @@ class ExponentialAdvantage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassWeights:
-    """weight = positive where A > 0, negative where A < 0: lambda+ and lambda-."""
+    """weight = positive where A > 0, negative elsewhere: lambda+ and lambda-."""
 
     positive: float = 1.0
     negative: float = 1.0

@@ -104,8 +104,9 @@ class Ring(Cell):
 class SecondMoment(Cell):
     """Mask the tokens that moved farthest until the second moment of log r over the harmful ones is within a budget: M2PO.
 
-    Harmful tokens are those that moved the way their advantage pushes: A > 0 with r > 1, A < 0 with r < 1. Masked tokens
-    stay in the denominator. Source: arXiv:2510.01161, algorithm 1 (the authors' code widens a clip range instead).
+    Harmful tokens are those that moved the way their advantage pushes: A > 0 with r > 1, A < 0 with r < 1. Tokens that
+    moved equally far are masked together, so that their order does not matter. Masked tokens stay in the denominator.
+    Source: arXiv:2510.01161, algorithm 1 (the authors' code widens a clip range instead).
     """
 
     budget: float = 0.04
@@ -117,10 +118,10 @@ class SecondMoment(Cell):
         import torch
 
         harmful = (drift.advantage * drift.log_ratio > 0) & drift.tokens.mask
-        squares, order = (drift.log_ratio[harmful] ** 2).sort(stable=True)
-        means = squares.cumsum(0) / torch.arange(1, len(squares) + 1, device=squares.device, dtype=squares.dtype)
-        kept_harmful = torch.zeros_like(squares, dtype=torch.bool)
-        kept_harmful[order] = means <= self.budget
+        squares = drift.log_ratio[harmful] ** 2
+        nearest_first = squares.sort().values
+        means = nearest_first.cumsum(0) / torch.arange(1, len(squares) + 1, device=squares.device, dtype=squares.dtype)
+        farthest_equal = torch.searchsorted(nearest_first, squares, right=True) - 1
         keeps = torch.ones_like(harmful)
-        keeps[harmful] = kept_harmful
+        keeps[harmful] = means[farthest_equal] <= self.budget
         return keeps

@@ -6,7 +6,7 @@ To check one more algorithm, add a row to PUBLISHED; `test_published_values.py` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.aggregation import TokenMean
+from pipeline.algorithms.cells.drift import Drift
 from pipeline.algorithms.tokens import Tokens, Totals
 
 MakeTokens = Callable[..., Tokens]
@@ -126,6 +127,15 @@ PUBLISHED = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost more than they do on tensors as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=PUBLISHED, ids=lambda published: published.name)
 def published(request: pytest.FixtureRequest) -> Published:
     """Each row of the table in turn."""
@@ -135,6 +145,31 @@ def published(request: pytest.FixtureRequest) -> Published:
 @pytest.fixture(scope="session")
 def make_tokens() -> MakeTokens:
     return tokens_of
+
+
+@pytest.fixture(scope="session")
+def drift_of() -> Callable[..., Drift]:
+    """drift_of(ratios of each sequence, advantages): how far the policy has moved from log mu = -1."""
+
+    def make(ratios: Sequence[Sequence[float]], advantage: Sequence[float], **columns: Any) -> Drift:
+        tokens = tokens_of([[-1.0] * len(row) for row in ratios], advantage, **columns)
+        log_ratio = torch.tensor([math.log(ratio) for row in ratios for ratio in row], dtype=torch.float64)
+        return Drift(log_ratio=log_ratio, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pull() -> Callable[[Algorithm, Tokens], tuple[float, torch.Tensor]]:
+    """pull(algorithm, tokens): loss of a step that is these tokens, and its gradient in the logprob of each."""
+
+    def run(algorithm: Algorithm, tokens: Tokens) -> tuple[float, torch.Tensor]:
+        totals = Totals(tokens=float(tokens.mask.sum()), sequences=float(len(tokens.advantage)))
+        value = algorithm.loss(tokens, totals).value
+        (gradient,) = torch.autograd.grad(value, tokens.logprobs, allow_unused=True, materialize_grads=True)
+        return value.item(), gradient
+
+    return run
 
 
 @pytest.fixture
@@ -154,12 +189,14 @@ def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], *
     """Tokens of some sequences, in fp64, from a list per sequence.
 
     Unless given: behavior, proximal and reference are the logprobs themselves, nothing is masked out, entropies are 0,
-    weights 1, ages 1, and all sequences are of one group.
+    weights 1, ages 1, all sequences are of one group, and there are no pairs.
     """
     sizes = [len(row) for row in logprobs]
     given = {"mask": [[True] * size for size in sizes], "entropy": [[0.0] * size for size in sizes], "weight": [1.0] * len(sizes)}
     given |= {"behavior": logprobs, "proximal": logprobs, "reference": logprobs, "age": [1.0] * len(sizes)}
-    given |= {"group": [0] * len(sizes)} | columns
+    given |= {"group": [0] * len(sizes), "pairs": None} | columns
+    pairs = given["pairs"]
+    preference = given.get("preference", [1.0] * len(pairs or ()))
     mask = _flat(given["mask"], torch.bool)
     sequence = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     return Tokens(
@@ -175,6 +212,8 @@ def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], *
         lengths=torch.zeros(len(sizes), dtype=torch.float64).index_add(0, sequence, mask.double()),
         group=torch.tensor(given["group"]),
         age=torch.tensor(given["age"], dtype=torch.float64),
+        pairs=None if pairs is None else torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
+        preference=None if pairs is None else torch.tensor(preference, dtype=torch.float64),
     )
 
 

@@ -27,18 +27,6 @@ def floats(*values: float) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def drift_of(make_tokens: MakeTokens) -> MakeDrift:
-    """drift_of(ratios of each sequence, advantages)."""
-
-    def make(ratios: list[list[float]], advantage: list[float]) -> Drift:
-        tokens = make_tokens([[-1.0] * len(row) for row in ratios], advantage)
-        log_ratio = floats(*(math.log(ratio) for row in ratios for ratio in row))
-        return Drift(log_ratio=log_ratio, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def keeps(drift_of: MakeDrift) -> Callable[..., list[bool]]:
     def run(region: TrustRegion, ratios: list[float], advantage: float) -> list[bool]:
         return region.keeps(drift_of([ratios], [advantage])).tolist()

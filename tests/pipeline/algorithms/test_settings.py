@@ -82,6 +82,29 @@ def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
         resolve("grpo", {key: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("oapl", "advantage.beta", 0),
+        ("oapl", "target.beta", -1.0),
+        ("red-weight", "temperature", 0),
+        ("dapo", "buffer", 0),
+        ("dr-grpo", "divisor", 0),
+        ("bapo", "low_step", 0),
+        ("bapo", "high_step", -0.05),
+        ("dpo", "beta", 0),
+        ("ipo", "tau", 0),
+        ("kto", "beta", -0.1),
+        ("dpo", "soft", -1),
+        ("dpo", "margin", float("nan")),
+        ("dpo", "cap", -1),
+    ],
+)
+def test_a_number_that_a_method_cannot_work_with_is_refused(name: str, key: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"^train.algorithm_args: {key}: .*found"):
+        resolve(name, {key: value})
+
+
 @every_algorithm
 def test_every_number_among_the_settings_changes_a_recipe(algorithm: Algorithm) -> None:
     for key, value in of(algorithm):

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline import requests
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, Snapshot, Variant
@@ -47,7 +48,7 @@ class Synthetic:
         self.base = self.bare("checkpoint", "base")
         self.heldout = self.bare("prompts", "heldout")
         self.rollouts = self.bare("rollouts", "train", completions=128, tokens=5120, reward_mean=0.25)
-        self.before = self.judged(self.base, "before", 0.25, 30)
+        self.before = self.judged(self.config, self.base, 0.25, 30)
 
     def bare(self, kind: Any, name: str, **summary: Any) -> Artifact:
         return self._finish(Request(kind, "test/1", {"name": name}), {}, {"iteration": 0, **summary})
@@ -72,21 +73,21 @@ class Synthetic:
         first = self.config.seed
         return Plan(snapshot, parse_choices([algorithms]), tuple(range(first, first + seeds)), self.config, curve)
 
-    def trial(self, variant: Variant, strength: float, **columns: Any) -> Trial:
+    def trial(self, plan: Plan, variant: Variant, strength: float, **columns: Any) -> Trial:
         """A trial of an algorithm; `strength` is about the gain of pass@1, `columns` replace those of the metrics."""
-        name = f"{variant.choice.label} {variant.seed} {variant.epochs}"
+        config = plan.training(variant)
         share = 0.25 + strength * (1 - math.exp(-variant.epochs))
-        shaped = self.bare("shaped", variant.choice.label)
+        shaped = self._finish(requests.shape_request(config, self.rollouts), {}, {})
         draw = random.Random(f"{variant.choice.label} {variant.seed}")
         rows = [{**step_row(step, strength, draw), **columns} for step in range(variant.epochs * STEPS)]
         timing = [{"step": n, "seconds": 0.5, "tokens_per_second": 900.0, "data_seconds": 0.01} for n in range(len(rows))]
         tables = {"metrics.parquet": (frame_of(rows, Metrics), Metrics), "timing.parquet": (frame_of(timing, Timing), Timing)}
-        request = Request("checkpoint", "test/1", {"name": name}, (shaped.as_parent("shaped"),))
+        request = requests.train_request(config, 0, self.base, self.rollouts, shaped, {})
         checkpoint = self._finish(request, tables, {"iteration": 1})
-        return Trial(shaped, {}, checkpoint, self.judged(checkpoint, name, share, 30 + 20 * strength))
+        return Trial(shaped, {}, checkpoint, self.judged(plan.judging(variant), checkpoint, share, 30 + 20 * strength))
 
-    def judged(self, policy: Artifact, name: str, share: float, tokens: float) -> Judged:
-        draw = random.Random(name)
+    def judged(self, config: RunConfig, policy: Artifact, share: float, tokens: float) -> Judged:
+        draw = random.Random(policy.id)
         rows = [
             {
                 "prompt_id": f"p{prompt:03d}",
@@ -103,10 +104,11 @@ class Synthetic:
             for reward in [float(draw.random() < share)]
         ]
         frame = frame_of(rows, Evaluation)
-        recipe = {"k": [1], "solved_at": 1.0, "bootstrap": 200, "seed": self.config.seed}
-        request = Request("evaluation", "test/1", {**recipe, "name": name}, (policy.as_parent("policy"),))
-        evaluation = self._finish(request, {"evaluation.parquet": (frame, Evaluation)}, summarize(frame, recipe))
-        sampled, greedy = (self.bare("rollouts", f"{name} {mode}") for mode in ("sampled", "greedy"))
+        sampled, greedy = (
+            self._finish(requests.heldout_request(config, policy, self.heldout, greedy=mode), {}, {}) for mode in (False, True)
+        )
+        request = requests.evaluate_request(config, policy, sampled, greedy)
+        evaluation = self._finish(request, {"evaluation.parquet": (frame, Evaluation)}, summarize(frame, request.recipe))
         return Judged(Answers(sampled, greedy, None), evaluation)
 
 
@@ -173,7 +175,7 @@ def make_trials(make_synthetic: Callable[..., Synthetic]) -> Make:
                 trials.failed[variant] = why
                 continue
             strength = (strengths or {}).get(label, 0.05 * (1 + labels.index(label)))
-            trials.done[variant] = synthetic.trial(variant, strength, **(columns or {}).get(label, {}))
+            trials.done[variant] = synthetic.trial(trials.plan, variant, strength, **(columns or {}).get(label, {}))
         return trials
 
     return make

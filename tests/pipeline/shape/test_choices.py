@@ -114,15 +114,6 @@ def test_a_method_may_leave_completions_out_before_advantages_are_computed() -> 
     assert fates(rows, algorithm="reinforce-rej")[3:] == ["zero_variance", "zero_variance"]
 
 
-def test_red_drop_balances_a_group_and_takes_the_mean_of_what_is_left() -> None:
-    rows = group(*[("ok", 1.0)] * 2, *[("ok", 0.0)] * 6)
-    dropped = fates(rows, algorithm="red-drop")
-    assert dropped[:2] == [0.5, 0.5]
-    assert sorted(map(str, dropped[2:])) == ["-0.5", "-0.5", *["surplus_negative"] * 4]
-    assert fates(group(*[("ok", 1.0)] * 8), algorithm="red-drop") == [0.0] * 8
-    assert fates(group(("ok", 1.0)), algorithm="red-drop") == [0.0]
-
-
 def test_red_drop_draws_differently_by_seed_and_by_group() -> None:
     one = group(("ok", 1.0), *[("ok", 0.0)] * 7)
     draws = {str(fates(one, algorithm="red-drop", seed=seed)) for seed in range(20)}

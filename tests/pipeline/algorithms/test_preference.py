@@ -1,0 +1,202 @@
+"""DPO, IPO, SLiC and KTO (reference: oracles, section I; identities 10 and 11)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.algorithms import Algorithm, resolve
+from pipeline.algorithms.cells.advantages import Signed
+from pipeline.algorithms.preference import Hinge, Logistic, SquaredMargin
+from pipeline.algorithms.tokens import Tokens
+
+MakeTokens = Callable[..., Tokens]
+Pull = Callable[[Algorithm, Tokens], tuple[float, Tensor]]
+PAIRWISE = ("dpo", "ipo", "slic")
+
+
+def pair(make_tokens: MakeTokens, margin: float, preference: float = 1.0) -> Tokens:
+    """A chosen completion of two tokens and a rejected one of a single token, with h = margin."""
+    reference = [[-1.0, -2.0], [-0.5]]
+    logprobs = [[-1.0 + margin, -1.9], [-0.4]]
+    return make_tokens(logprobs, [1.0, -1.0], reference=reference, pairs=[[0, 1]], preference=[preference])
+
+
+def labelled(make_tokens: MakeTokens, *deltas: float, good: list[bool], **columns: Any) -> Tokens:
+    advantage = [1.0 if one else -1.0 for one in good]
+    return make_tokens([[-1.0 + delta] for delta in deltas], advantage, reference=[[-1.0]] * len(deltas), **columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "slope"),
+    [("dpo", 0.668460, -0.048750), ("ipo", 20.25, 2 * (0.5 - 5)), ("slic", 0.95, -0.1)],
+)
+def test_pairwise_losses_by_hand(name: str, loss: float, slope: float, make_tokens: MakeTokens, pull: Pull) -> None:
+    found, gradient = pull(resolve(name), pair(make_tokens, margin=0.5))
+    assert found == pytest.approx(loss, abs=5e-7)
+    assert gradient.tolist() == pytest.approx([slope, slope, -slope], abs=5e-6)
+
+
+def test_slopes_at_no_margin(make_tokens: MakeTokens, pull: Pull) -> None:
+    at_zero = pair(make_tokens, margin=0.0)
+    assert pull(resolve("dpo", {"beta": 0.3}), at_zero)[1].tolist() == pytest.approx([-0.15, -0.15, 0.15])
+    assert pull(resolve("slic", {"beta": 0.3}), at_zero)[1].tolist() == pytest.approx([-0.3, -0.3, 0.3])
+    assert pull(resolve("ipo", {"tau": 0.3}), at_zero)[1].tolist() == pytest.approx([-1 / 0.3, -1 / 0.3, 1 / 0.3])
+
+
+def test_ipo_rests_at_its_margin_and_pulls_back_beyond(make_tokens: MakeTokens, pull: Pull) -> None:
+    ipo = resolve("ipo", {"tau": 0.25})
+    assert pull(ipo, pair(make_tokens, margin=2.0)) == (pytest.approx(0), pytest.approx([0, 0, 0], abs=1e-12))
+    assert pull(ipo, pair(make_tokens, margin=2.5))[1][0].item() > 0
+
+
+def test_slic_rests_beyond_its_margin(make_tokens: MakeTokens, pull: Pull) -> None:
+    loss, gradient = pull(resolve("slic"), pair(make_tokens, margin=10.1))
+    assert (loss, gradient.tolist()) == (0, [0, 0, 0])
+
+
+@pytest.mark.parametrize(("margin", "preference"), [(0.0, 0.5), (0.2 / 0.1, 0.7), (-0.2 / 0.1, 0.3)])
+def test_ipo_with_a_soft_label_rests_at_its_share_of_the_margin(
+    margin: float, preference: float, make_tokens: MakeTokens, pull: Pull
+) -> None:
+    # h* = (2 p - 1) / (2 tau); the policy on two answers is then sigmoid(h*) = .8808 at p = .7.
+    gradient = pull(resolve("ipo", {"tau": 0.1}), pair(make_tokens, margin, preference))[1]
+    assert gradient.tolist() == pytest.approx([0, 0, 0], abs=1e-12)
+    assert 1 / (1 + math.exp(-0.2 / 0.1)) == pytest.approx(0.8808, abs=5e-5)
+
+
+def test_ipo_on_all_pairs_of_the_data_rests_where_it_should(make_tokens: MakeTokens, pull: Pull) -> None:
+    # Three answers that beat one another in a circle, 5 times out of 9; the data hold 6, 3 and 1 of them. The policy at rest
+    # is ref x exp(mean over the data of p / tau), though no answer is better than the others.
+    wins = torch.tensor([[0.5, 5 / 9, 4 / 9], [4 / 9, 0.5, 5 / 9], [5 / 9, 4 / 9, 0.5]], dtype=torch.float64)
+    answers = [0] * 6 + [1] * 3 + [2]
+    rest = (wins @ torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64) / 0.1).softmax(0)
+    assert rest.tolist() == pytest.approx([0.3656, 0.2478, 0.3865], abs=5e-5)
+    pairs = [[i, j] for i in range(10) for j in range(10)]
+    tokens = make_tokens(
+        [[rest[answer].log().item()] for answer in answers],
+        [0.0] * 10,
+        reference=[[-math.log(3)]] * 10,
+        pairs=pairs,
+        preference=[wins[answers[i], answers[j]].item() for i, j in pairs],
+    )
+    gradient = pull(resolve("ipo", {"tau": 0.1}), tokens)[1]
+    assert gradient.tolist() == pytest.approx([0] * 10, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@settings(deadline=None, max_examples=20)
+@given(margin=st.floats(-20, 20), preference=st.floats(0, 1))
+def test_swapping_the_ends_of_a_pair_with_its_label_changes_nothing(
+    name: str, margin: float, preference: float, make_tokens: MakeTokens, pull: Pull
+) -> None:
+    tokens = pair(make_tokens, margin, preference)
+    assert tokens.pairs is not None and tokens.preference is not None
+    swapped = dataclasses.replace(tokens, pairs=tokens.pairs.flip(1), preference=1 - tokens.preference)
+    (loss, gradient), (other_loss, other) = pull(resolve(name), tokens), pull(resolve(name), swapped)
+    assert loss == pytest.approx(other_loss, rel=1e-12)
+    torch.testing.assert_close(gradient, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_a_label_of_one_is_a_hard_label_and_others_are_mixtures(name: str, make_tokens: MakeTokens, pull: Pull) -> None:
+    cell = {"dpo": Logistic(), "ipo": SquaredMargin(), "slic": Hinge()}[name]
+    one, other = (cell.loss(torch.tensor(margin)).item() for margin in (0.8, -0.8))
+    assert pull(resolve(name), pair(make_tokens, 0.8))[0] == pytest.approx(one)
+    assert pull(resolve(name), pair(make_tokens, 0.8, 0.7))[0] == pytest.approx(0.7 * one + 0.3 * other)
+
+
+def test_margins_may_be_means_over_tokens(make_tokens: MakeTokens, pull: Pull) -> None:
+    # Delta is (.5 + .1) / 2 of the chosen, whose third token does not count, and .1 of the rejected.
+    tokens = make_tokens(
+        [[-0.5, -1.9, -9.0], [-0.4]],
+        [1.0, -1.0],
+        reference=[[-1.0, -2.0, -math.inf], [-0.5]],
+        mask=[[True, True, False], [True]],
+        pairs=[[0, 1]],
+    )
+    assert pull(resolve("ipo", {"length_normalized": True}), tokens)[0] == pytest.approx((0.2 - 5) ** 2)
+    assert pull(resolve("ipo"), tokens)[0] == pytest.approx((0.5 - 5) ** 2)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_the_loss_is_the_mean_over_pairs_in_any_order(name: str, make_tokens: MakeTokens, pull: Pull) -> None:
+    logprobs, reference = [[-1.0, -0.5], [-2.0], [-0.3], [-1.5]], [[-1.1, -0.9], [-1.0], [-0.5], [-1.2]]
+    pairs, preference = [[0, 1], [2, 3], [0, 3]], [1.0, 0.8, 0.6]
+    tokens = make_tokens(logprobs, [0.0] * 4, reference=reference, pairs=pairs, preference=preference)
+    alone = [
+        pull(resolve(name), make_tokens(logprobs, [0.0] * 4, reference=reference, pairs=[ends], preference=[p]))
+        for ends, p in zip(pairs, preference, strict=True)
+    ]
+    loss, gradient = pull(resolve(name), tokens)
+    assert loss == pytest.approx(sum(one[0] for one in alone) / 3)
+    torch.testing.assert_close(gradient, torch.stack([one[1] for one in alone]).mean(0))
+    order = [3, 1, 0, 2]  # where each completion goes
+    place = {old: new for new, old in enumerate(order)}
+    permuted = make_tokens(
+        [logprobs[i] for i in order],
+        [0.0] * 4,
+        reference=[reference[i] for i in order],
+        pairs=[[place[a], place[b]] for a, b in pairs[::-1]],
+        preference=preference[::-1],
+    )
+    assert pull(resolve(name), permuted)[0] == pytest.approx(loss)
+
+
+def test_a_step_without_pairs_has_no_loss(make_tokens: MakeTokens, pull: Pull) -> None:
+    tokens = make_tokens([[-1.0]], [0.0], pairs=[])
+    for name in PAIRWISE:
+        assert pull(resolve(name), tokens) == (0, torch.zeros(1, dtype=torch.float64))
+
+
+def test_kto_by_hand(make_tokens: MakeTokens, pull: Pull) -> None:
+    # z0 = (.5 - .1) / 2 = .2: 1 - sigmoid(.1 (.5 - .2)), and 1 - sigmoid(.1 (.2 + .3)) where Delta = -.3 and z0 is the same.
+    good = pull(resolve("kto"), labelled(make_tokens, 0.5, -0.1, good=[True, True], weight=[1.0, 0.0]))[0]
+    assert 2 * good == pytest.approx(0.492501, abs=5e-7)
+    bad = pull(resolve("kto"), labelled(make_tokens, -0.3, 0.7, good=[False, True], weight=[1.0, 0.0]))[0]
+    assert 2 * bad == pytest.approx(0.487503, abs=5e-7)
+
+
+def test_the_reference_point_of_kto_is_never_negative_and_may_be_zero(make_tokens: MakeTokens, pull: Pull) -> None:
+    low = labelled(make_tokens, -0.5, -0.1, good=[True, False])
+    zero = resolve("kto", {"reference_point": "zero"})
+    assert pull(resolve("kto"), low)[0] == pull(zero, low)[0]
+    high = labelled(make_tokens, 5.0, 1.0, good=[True, False])
+    expected = (1 - 1 / (1 + math.exp(-0.5)) + 1 - 1 / (1 + math.exp(0.1))) / 2
+    assert pull(zero, high)[0] == pytest.approx(expected)
+    assert pull(resolve("kto"), high)[0] != pytest.approx(expected, abs=1e-3)
+
+
+def test_the_reference_point_is_a_constant_of_the_gradient(make_tokens: MakeTokens, pull: Pull) -> None:
+    tokens = labelled(make_tokens, 0.6, -0.2, good=[True, False])  # z0 = .2
+    s = [1 / (1 + math.exp(-0.1 * x)) for x in (0.4, 0.4)]
+    expected = [-0.1 * s[0] * (1 - s[0]) / 2, 0.1 * s[1] * (1 - s[1]) / 2]
+    assert pull(resolve("kto"), tokens)[1].tolist() == pytest.approx(expected)
+
+
+def test_kto_weighs_good_and_bad_apart(make_tokens: MakeTokens, pull: Pull) -> None:
+    at_reference = labelled(make_tokens, 0.0, 0.0, 0.0, good=[True, False, False])
+    assert pull(resolve("kto"), at_reference)[0] == pytest.approx(0.5)
+    kto = resolve("kto", {"desirable": 4.0, "undesirable": 0.5})
+    assert (12 * pull(kto, at_reference)[1]).tolist() == pytest.approx([-0.4, 0.05, 0.05])
+    balanced = resolve("kto", {"desirable": 2.0})  # w_D n_D = w_U n_U
+    assert pull(balanced, at_reference)[1].sum().item() == pytest.approx(0)
+
+
+def test_kto_takes_its_labels_from_whether_a_completion_is_solved() -> None:
+    assert resolve("kto").advantage == Signed()
+    assert not hasattr(resolve("kto"), "pairing")
+
+
+@pytest.mark.parametrize("name", [*PAIRWISE, "kto"])
+def test_preferences_need_a_reference_and_all_of_the_step(name: str) -> None:
+    assert resolve(name).needs == ("reference_logprobs",)
+    assert resolve(name).whole_step

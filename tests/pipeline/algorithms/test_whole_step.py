@@ -1,0 +1,151 @@
+"""Losses over the whole optimizer step, through the trainer's two passes over a tiny model (identity 13)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pipeline.algorithms import ALGORITHMS, Algorithm, resolve
+from pipeline.algorithms.tokens import Totals
+from pipeline.train.batch import collate
+from pipeline.train.metrics import StepRecord
+from pipeline.train.model import Policy
+from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
+from pipeline.train.snapshot import Completion, Group
+from pipeline.train.stage import _Training
+
+VOCABULARY = 20
+SHARE, SEPARATE = CostModel(attention_scale=1e9), CostModel(attention_scale=1e-9)
+STEPS = {
+    "bapo": resolve("bapo", {"target": 0.45}),
+    "bapo, low first": resolve("bapo", {"target": 0.5, "contribution": "gradient", "order": "low_first"}),
+    "m2po": resolve("m2po"),
+    "p3o": resolve("p3o"),
+    "opmd-pairwise": resolve("opmd-pairwise"),
+    "dpo": resolve("dpo"),
+    "ipo": resolve("ipo", {"length_normalized": True}),
+    "slic": resolve("slic"),
+    "kto": resolve("kto"),
+}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """A random model."""
+    path = tmp_path_factory.mktemp("model")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    ends = {"bos_token_id": None, "eos_token_id": 1}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, initializer_range=0.3, **sizes, **ends)).save_pretrained(path)
+    return Policy(path, "float32", trust_remote_code=False, activation_checkpointing=False)
+
+
+@pytest.fixture(scope="module")
+def groups(policy: Policy) -> list[Group]:
+    """Groups of four, three and two completions whose stored logprobs are some way off the policy's."""
+    return [group_of(policy, number, lengths) for number, lengths in enumerate([(3, 5, 1, 4), (2, 6, 2), (4, 1)])]
+
+
+def group_of(policy: Policy, number: int, lengths: tuple[int, ...]) -> Group:
+    random = np.random.default_rng(number)
+    prompt = random.integers(0, VOCABULARY, 2 + number).astype(np.int32)
+    completions = []
+    for sample, length in enumerate(lengths):
+        tokens = random.integers(0, VOCABULARY, length).astype(np.int32)
+        bare = Completion(f"g{number}", sample, tokens, behavior=None, mask=np.ones(length, np.bool_))
+        with torch.no_grad():
+            logprobs = policy.logprobs(collate([Row(Group(prompt, [bare]), [bare])], policy.device))[0].numpy()
+        stored = [(logprobs + random.normal(0, 0.3, length)).astype(np.float32) for _ in range(2)]
+        completions.append(
+            dataclasses.replace(
+                bare,
+                mask=random.random(length) < 0.8,
+                behavior=stored[0],
+                reference=stored[1],
+                advantage=float(random.normal()),
+                weight=1.0 + 0.5 * (sample % 2),
+            )
+        )
+    pairs = [(0, sample, 1.0 / sample) for sample in range(1, len(lengths))]
+    return Group(prompt, completions, pairs)
+
+
+def two_passes(policy: Policy, algorithm: Algorithm, parts: list[list[Row]]) -> tuple[float, Tensor]:
+    """Loss and gradient of a step as the train stage accumulates them."""
+    completions = [completion for part in parts for row in part for completion in row.completions]
+    totals = Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
+    training = _Training.__new__(_Training)
+    vars(training).update(policy=policy, algorithm=algorithm, recipe={"iteration": 1}, parent=SimpleNamespace(path="parent"))
+    record = StepRecord(has_behavior=True)
+    policy.model.zero_grad()
+    training._accumulate_whole(0, parts, totals, record)
+    return record.loss, gradient_of(policy)
+
+
+def one_graph(policy: Policy, algorithm: Algorithm, parts: list[list[Row]]) -> tuple[float, Tensor]:
+    """The same from one backward pass through one batch."""
+    batch = collate([row for part in parts for row in part], policy.device)
+    totals = Totals(tokens=float(batch.flat.mask.sum()), sequences=float(len(batch.flat.completions)))
+    policy.model.zero_grad()
+    value = algorithm.loss(batch.flat.tokens(*policy.logprobs(batch), 1), totals).value
+    torch.autograd.backward(value)
+    return value.item(), gradient_of(policy)
+
+
+def gradient_of(policy: Policy) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
+
+
+def parts_within(groups: list[Group], budget: int, cost: CostModel) -> list[list[Row]]:
+    """As training cuts a step."""
+    return micro_batches([row for group in groups for row in rows_of(group, cost)], budget)
+
+
+Cut = Callable[[list[Group]], list[list[Row]]]
+CUTS: dict[str, Cut] = {
+    "everything at once": lambda groups: parts_within(groups, 10_000, SEPARATE),
+    "shared prompts, one by one": lambda groups: parts_within(groups, 16, SHARE),
+    "groups over several rows": lambda groups: parts_within(groups, 16, SEPARATE),
+    "a completion at a time, backwards": lambda groups: [
+        [Row(group, [one])] for group in groups[::-1] for one in group.completions[::-1]
+    ],
+}
+
+
+@pytest.mark.parametrize("algorithm", STEPS.values(), ids=STEPS.keys())
+def test_how_a_step_is_cut_changes_a_loss_over_the_whole_step_by_rounding_only(
+    algorithm: Algorithm, policy: Policy, groups: list[Group]
+) -> None:
+    loss, gradient = one_graph(policy, algorithm, CUTS["everything at once"](groups))
+    assert float(gradient.norm()) > 0
+    for name, cut in CUTS.items():
+        found = two_passes(policy, algorithm, cut(groups))
+        assert found[0] == pytest.approx(loss, rel=1e-5), name
+        assert float((found[1] - gradient).norm() / gradient.norm()) < 1e-5, name
+
+
+def test_every_method_that_needs_the_whole_step_is_among_them() -> None:
+    whole = {name for name, algorithm in ALGORITHMS.items() if algorithm.whole_step}
+    assert whole == {algorithm.name for algorithm in STEPS.values()}
+
+
+@pytest.mark.parametrize("name", ["bapo", "m2po", "p3o"])
+def test_the_whole_step_matters_to_them(name: str, policy: Policy, groups: list[Group]) -> None:
+    parts = CUTS["a completion at a time, backwards"](groups)
+    completions = sum(len(row.completions) for part in parts for row in part)
+    tokens = sum(int(c.mask.sum()) for part in parts for row in part for c in row.completions)
+    policy.model.zero_grad()
+    for part in parts:
+        batch = collate(part, policy.device)
+        loss = resolve(name).loss(batch.flat.tokens(*policy.logprobs(batch), 1), Totals(tokens=tokens, sequences=completions))
+        torch.autograd.backward(loss.value)
+    piecewise = gradient_of(policy)
+    gradient = two_passes(policy, resolve(name), parts)[1]
+    assert float((piecewise - gradient).norm() / gradient.norm()) > 1e-3

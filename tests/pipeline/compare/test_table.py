@@ -1,0 +1,180 @@
+"""The comparison artifact: its rows, its ranking, what it is made from, and that the same trials are one comparison."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flows.trials import look
+from pipeline.artifacts import read_table
+from pipeline.compare.plan import make_plan
+from pipeline.compare.ranking import rank, solved_rates
+from pipeline.compare.table import comparison_request, record
+from pipeline.compare.trials import Trials
+from schemas import Comparison, ComparisonTiming
+
+Make = Callable[..., Trials]
+WHY = "/rollouts/1: nothing is kept"
+
+
+@pytest.fixture(scope="module")
+def trials(make_trials: Make) -> Trials:
+    """Two algorithms that ended well and one that failed, two seeds each."""
+    strengths = {"reinforce": 0.1, "rec-oneside-nois": 0.5}
+    return make_trials("reinforce,rec-oneside-nois,grpo", seeds=2, failing={"grpo": WHY}, strengths=strengths)
+
+
+def test_there_is_a_row_for_every_trial(trials: Trials) -> None:
+    rows = read_table(record(trials), Comparison)
+    assert rows.select("label", "seed", "epoch", "status").rows() == [
+        ("reinforce", 7, 3, "ok"),
+        ("rec-oneside-nois", 7, 3, "ok"),
+        ("grpo", 7, 3, "failed"),
+        ("reinforce", 8, 3, "ok"),
+        ("rec-oneside-nois", 8, 3, "ok"),
+        ("grpo", 8, 3, "failed"),
+    ]
+    assert rows["error"].to_list() == [None, None, WHY] * 2
+
+
+def test_a_row_holds_the_evaluation_and_the_means_of_the_last_epoch(trials: Trials) -> None:
+    row = read_table(record(trials), Comparison).row(0, named=True)
+    trial = next(iter(trials.done.values()))
+    summary = trial.judged.evaluation.summary
+    assert (row["pass_at_1"], row["pass_at_1_low"]) == (summary["pass_at"]["1"]["value"], summary["pass_at"]["1"]["low"])
+    assert (row["greedy"], row["completion_tokens_mean"]) == (summary["greedy"]["value"], summary["completion_tokens_mean"])
+    metrics = pl.read_parquet(trial.checkpoint.tables("metrics")).filter(pl.col("epoch") == 2)
+    assert len(metrics) == 5
+    assert row["kl_behavior"] == metrics["kl_behavior"].mean()
+    assert (row["steps"], row["checkpoint_id"]) == (15, trial.checkpoint.id)
+
+
+def test_every_checkpoint_and_evaluation_is_a_parent(trials: Trials) -> None:
+    parents = {parent.role: parent.id for parent in record(trials).manifest.content.parents}
+    snapshot = trials.plan.snapshot
+    assert parents["rollouts"] == snapshot.rollouts.id and parents["policy"] == snapshot.policy.id
+    assert trials.before and parents["evaluation before training"] == trials.before.evaluation.id
+    for variant, trial in trials.done.items():
+        name = f"{variant.choice.label} seed {variant.seed} epoch 3"
+        assert parents[f"checkpoint {name}"] == trial.checkpoint.id
+        assert parents[f"evaluation {name}"] == trial.judged.evaluation.id
+    assert len(parents) == 4 + 2 * len(trials.done)
+
+
+def test_wall_times_are_no_part_of_the_id(trials: Trials) -> None:
+    made = record(trials)
+    assert [file.path for file in made.manifest.content.files] == ["comparison.parquet"]
+    assert [file.path for file in made.manifest.provenance.files] == ["timing.parquet"]
+    assert read_table(made, ComparisonTiming)["train_seconds"].null_count() == 0
+
+
+def test_the_same_trials_are_one_comparison_and_others_another(trials: Trials, make_trials: Make) -> None:
+    assert record(trials).path == record(trials).path
+    fewer = Trials(trials.plan, trials.before, trials.done, dict.fromkeys(trials.failed, "another reason"))
+    assert comparison_request(fewer).key != comparison_request(trials).key
+
+
+def test_an_algorithms_figure_is_the_mean_of_its_seeds_and_gains_are_taken_prompt_by_prompt(trials: Trials) -> None:
+    best, second, failed = record(trials).summary["algorithms"]
+    assert [row["label"] for row in (best, second, failed)] == ["rec-oneside-nois", "reinforce", "grpo"]
+    single = [
+        t.judged.evaluation.summary["pass_at"]["1"]["value"] for v, t in trials.done.items() if v.choice.name == "reinforce"
+    ]
+    assert second["pass_at_1"] == pytest.approx(sum(single) / 2)
+    assert (second["pass_at_1_least"], second["pass_at_1_greatest"]) == (min(single), max(single))
+    assert trials.before
+    before = solved_rates(trials.before.evaluation).mean()
+    assert second["gain"] == pytest.approx(second["pass_at_1"] - before)
+    assert second["gain_low"] < second["gain"] < second["gain_high"]
+    assert second["behind"] == pytest.approx(best["pass_at_1"] - second["pass_at_1"])
+    assert best["behind"] is None
+    assert (failed["pass_at_1"], failed["seeds"], failed["failed"]) == (None, 0, 2)
+
+
+def test_with_one_seed_the_interval_is_the_evaluations(make_trials: Make) -> None:
+    trials = make_trials("reinforce")
+    (trial,) = trials.done.values()
+    expected = trial.judged.evaluation.summary["pass_at"]["1"]
+    (row,) = record(trials).summary["algorithms"]
+    assert {end: row[f"pass_at_1{name}"] for end, name in (("value", ""), ("low", "_low"), ("high", "_high"))} == expected
+
+
+def test_without_a_judgment_before_training_there_is_no_gain(make_trials: Make) -> None:
+    trials = make_trials("reinforce", before=False)
+    (row,) = rank(trials, read_table(record(trials), Comparison))
+    assert (row["gain"], row["gain_low"]) == (None, None)
+    assert row["pass_at_1"] is not None
+
+
+def test_a_curve_is_ranked_by_its_last_epoch(make_trials: Make) -> None:
+    trials = make_trials("reinforce", curve=True)
+    made = record(trials)
+    assert read_table(made, Comparison)["epoch"].to_list() == [1, 2, 3]
+    last = next(trial for variant, trial in trials.done.items() if variant.epochs == 3)
+    assert made.summary["algorithms"][0]["pass_at_1"] == last.judged.evaluation.summary["pass_at"]["1"]["value"]
+
+
+def test_trials_that_are_finished_are_found_and_those_that_are_not_are_named(make_synthetic: Any) -> None:
+    run = make_synthetic()
+    run.save_run()
+    plan = make_plan(run.root, ["grpo,reinforce"])
+    first, second = plan.variants()
+    run.trial(plan, first, 0.1)
+    trials = look(plan)
+    assert trials.before and trials.before.evaluation.id == run.before.evaluation.id
+    assert (list(trials.done), trials.missing, trials.complete) == ([first], [second], False)
+    run.trial(plan, second, 0.1)
+    assert look(plan).complete
+
+
+def test_an_algorithm_that_the_sampling_does_not_serve_is_refused_without_work(make_synthetic: Any) -> None:
+    run = make_synthetic(generate={"temperature": 0.0})
+    run.save_run()
+    plan = make_plan(run.root, ["grpo,reinforce"])
+    grpo, reinforce = plan.variants()
+    trials = look(plan)
+    assert trials.missing == [reinforce]
+    assert "grpo cannot learn from greedy completions" in trials.failed[grpo]
+
+
+PROGRAM = """
+import json, sys
+import flows.cli
+sys.argv = ["rollbook", *json.loads(sys.argv[1])]
+try:
+    flows.cli.main()
+except SystemExit as end:
+    assert "prefect" not in sys.modules, "Prefect was loaded"
+    assert "torch" not in sys.modules, "torch was loaded"
+    raise
+"""
+
+
+def rollbook(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-c", PROGRAM, json.dumps(arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_command_of_a_finished_comparison_answers_without_starting_anything(make_synthetic: Any, tmp_path: Path) -> None:
+    run = make_synthetic()
+    run.save_run()
+    plan = make_plan(run.root, ["grpo,reinforce"])
+    for number, variant in enumerate(plan.variants()):
+        run.trial(plan, variant, 0.3 * number)
+    said = rollbook("compare", str(run.root), "--algorithms", "grpo,reinforce", "--json", cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (0, "")
+    answer = json.loads(said.stdout)
+    assert [row["label"] for row in answer["algorithms"]] == ["reinforce", "grpo"]
+    assert [row["status"] for row in answer["trials"]] == ["ok", "ok"]
+    assert Path(answer["page"]) == run.root / "comparison.html"
+    assert Path(answer["page"]).exists() and not (run.root / "comparisons").exists()
+    table = rollbook("compare", str(run.rollouts.path), "-a", "reinforce", "--out", "one.html", cwd=tmp_path)
+    assert "before training" in table.stdout and "reinforce" in table.stdout
+    assert (tmp_path / "one.html").exists()
