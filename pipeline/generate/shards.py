@@ -38,7 +38,7 @@ class Group:
     @property
     def name(self) -> str:
         """The prompt's id, told apart from that of an earlier group of the same prompt."""
-        return self.row["prompt_id"] + (f"#{self.repeat}" if self.repeat else "")
+        return f"{self.row['prompt_id']}#{self.repeat}" if self.repeat else str(self.row["prompt_id"])
 
 
 @dataclass(frozen=True, kw_only=True)
