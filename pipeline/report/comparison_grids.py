@@ -53,7 +53,9 @@ def ranking_grid(compared: Compared) -> SortableGrid:
     heads = (
         Head("algorithm", text=True),
         Head("pass@1, %", scale.axis(100)),
-        *map(Head, ("pass@1 [95 %]", "seeds", "gain", "behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
+        Head("pass@1 [95 %]"),
+        *([Head("seeds")] if len(compared.seeds) > 1 else []),
+        *map(Head, ("gain", "behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
         *map(Head, ("clip A>0", "clip A<0", "ratio 1 %", "ratio 99 %", "grad norm")),
     )
     return SortableGrid(heads, [_ranking_row(compared, row, scale) for row in compared.ranking])
@@ -76,7 +78,7 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
         Cell(breakable(row["label"]), row["label"]),
         picture,
         Cell(interval(value, low, high), value),
-        Cell(spread(row), row["seeds"]),
+        *([Cell(spread(row), row["pass_at_1_least"])] if len(compared.seeds) > 1 else []),
         Cell(_difference(row, "gain", "+"), row["gain"]),
         Cell(_difference(row, "behind", ""), row["behind"]),
         Cell(percent(row["greedy"]), row["greedy"]),

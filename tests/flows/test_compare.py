@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from flows.console import StageConsole
 from pipeline.artifacts import Artifact, Store
 from pipeline.config import RunConfig
 from pipeline.run import Answers, Iteration, Run, save_run
@@ -76,6 +79,14 @@ def test_algorithms_must_be_named(rollbook: Any, begun: Path) -> None:
     said = rollbook("compare", "runs/small")
     assert said.status == 2
     assert "--algorithms" in said.err
+
+
+def test_a_failed_stage_is_told_as_it_is() -> None:
+    said = io.StringIO()
+    with StageConsole(Console(file=said, width=100)) as console:
+        console.tell("grpo: train", {"event": "started"})
+        console.tell("grpo: train", {"event": "failed", "message": "no [bold]column[/bold]"})
+    assert said.getvalue().strip() == "✗ grpo: train      no [bold]column[/bold]"
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -192,7 +192,11 @@ def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], *
     weights 1, ages 1, all sequences are of one group, and there are no pairs.
     """
     sizes = [len(row) for row in logprobs]
-    given = {"mask": [[True] * size for size in sizes], "entropy": [[0.0] * size for size in sizes], "weight": [1.0] * len(sizes)}
+    given: dict[str, Any] = {
+        "mask": [[True] * size for size in sizes],
+        "entropy": [[0.0] * size for size in sizes],
+        "weight": [1.0] * len(sizes),
+    }
     given |= {"behavior": logprobs, "proximal": logprobs, "reference": logprobs, "age": [1.0] * len(sizes)}
     given |= {"group": [0] * len(sizes), "pairs": None} | columns
     pairs = given["pairs"]

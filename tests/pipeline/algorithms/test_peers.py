@@ -128,7 +128,8 @@ def grpo_loss(trainer: Any, step: Step, **settings: Any) -> Tensor:
         "completion_ids": torch.zeros_like(step.mask), "completion_mask": step.mask, "advantages": step.advantage,
         "old_per_token_logps": step.behavior, "ref_per_token_logps": step.reference, "num_items_in_batch": step.mask.sum(),
     }  # fmt: skip
-    return trainer._compute_loss(self, None, inputs)
+    loss: Tensor = trainer._compute_loss(self, None, inputs)
+    return loss
 
 
 @seeds
@@ -279,16 +280,16 @@ TRINITY: dict[str, tuple[Algorithm, tuple[str, str, dict[str, Any]]]] = {
     "rec-gspo-is": (resolve("rec-gspo-is"), rec(**GSPO_STYLE, weight="gspo_importance_sampling")),
     "opmd": (resolve("opmd"), rec(regularizer="k2", regularizer_coef=0.1)),
     "asymre": (
-        resolve("reinforce").replace(regularizers=(ForwardKL(coefficient=0.1),)),  # type: ignore[call-arg]
+        resolve("reinforce").replace(regularizers=(ForwardKL(coefficient=0.1),)),
         rec(regularizer="forward-kl", regularizer_coef=0.1),
     ),
     "ppo, dual clip": (
-        resolve("grpo", {"dual": 3.0}).replace(aggregation=TokenMean()),  # type: ignore[call-arg]
+        resolve("grpo", {"dual": 3.0}).replace(aggregation=TokenMean()),
         ("ppo_policy_loss", "PPOPolicyLossFn", {}),
     ),
     "cispo": (resolve("cispo"), ("cispo_policy_loss", "CISPOPolicyLossFn", {})),
     "topr of tokens": (
-        resolve("topr", OF_TOKENS).replace(aggregation=TokenMean()),  # type: ignore[call-arg]
+        resolve("topr", OF_TOKENS).replace(aggregation=TokenMean()),
         ("topr_policy_loss", "TOPRPolicyLossFn", {}),
     ),
 }
@@ -312,7 +313,8 @@ def trinity_loss(loss: Any, step: Step, rows: tuple[int, ...] = tuple(range(len(
         "advantages": step.advantage[:, None].expand_as(step.mask),
     }  # fmt: skip
     places = list(rows)
-    return loss(step.logprobs[places], **{name: value[places] for name, value in columns.items()})[0]
+    value: Tensor = loss(step.logprobs[places], **{name: column[places] for name, column in columns.items()})[0]
+    return value
 
 
 @seeds

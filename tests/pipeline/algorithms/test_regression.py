@@ -135,7 +135,7 @@ def test_lowering_the_baseline_is_adding_the_forward_kl(group: Tokens, pull: Pul
     reinforce = resolve("reinforce")
     for tau in (0.1, 2.0):
         lowered = dataclasses.replace(group, advantage=group.advantage + tau)
-        penalized = reinforce.replace(regularizers=(ForwardKL(coefficient=tau),))  # type: ignore[call-arg]
+        penalized = reinforce.replace(regularizers=(ForwardKL(coefficient=tau),))
         assert_close(pull(resolve("asymre"), lowered)[1], pull(penalized, group)[1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,8 +41,8 @@ STEPS = {
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """A random model."""
     path = tmp_path_factory.mktemp("model")
-    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    ends = {"bos_token_id": None, "eos_token_id": 1}
+    sizes: dict[str, Any] = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 1}
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, initializer_range=0.3, **sizes, **ends)).save_pretrained(path)
     return Policy(path, "float32", trust_remote_code=False, activation_checkpointing=False)
