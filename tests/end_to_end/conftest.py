@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,7 @@ class Rollbook:
         for started in self._started:
             if started.process.poll() is None:
                 started.end()
+            shutil.rmtree(started.temporary, ignore_errors=True)
 
 
 @dataclass(frozen=True)
