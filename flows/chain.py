@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
 from pipeline.local import Missing
+from pipeline.parts import Part
 from pipeline.run import Answers, Iteration, Run
+from pipeline.stopping import Pause, stop_of
 
 AFTER = {"generate": "evaluate", "evaluate": "shape", "shape": "train", "train": "generate"}
 
@@ -22,9 +25,8 @@ class Stages(Protocol):
     def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact: ...
     def shape(self, iteration: int, rollouts: Artifact) -> Artifact: ...
     def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]: ...
-    def train(
-        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
-    ) -> Artifact: ...
+    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]: ...
+    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact: ...
 
 
 def chain(
@@ -32,14 +34,16 @@ def chain(
     stages: Stages,
     on_change: Callable[[Run], None] = lambda run: None,
     until: tuple[str, int] | None = None,
+    pause: Pause = lambda run: False,
 ) -> Run:
-    """generate, evaluate, shape, train, and again, until the last checkpoint is evaluated.
+    """generate, evaluate, shape, train, and again, until the last checkpoint is evaluated or a rule of `stop` ends the run.
 
     Args:
         config: the run.
         stages: answers each stage.
         on_change: called with the run so far after every stage.
         until: a stage and its iteration, such as ("train", 0): stop after it.
+        pause: asked after every stage whether to leave the rest for another time.
 
     Returns:
         The run; if `stages` raises `Missing`, what there is of it.
@@ -48,8 +52,13 @@ def chain(
     def done(stage: str) -> bool:
         number = run.iterations[-1].iteration
         run.missing = f"{AFTER[stage]} {number + (stage == 'train')}"
+        if stage in ("evaluate", "train"):
+            run.stopped = stop_of(run)
+        last = stage == "evaluate" and number == config.iterations
+        if last or run.stopped:
+            run.missing = None
         on_change(run)
-        return (stage, number) == until
+        return run.missing is None or (stage, number) == until or pause(run)
 
     run = Run(config, missing="prompts")
     try:
@@ -65,20 +74,29 @@ def chain(
             if done("generate"):
                 break
             step.evaluation = stages.evaluate(number, policy, step.answers)
-            if step.answers.rollouts is None:
-                run.missing = None
-                break
-            if done("evaluate"):
+            if done("evaluate") or step.answers.rollouts is None:
                 break
             step.shaped = stages.shape(number, step.answers.rollouts)
+            step.replayed = stages.replay(number, step.parts[0], run.rollouts_before(number))
             if done("shape"):
                 break
-            step.scores = stages.score(number, policy, step.answers.rollouts)
-            step.checkpoint = stages.train(number, policy, step.answers.rollouts, step.shaped, step.scores)
+            fresh, *replayed = scored(stages, number, policy, step.parts)
+            step.scores, step.replayed = dict(fresh.scores), tuple(replayed)
+            step.checkpoint = stages.train(number, policy, step.parts)
             if done("train"):
                 break
             policy = step.checkpoint
     except Missing as missing:
         run.missing = missing.stage
-    on_change(run)
+        on_change(run)
     return run
+
+
+def scored(stages: Stages, iteration: int, policy: Artifact, parts: Sequence[Part]) -> list[Part]:
+    """The parts with the scores that the algorithm needs."""
+    return [replace(part, scores=stages.score(iteration, policy, part.rollouts)) for part in parts]
+
+
+def generates_next(run: Run) -> bool:
+    """Whether the first thing that a run lacks is answers of a checkpoint, or what they are made from."""
+    return run.missing is not None and run.missing.split()[0] not in ("evaluate", "shape", "replay", "score", "train")

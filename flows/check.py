@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from pipeline import base_model, prompts
 from pipeline.algorithms import Algorithm, resolve
+from pipeline.artifacts import Store
 from pipeline.config import RunConfig
 from pipeline.errors import DataError, UserError
+from pipeline.mix.shares import check_replay
+from pipeline.prompts import NO_CHAT_TEMPLATE
+from pipeline.rehearsal import rehearse
+from pipeline.report.text import visible
 from pipeline.rewards.registry import check_reward_config
+from pipeline.shape.settings import check_shape
 
 
 def check_algorithm(config: RunConfig) -> Algorithm:
-    """The run's algorithm, if it fits the run's sampling and graders.
+    """The run's algorithm, if it fits the run's sampling, shaping, replayed rollouts and graders.
 
     Raises:
-        UserError: an unknown algorithm, setting or grader, or sampling that the algorithm cannot use.
+        UserError: an unknown algorithm, setting or grader, or sampling, shaping or rollouts that the algorithm cannot use.
     """
-    algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
     check_reward_config(config.reward)
+    check_shape(config.shape, algorithm)
+    check_replay(config.replay, algorithm)
     if algorithm.needs and config.generate.cuts_support:
         raise UserError(
             f"generate: {algorithm.name} needs the ratio pi/mu, and top_p, top_k or min_p cut the distribution that mu is. "
@@ -36,22 +45,32 @@ def check_config(config: RunConfig) -> list[str]:
         UserError: the first thing that is wrong.
     """
     algorithm = check_algorithm(config)
+    if algorithm.source:
+        rehearse(algorithm)
     files = base_model.model_files(base_model.locate(config.model), trust_remote_code=config.model.trust_remote_code)
-    architecture = json.loads(files["config.json"].read_text(encoding="utf-8")).get("architectures") or ["unknown architecture"]
-    train = prompts.load(config.data.train)
-    heldout = prompts.load(config.data.heldout)
-    if not config.data.chat:
-        prompts.template_renderer(config.data.template)
+    prompts.template_renderer(config.data.template)
+    if config.data.chat and not base_model.has_chat_template(files):
+        raise UserError(NO_CHAT_TEMPLATE)
+    train, train_bad = prompts.load(config.data.train)
+    heldout, heldout_bad = prompts.load(config.data.heldout)
     shared = heldout.join(train, on="question", how="semi")
     if len(shared) and not config.data.allow_overlap:
         raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")
+    bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
     lines = [
-        f"model      {config.model.path} ({architecture[0]})",
+        f"model      {config.model.path} ({_architecture(files['config.json'])})",
         f"prompts    {len(train)} for training, {len(heldout)} held out",
+        *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
         f"algorithm  {algorithm.name}: {algorithm.summary}",
+        f"store      {Store(config.store_url).home.describe()}",
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
     if warning := algorithm.warning(config.train.epochs):
         lines.append(f"warning    {warning}")
-    return [*lines, "ok"]
+    return [*(visible(line) for line in lines), "ok"]
+
+
+def _architecture(config: Path) -> str:
+    named = json.loads(config.read_text(encoding="utf-8")).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "unknown architecture"

@@ -16,7 +16,11 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from flows import algorithms, doctor, inspect, scheduling, tracking
+from flows.algorithms import Plugins
 from pipeline.errors import UserError
+from pipeline.process import COMMAND
+from pipeline.report.text import visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,42 +41,50 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 
 
 @app.command()
-def run(config: Config, overrides: Overrides = None) -> None:
+def run(config: Config, overrides: Overrides = None, plugins: Plugins = None) -> None:
     """Do a whole run: generate, evaluate, shape and train, N times. Finished work is found, not redone."""
-    _run(config, overrides, None)
+    _run(config, overrides, plugins, None)
 
 
 @app.command()
-def generate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+def generate(
+    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
+) -> None:
     """Go as far as the rollouts of an iteration."""
-    _run(config, overrides, ("generate", iteration))
+    _run(config, overrides, plugins, ("generate", iteration))
 
 
 @app.command()
-def evaluate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+def evaluate(
+    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
+) -> None:
     """Go as far as the evaluation of a checkpoint (iteration 0 is the base model)."""
-    _run(config, overrides, ("evaluate", iteration))
+    _run(config, overrides, plugins, ("evaluate", iteration))
 
 
 @app.command()
-def shape(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+def shape(
+    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
+) -> None:
     """Go as far as the advantages of an iteration."""
-    _run(config, overrides, ("shape", iteration))
+    _run(config, overrides, plugins, ("shape", iteration))
 
 
 @app.command()
-def train(config: Config, iteration: IterationOption = 0, overrides: Overrides = None) -> None:
+def train(
+    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
+) -> None:
     """Go as far as the checkpoint that an iteration trains."""
-    _run(config, overrides, ("train", iteration))
+    _run(config, overrides, plugins, ("train", iteration))
 
 
 @app.command()
-def check(config: Config, overrides: Overrides = None) -> None:
+def check(config: Config, overrides: Overrides = None, plugins: Plugins = None) -> None:
     """Say whether a config is sound: settings, algorithm, graders, model files and prompts. Starts nothing."""
     from flows.check import check_config
-    from pipeline.config import load_config
+    from pipeline.config import load_config, with_plugins
 
-    for line in check_config(load_config(config, overrides or ())):
+    for line in check_config(with_plugins(load_config(config, overrides or ()), plugins or ())):
         typer.echo(line)
 
 
@@ -82,7 +94,7 @@ def status(
 ) -> None:
     """Show how far a run is, and its figures per iteration."""
     from pipeline.report.status import status as status_of
-    from pipeline.report.terminal import iteration_table
+    from pipeline.report.terminal import closing_lines, iteration_table
     from pipeline.run import load_run
 
     found = load_run(run_directory)
@@ -91,7 +103,8 @@ def status(
         return
     console = Console()
     console.print(iteration_table(found))
-    console.print("complete" if found.missing is None else f"next: {found.missing}", highlight=False)
+    for line in closing_lines(found):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -120,6 +133,7 @@ def compare(
         int | None, typer.Option("--iteration", "-i", min=0, help="Whose rollouts. Default: 0, the base model's.")
     ] = None,
     overrides: Overrides = None,
+    plugins: Plugins = None,
     curve: Annotated[
         bool, typer.Option("--curve", help="Judge a checkpoint after every epoch, not only after the last.")
     ] = False,
@@ -128,33 +142,24 @@ def compare(
 ) -> None:
     """Train many algorithms on one snapshot of rollouts and compare them. Finished trials are found, not redone."""
     order = {"place": str(place), "algorithms": algorithms, "seeds": seeds, "iteration": iteration}
-    _compare({**order, "overrides": overrides or [], "curve": curve}, out, as_json)
+    _compare({**order, "overrides": overrides or [], "plugins": plugins or [], "curve": curve}, out, as_json)
 
 
-@app.command()
-def algorithms(
-    name: Annotated[str | None, typer.Argument(help="Show one in full.", show_default=False)] = None, as_json: AsJson = False
-) -> None:
-    """List the algorithms: formula, paper, settings and the columns they need."""
-    from pipeline.algorithms.describe import describe_all, describe_one, table
-
-    if as_json:
-        typer.echo(json.dumps([describe_one(name)] if name else describe_all(), indent=2))
-    elif name:
-        for key, value in describe_one(name).items():
-            typer.echo(f"{key:12} {value if not isinstance(value, dict | list) else json.dumps(value)}")
-    else:
-        Console().print(table())
+algorithms.register(app)
+scheduling.register(app)
+tracking.register(app)
+doctor.register(app)
+inspect.register(app)
 
 
-def _run(path: Path, overrides: list[str] | None, until: tuple[Stage, int] | None) -> None:
+def _run(path: Path, overrides: list[str] | None, plugins: list[str] | None, until: tuple[Stage, int] | None) -> None:
     from flows.chain import chain
     from flows.check import check_algorithm, check_config
-    from pipeline.config import RunConfig, load_config
+    from pipeline.config import RunConfig, load_config, with_plugins
     from pipeline.local import LocalStages
     from pipeline.run import save_run
 
-    config: RunConfig = load_config(path, overrides or ())
+    config: RunConfig = with_plugins(load_config(path, overrides or ()), plugins or ())
     check_algorithm(config)
     if until and until[1] > config.iterations - (until[0] not in ("generate", "evaluate")):
         raise UserError(f"--iteration {until[1]}: this run has iterations={config.iterations}")
@@ -208,13 +213,13 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
 
     page = write_comparison(found, plan.snapshot.store, out or plan.snapshot.directory / "comparison.html")
     if as_json:
-        typer.echo(json.dumps({"path": str(found.path), "page": str(page), **as_json_rows(found)}, indent=2))
+        typer.echo(json.dumps({"path": found.url, "page": str(page), **as_json_rows(found)}, indent=2))
     else:
         console = Console()
         console.print(comparison_table(found))
         for failure in failures(found):
             console.print(f"{failure.title}: {failure.why.splitlines()[0]}", markup=False, highlight=False)
-        console.print(f"artifact: {found.path}", highlight=False, soft_wrap=True)
+        console.print(f"artifact: {found.url}", highlight=False, soft_wrap=True)
         console.print(f"page:     {page}", highlight=False, soft_wrap=True)
     if found.summary["failed"]:
         raise typer.Exit(1)
@@ -237,10 +242,12 @@ def _work_on_trials(name: str, order: dict[str, Any]) -> str:
 
 
 def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:
-    from pipeline.report.terminal import iteration_table
+    from pipeline.report.terminal import closing_lines, iteration_table
 
     console = Console()
     console.print(iteration_table(found))
+    for line in closing_lines(found):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     directory = found.config.directory
     console.print(f"artifacts: {found.config.store_url}", highlight=False, soft_wrap=True)
     if until is None:
@@ -250,13 +257,12 @@ def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:
         if not page.exists() or page.stat().st_mtime < (directory / "run.json").stat().st_mtime:
             write_report(found, page)
         console.print(f"report:    {page}", highlight=False, soft_wrap=True)
-    else:
-        console.print(f"next:      {found.missing or 'nothing, the run is complete'}", highlight=False)
 
 
 def main() -> NoReturn:
     """Entry point of the `rollbook` command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ[COMMAND] = json.dumps(["rollbook", *sys.argv[1:]])
     try:
         code = app(standalone_mode=False) or 0  # typer returns the status of an Exit, and 130 for Ctrl-C
     except UserError as error:
@@ -281,7 +287,7 @@ def main() -> NoReturn:
 
 
 def _say(message: str) -> None:
-    print(f"rollbook: {message}", file=sys.stderr)
+    print(f"rollbook: {visible(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from pipeline.compare.stages import TrialStages
 from pipeline.compare.table import record
 from pipeline.compare.trials import Judged, Trial, Trials
 from pipeline.errors import UserError
+from pipeline.generate.engine import engine_environment
 from pipeline.local import OnStage
 from pipeline.process import Event
+from pipeline.processes import Processes
 
 T = TypeVar("T")
 
@@ -29,13 +31,14 @@ class TrialTasks(PrefectStages):
 
     Args:
         variant: None for the policy before training.
+        processes: shared by all trials.
     """
 
-    def __init__(self, plan: Plan, variant: Variant | None, on_stage: OnStage) -> None:
+    def __init__(self, plan: Plan, variant: Variant | None, on_stage: OnStage, processes: Processes) -> None:
         self._title = plan.title(variant) if variant else "before training"
         self.last = self._title
         super().__init__(plan.judging(variant), on_stage)
-        self.local = TrialStages(plan, variant, self._tell)
+        self.local = TrialStages(plan, variant, self._tell, processes=processes)
 
     def _tell(self, stage: str, event: Event) -> None:
         self.last = f"{self._title}: {stage.split()[0]}"
@@ -70,29 +73,35 @@ def compare(name: str, order: Mapping[str, Any], on_stage: OnStage) -> str:
 
 def work_on(trials: Trials, on_stage: OnStage) -> None:
     """Make what is missing. Failures are written down in `trials`."""
+    processes = Processes(engine_environment())
+    try:
+        _work_with(processes, trials, on_stage)
+    finally:
+        processes.close()
+
+
+def _work_with(processes: Processes, trials: Trials, on_stage: OnStage) -> None:
     plan = trials.plan
     if trials.before is None:
-        judged = _try(plan, None, on_stage, lambda stages: judge_before(plan, stages))
+        judged = _try(TrialTasks(plan, None, on_stage, processes), on_stage, lambda stages: judge_before(plan, stages))
         if isinstance(judged, Judged):
             trials.before = judged
     for variant in trials.missing:
-        trial = _try(plan, variant, on_stage, lambda stages: attempt(plan, stages))
+        tasks = TrialTasks(plan, variant, on_stage, processes)
+        trial = _try(tasks, on_stage, lambda stages: attempt(plan, stages))
         if isinstance(trial, Trial):
             trials.done[variant] = trial
         else:
             trials.failed[variant] = trial
 
 
-def _try(plan: Plan, variant: Variant | None, on_stage: OnStage, work: Callable[[TrialTasks], T]) -> T | str:
+def _try(tasks: TrialTasks, on_stage: OnStage, work: Callable[[TrialTasks], T]) -> T | str:
     """What the work gives, or why it failed."""
-    tasks = TrialTasks(plan, variant, on_stage)
     try:
         return work(tasks)
     except UserError as error:
         on_stage(tasks.last, {"event": "failed", "message": str(error)})
         return str(error)
-    finally:
-        tasks.local.close()
 
 
 def _key(text: str) -> str:

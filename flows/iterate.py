@@ -7,7 +7,7 @@ that crashed is tried once more; an error of the user's is not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger
@@ -17,14 +17,16 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from flows.chain import chain
+from flows.chain import chain, generates_next
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
 from pipeline.errors import StageCrashed
 from pipeline.local import LocalStages, OnStage
+from pipeline.parts import Part
 from pipeline.process import Event
 from pipeline.report.status import status
 from pipeline.run import Answers, Run, save_run
+from pipeline.stopping import Pause
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 2.0
@@ -84,11 +86,13 @@ class PrefectStages:
     def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
         return self._task("score", f"score {iteration}", lambda: self.local.score(iteration, policy, rollouts))
 
-    def train(
-        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
-    ) -> Artifact:
-        work = lambda: self.local.train(iteration, policy, rollouts, shaped, scores)  # noqa: E731
-        return self._task("train", f"train {iteration}", work)
+    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
+        if not self.local.config.replay.is_on:
+            return ()
+        return self._task("replay", f"replay {iteration}", lambda: self.local.replay(iteration, fresh, earlier))
+
+    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
+        return self._task("train", f"train {iteration}", lambda: self.local.train(iteration, policy, parts))
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -121,6 +125,7 @@ def iterate(
     config: dict[str, Any],
     until: list[Any] | None = None,
     on_stage: OnStage | None = None,
+    max_hours: float | None = None,
 ) -> None:
     """N rounds of generate, evaluate, shape, train.
 
@@ -129,12 +134,18 @@ def iterate(
         config: a RunConfig as JSON.
         until: stop after this stage, such as ["train", 0].
         on_stage: told what happens.
+        max_hours: start no further stage after this long; the next run goes on from there.
     """
+    started = time.monotonic()
+    pause: Pause = lambda run: max_hours is not None and time.monotonic() - started > 3600 * max_hours  # noqa: E731
     settings = RunConfig.model_validate(config)
+    last = (str(until[0]), int(until[1])) if until else None
     stages = PrefectStages(settings, on_stage or _log)
-    stages.local.warm_up()
+    stages.local.last = last
+    if generates_next(chain(settings, LocalStages(settings, only_look=True), until=last)):
+        stages.local.warm_up()
     try:
-        run = chain(settings, stages, lambda run: save_run(run, settings.directory), tuple(until) if until else None)
+        run = chain(settings, stages, lambda run: save_run(run, settings.directory), last, pause)
     finally:
         stages.local.close()
     publish(run)
@@ -161,4 +172,6 @@ def publish(run: Run) -> None:
     key = "".join(c if c.isalnum() else "-" for c in run.config.name.lower()).strip("-")
     create_table_artifact(table=rows, key=f"{key}-iterations", description=f"Run {run.config.name}, one row per checkpoint")
     place = run.config.directory.resolve()
-    create_link_artifact(link=place.as_uri(), link_text=str(place), key=f"{key}-artifacts", description="Where the artifacts lie")
+    links = {"artifacts": ("Where the artifacts lie", place), "report": ("The run's report", place / "report.html")}
+    for name, (description, target) in links.items():
+        create_link_artifact(link=target.as_uri(), link_text=str(target), key=f"{key}-{name}", description=description)

@@ -1,7 +1,9 @@
-"""A Prefect server for one local run: started early, so that it loads beside the first stage, and gone when the run is.
+"""A Prefect server that lives as long as its caller: beside one local run, or beside a schedule.
 
-`python -m flows.server PORT` ends when its standard input does. Prefect's own temporary server outlives a killed flow; this
-one cannot. It uses the same database as `prefect server start`, so finished runs can be looked at there.
+`python -m flows.server PORT` serves the API alone, and is started early so that it loads beside a run's first stage;
+`python -m flows.server PORT whole` has Prefect's scheduler and UI too. Both end when their standard input does: Prefect's own
+temporary server outlives a killed flow. They use the same database as `prefect server start`, so finished runs can be looked
+at there.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, UserError
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -27,29 +29,53 @@ SETTINGS = {
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
 }
 """What a local run needs of Prefect; a user's own settings win."""
+WHOLE_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "5",
+}
+"""What a schedule needs of Prefect; a user's own settings win."""
 START_SECONDS = 120.0
 
 
 class LocalServer:
-    """A server process on a free port of this machine. None is started where PREFECT_API_URL names one."""
+    """A server process on this machine. None is started where PREFECT_API_URL names one.
 
-    def __init__(self) -> None:
-        for name, value in SETTINGS.items():
+    Args:
+        whole: with Prefect's scheduler and UI.
+        port: where; a free one by default.
+    """
+
+    def __init__(self, *, whole: bool = False, port: int | None = None) -> None:
+        for name, value in (WHOLE_SETTINGS if whole else SETTINGS).items():
             os.environ.setdefault(name, value)
         self._process: subprocess.Popen[bytes] | None = None
         if os.environ.get("PREFECT_API_URL"):
             return
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port or 0))
+            except OSError:
+                raise UserError(
+                    f"port {port} is in use; choose another with --port, or name its server in PREFECT_API_URL"
+                ) from None
             self._port = probe.getsockname()[1]
+        url = f"http://127.0.0.1:{self._port}/api"
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server", str(self._port)],
+            [sys.executable, "-P", "-m", "flows.server", str(self._port), *(["whole"] if whole else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, "PREFECT_SERVER_UI_API_URL": url},
         )
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self._port}/api"
+        os.environ["PREFECT_API_URL"] = url
+
+    @property
+    def ui(self) -> str:
+        """Where a browser finds Prefect's UI."""
+        return os.environ["PREFECT_API_URL"].removesuffix("/api")
 
     def wait(self) -> None:
         """Wait until the server answers.
@@ -87,7 +113,7 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app(ephemeral=True), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+    uvicorn.run(create_app(ephemeral="whole" not in sys.argv), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
 
 
 def _end_with_caller() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from flows.chain import Stages
+from flows.chain import Stages, scored
 from flows.check import check_algorithm
 from pipeline.compare.plan import Plan, Variant
 from pipeline.compare.stages import TrialStages
 from pipeline.compare.trials import Judged, Trial, Trials
 from pipeline.errors import UserError
 from pipeline.local import Missing
+from pipeline.parts import Part
 
 
 def judge_before(plan: Plan, stages: Stages) -> Judged:
@@ -21,14 +22,14 @@ def judge_before(plan: Plan, stages: Stages) -> Judged:
 
 
 def attempt(plan: Plan, stages: Stages) -> Trial:
-    """shape, score, train, answer the held-out prompts, evaluate."""
+    """shape, replay, score, train, answer the held-out prompts, evaluate."""
     snapshot = plan.snapshot
     number, policy, rollouts = snapshot.iteration, snapshot.policy, snapshot.rollouts
-    shaped = stages.shape(number, rollouts)
-    scores = stages.score(number, policy, rollouts)
-    checkpoint = stages.train(number, policy, rollouts, shaped, scores)
+    fresh = Part(rollouts, stages.shape(number, rollouts))
+    parts = scored(stages, number, policy, [fresh, *stages.replay(number, fresh, snapshot.earlier)])
+    checkpoint = stages.train(number, policy, parts)
     answers = stages.generate(number + 1, checkpoint, None, snapshot.heldout)
-    return Trial(shaped, scores, checkpoint, Judged(answers, stages.evaluate(number + 1, checkpoint, answers)))
+    return Trial(tuple(parts), checkpoint, Judged(answers, stages.evaluate(number + 1, checkpoint, answers)))
 
 
 def look(plan: Plan) -> Trials:

@@ -5,15 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.files import sha256_of, whole_file
 from pipeline.artifacts.work import Work
 from pipeline.config import ModelConfig
 from pipeline.errors import UserError
+from pipeline.sources import LFS
 
 SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 """What is copied. Pickled weights (.bin, .pt) are never opened."""
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+    "sentencepiece.bpe.model",
+)
+"""Any of these is a tokenizer, and so is what ends in .tiktoken."""
+INDEX = "model.safetensors.index.json"
+LONGEST_JSON = 256 << 20
+"""Bytes of a JSON file of a model."""
 
 
 def locate(config: ModelConfig) -> Path:
@@ -42,7 +57,8 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
     """Files of a model directory that belong to it, by name.
 
     Raises:
-        UserError: no config.json or one that holds no JSON object, or no safetensors weights.
+        UserError: no config.json, tokenizer or safetensors weights, one of them is broken or lies elsewhere, or the model
+            needs code of its own and is not trusted with it.
     """
     found = {
         path.name: path
@@ -51,18 +67,111 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
     }
     if "config.json" not in found:
         raise UserError(f"{directory}: not a Hugging Face model directory (it has no config.json)")
+    for path in found.values():
+        _refuse_link_elsewhere(path)
+    settings = _json_object(found["config.json"])
+    if settings.get("auto_map") and not trust_remote_code:
+        _refuse_own_code(found["config.json"], settings)
+    _check_weights(directory, found)
+    if not any(name in TOKENIZERS or name.endswith(".tiktoken") for name in found):
+        raise UserError(f"{directory}: no tokenizer (such as tokenizer.json). Save it there: `tokenizer.save_pretrained(path)`")
+    if "tokenizer_config.json" in found:
+        _json_object(found["tokenizer_config.json"])
+    return found
+
+
+def has_chat_template(files: dict[str, Path]) -> bool:
+    """Whether a model's tokenizer has a chat template; seen in its files, without loading it."""
+    if "chat_template.jinja" in files:
+        return True
+    return "tokenizer_config.json" in files and bool(_json_object(files["tokenizer_config.json"]).get("chat_template"))
+
+
+def _refuse_own_code(path: Path, settings: dict[str, Any]) -> None:
+    """Some models ship code beside weights that transformers can run without it; others cannot do without.
+
+    Raises:
+        UserError: the model is of no kind that transformers knows.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if settings.get("model_type") not in CONFIG_MAPPING:
+        raise UserError(
+            f"{path}: this model needs Python code that ships with it. Read that code; if you trust it, set "
+            "model.trust_remote_code: true"
+        )
+
+
+def _refuse_link_elsewhere(path: Path) -> None:
+    """A hub snapshot is made of links into its repository's blobs. Any other link could put a file of the user's in the store.
+
+    Raises:
+        UserError: the file is a link that leaves its model.
+    """
+    here = path.parent.resolve()
+    repository = (
+        here.parent.parent if here.parent.name == "snapshots" and here.parent.parent.name.startswith("models--") else here
+    )
+    if not path.resolve().is_relative_to(repository):
+        raise UserError(f"{path}: a link to {path.resolve()}, outside the model. Put the file itself there")
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: the file does not hold a JSON object.
+    """
+    if path.stat().st_size > LONGEST_JSON:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes, expected a JSON file of at most {LONGEST_JSON:,}")
     try:
-        settings = json.loads(found["config.json"].read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{found['config.json']}: not valid JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{found['config.json']}: expected a JSON object, found {type(settings).__name__}")
-    if not any(name.endswith(".safetensors") for name in found):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _check_weights(directory: Path, found: dict[str, Path]) -> None:
+    """Read the headers of the weights, and that all files of a divided model are there.
+
+    Raises:
+        UserError: names the file that is missing or broken.
+    """
+    weights = [path for name, path in found.items() if name.endswith(".safetensors")]
+    if not weights:
         raise UserError(
             f"{directory}: no .safetensors weights. Pickled weights are not read; convert them with "
             "`model.save_pretrained(path, safe_serialization=True)`"
         )
-    return found
+    for path in weights:
+        check_weights_file(path)
+    if INDEX in found:
+        listed = _json_object(found[INDEX]).get("weight_map")
+        if not isinstance(listed, dict):
+            raise UserError(f"{found[INDEX]}: has no weight_map that names the weights' files")
+        if missing := sorted({str(name) for name in listed.values()} - set(found)):
+            raise UserError(f"{found[INDEX]}: names {missing[0]}, which is not in {directory}")
+
+
+def check_weights_file(path: Path) -> None:
+    """Read the header of a safetensors file: that it is one, and that the file holds all that it names.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not whole: {error}. Copy or download it again{_pointer_hint(path)}") from None
+
+
+def _pointer_hint(path: Path) -> str:
+    with path.open("rb") as file:
+        return ": it is a Git LFS pointer, `git lfs pull` fetches the file" if file.read(len(LFS)) == LFS else ""
 
 
 def hashes_of(files: dict[str, Path]) -> dict[str, str]:
@@ -78,6 +187,7 @@ def import_model(store: Store, request: Request, files: dict[str, Path], origin:
     with store.work(request) as work:
         if not isinstance(work, Work):
             return work
+        work.room(sum(path.stat().st_size for path in files.values()), "a copy of the model")
         for name, path in files.items():
             with whole_file(work.path / name) as temporary:
                 shutil.copyfile(path, temporary)

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pipeline.config_base import Model
+from pipeline.config_data import ReplayConfig, ShapeConfig
+from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
-
-
-class Model(BaseModel):
-    """Base of every section: unknown keys and infinite numbers are errors, values do not change after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
+from pipeline.plain_yaml import parse_yaml
 
 
 class ModelConfig(Model):
@@ -56,6 +50,8 @@ class PromptSource(Model):
     """Regular expression whose first group is the answer, for columns that hold a worked solution (GSM8K: '#### (.+)$')."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first rows."""
+    bad_rows: Literal["refuse", "set_aside"] = "refuse"
+    """Rows that do not fit. set_aside goes on without them and keeps them, with their reasons, beside the prompts."""
 
 
 class DataConfig(Model):
@@ -161,52 +157,6 @@ class RewardConfig(Model):
         return self
 
 
-class ShapeConfig(Model):
-    zero_variance: Literal["keep", "drop"] = "keep"
-    """Groups whose rewards are all equal. Methods with a group baseline get no gradient from them either way."""
-    truncated: Literal["keep", "drop", "zero_reward"] = "keep"
-    """Completions cut at max_tokens. drop leaves them out of training but not out of their group's statistics."""
-    reward_error: Literal["drop", "zero_reward"] = "drop"
-    """Completions that could not be graded. drop leaves them out of their group's statistics too."""
-    min_group: int = Field(default=1, ge=1)
-    """Groups with fewer usable completions are dropped."""
-
-
-class TrainConfig(Model):
-    algorithm: str = "rec-oneside-nois"
-    """Name of an algorithm; `rollbook algorithms` lists them."""
-    algorithm_args: dict[str, Any] = {}
-    """Settings of that algorithm, such as {low: 0.2, high: 0.2}."""
-    epochs: int = Field(default=4, ge=1)
-    """Passes over the frozen snapshot."""
-    batch_completions: int = Field(default=256, ge=1)
-    """Completions per optimizer step; whole groups are taken until this many are reached."""
-    tokens_per_micro_batch: int = Field(default=16384, ge=16)
-    """Token budget of one forward and backward pass. Changes speed and memory, never the result beyond rounding."""
-    learning_rate: float = Field(default=1e-6, gt=0)
-    """Peak learning rate of AdamW."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """AdamW's moment decays."""
-    adam_epsilon: float = Field(default=1e-8, gt=0)
-    """AdamW's epsilon."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after warm-up."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Optimizer steps over which the learning rate rises from 0."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    save_every_steps: int = Field(default=50, ge=1)
-    """Optimizer steps between resume points."""
-    max_logprob_difference: float = Field(default=0.05, gt=0)
-    """Largest mean |trainer - stored| logprob per token, nats, before the first step. Above it the run refuses to train."""
-    check_logprobs: bool = True
-    """Measure that difference. Off only for imported rollouts whose logprobs are known to be from elsewhere."""
-
-
 class EvaluateConfig(Model):
     samples: int = Field(default=8, ge=1)
     """Sampled completions per held-out prompt."""
@@ -226,6 +176,27 @@ class EvaluateConfig(Model):
         if too_large := [k for k in self.k if not 1 <= k <= self.samples]:
             raise ValueError(f"k={too_large[0]} needs between 1 and samples={self.samples} completions per prompt")
         return self
+
+
+class StopConfig(Model):
+    target_pass_at_1: float | None = Field(default=None, gt=0, le=1)
+    """End once held-out pass@1 is this high."""
+    patience: int | None = Field(default=None, ge=1)
+    """End when pass@1 has not risen for this many iterations."""
+    min_gain: float = Field(default=0.0, ge=0)
+    """What counts as a rise, for `patience`."""
+    max_drop: float | None = Field(default=None, gt=0, le=1)
+    """End when pass@1 lies this far below the best so far."""
+    min_entropy: float | None = Field(default=None, ge=0)
+    """End when the trained policy's entropy falls below this, nats per token: it has collapsed."""
+    max_entropy: float | None = Field(default=None, gt=0)
+    """End when the entropy rises above this, nats per token."""
+    max_kl: float | None = Field(default=None, gt=0)
+    """End when training moves this far from the behavior policy, nats per token."""
+    max_failed_rewards: float | None = Field(default=None, ge=0, le=1)
+    """End when a larger share of an iteration's rewards failed."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """End once this many tokens were generated, held-out answers included."""
 
 
 class RunConfig(Model):
@@ -253,10 +224,16 @@ class RunConfig(Model):
     """How completions are graded."""
     shape: ShapeConfig = ShapeConfig()
     """Which rollouts are trained on."""
+    replay: ReplayConfig = ReplayConfig()
+    """Rollouts of earlier iterations, or from elsewhere, that are trained on beside the new ones."""
     train: TrainConfig = TrainConfig()
     """The algorithm and its optimiser."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How checkpoints are judged."""
+    stop: StopConfig = StopConfig()
+    """When to end before the last iteration. Rules that are not set never do."""
+    plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
 
     @property
     def directory(self) -> Path:
@@ -285,9 +262,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = _parse(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        tree = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping such as `name: demo`, found {type(tree).__name__}")
     return _validated(tree, overrides, str(path))
@@ -302,6 +279,11 @@ def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return _validated(config.model_dump(mode="json"), overrides, "--set")
 
 
+def with_plugins(config: RunConfig, files: Sequence[str]) -> RunConfig:
+    """The same run with more files of the user's own."""
+    return config.model_copy(update={"plugins": tuple(dict.fromkeys((*config.plugins, *files)))})
+
+
 def _validated(tree: dict[str, Any], overrides: Sequence[str], origin: str) -> RunConfig:
     for override in overrides:
         _apply(tree, override)
@@ -309,23 +291,6 @@ def _validated(tree: dict[str, Any], overrides: Sequence[str], origin: str) -> R
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{origin}:\n" + "\n".join(f"  {line}" for line in describe_errors(error, RunConfig))) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: 1e-4 is a number, as in YAML 1.2, and a key that is there twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -342,9 +307,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {parent} is not a section")
         node = child
     try:
-        node[last] = _parse(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        node[last] = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import PromptSource, RunConfig
 from pipeline.generate.engine import engine_environment
-from pipeline.process import Event, StageProcess
+from pipeline.mix.shares import groups_of_each, sources_of
+from pipeline.parts import Part
+from pipeline.process import Event
+from pipeline.processes import Processes
 from pipeline.prompts import Render, chat_renderer, template_renderer
 from pipeline.run import Answers
 
@@ -37,14 +40,25 @@ class LocalStages:
         config: the run.
         on_stage: told what happens.
         only_look: raise `Missing` instead of working.
+        processes: shared ones that do the work; default: its own, which `close` ends.
     """
 
-    def __init__(self, config: RunConfig, on_stage: OnStage = lambda stage, event: None, *, only_look: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        on_stage: OnStage = lambda stage, event: None,
+        *,
+        only_look: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self.store = Store(config.store_url)
         self.on_stage = on_stage
         self.only_look = only_look
-        self._warm: StageProcess | None = None
+        self._own = Processes(engine_environment())
+        self.processes = processes or self._own
+        self.last: tuple[str, int] | None = None
+        """The stage and iteration after which nothing is asked for; None: the run's end."""
 
     @cached_property
     def model_files(self) -> dict[str, Path]:
@@ -81,6 +95,7 @@ class LocalStages:
             return template_renderer(data.template)
         from transformers import AutoTokenizer
 
+        base.verify()
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=self.config.model.trust_remote_code)
         return chat_renderer(tokenizer, data.template, data.system)
 
@@ -91,18 +106,23 @@ class LocalStages:
             wanted["greedy"] = requests.heldout_request(self.config, policy, heldout, greedy=True), heldout
         if train is not None:
             wanted["rollouts"] = requests.rollouts_request(self.config, iteration, policy, train), train
-        title = f"generate {iteration}"
-        found = {name: self.store.find(request) for name, (request, _) in wanted.items()}
-        if all(found.values()):
+        found = self.answers(f"generate {iteration}", policy, wanted)
+        return Answers(found["sampled"], found.get("greedy"), found.get("rollouts"))
+
+    def answers(self, title: str, policy: Artifact, wanted: Mapping[str, tuple[Request, Artifact]]) -> dict[str, Artifact]:
+        """Rollouts artifacts of one policy, by name.
+
+        Args:
+            wanted: request and prompts of each.
+        """
+        found = {name: artifact for name, (request, _) in wanted.items() if (artifact := self.store.find(request))}
+        if len(found) == len(wanted):
             self.on_stage(title, {"event": "found"})
-        else:
-            jobs = [{"request": request.to_json(), "prompts": str(source.path)} for request, source in wanted.values()]
-            spec = {"engine": self.config.engine.model_dump(mode="json"), "reward": self.config.reward.model_dump(mode="json")}
-            result = self._process("pipeline.generate", title, {**spec, "policy": str(policy.path), "jobs": jobs})
-            found = {name: load_artifact(path) for name, path in zip(wanted, result["artifacts"], strict=True)}
-        sampled = found["sampled"]
-        assert sampled is not None
-        return Answers(sampled, found.get("greedy"), found.get("rollouts"))
+            return found
+        jobs = [{"request": request.to_json(), "prompts": str(source.path)} for request, source in wanted.values()]
+        spec = {"engine": self.config.engine.model_dump(mode="json"), "reward": self.config.reward.model_dump(mode="json")}
+        result = self._process("pipeline.generate", title, {**spec, "policy": str(policy.path), "jobs": jobs})
+        return {name: load_artifact(path) for name, path in zip(wanted, result["artifacts"], strict=True)}
 
     def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
         """Figures of a checkpoint."""
@@ -112,15 +132,52 @@ class LocalStages:
 
     def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
         """Advantages and weights."""
-        request = requests.shape_request(self.config, rollouts)
+        return self._artifact("shape", iteration, *self._shaping(iteration, rollouts))
+
+    def _shaping(self, iteration: int, rollouts: Artifact) -> tuple[Request, Event]:
         section = self.config.train
         spec = {"algorithm": section.algorithm, "algorithm_args": section.algorithm_args}
         spec["shape"] = self.config.shape.model_dump(mode="json")
-        return self._artifact("shape", iteration, request, {"rollouts": str(rollouts.path), **spec})
+        return requests.shape_request(self.config, iteration, rollouts), {"rollouts": str(rollouts.path), **spec}
+
+    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
+        """What is trained on beside an iteration's own rollouts: others, shaped, with the groups that are drawn for it.
+
+        Args:
+            earlier: rollouts of all earlier iterations, newest first.
+        """
+        title = f"replay {iteration}"
+        sources = sources_of(self.config.replay, fresh.rollouts, earlier)
+        if not sources:
+            return ()
+        wholes = []
+        for source in sources:
+            request, spec = self._shaping(iteration, source.rollouts)
+            wholes.append(self.store.find(request) or self._made("shape", title, request, spec))
+        weights, there = [source.weight for source in sources], [whole.summary["kept_groups"] for whole in wholes]
+        counts = groups_of_each(self.config.replay, fresh.shaped.summary["kept_groups"], weights, there)
+        whole_parts = [Part(source.rollouts, whole) for source, whole in zip(sources, wholes, strict=True)]
+        return self._drawn(iteration, title, [(part, count) for part, count in zip(whole_parts, counts, strict=True) if count])
+
+    def _drawn(self, iteration: int, title: str, parts: Sequence[tuple[Part, int]]) -> tuple[Part, ...]:
+        """The parts with that many of their groups; those that give all of them as they are."""
+        wanted = {
+            number: requests.mix_request(self.config, iteration, part.rollouts, part.shaped, count)
+            for number, (part, count) in enumerate(parts)
+            if count < part.shaped.summary["kept_groups"] or self.config.replay.loss_weight != 1
+        }
+        found = {number: self.store.find(request) for number, request in wanted.items()}
+        if not all(found.values()):
+            jobs = [{"request": request.to_json(), "shaped": str(parts[n][0].shaped.path)} for n, request in wanted.items()]
+            paths = self._process("pipeline.mix", title, {"jobs": jobs})["artifacts"]
+            found = {number: load_artifact(path) for number, path in zip(wanted, paths, strict=True)}
+        elif parts:
+            self.on_stage(title, {"event": "found"})
+        return tuple(Part(part.rollouts, found.get(number) or part.shaped) for number, (part, _) in enumerate(parts))
 
     def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
         """Cached logprobs that the algorithm needs, by role: reference (the base model), proximal (the policy)."""
-        needs = resolve(self.config.train.algorithm, self.config.train.algorithm_args).needs
+        needs = resolve(self.config.train.algorithm, self.config.train.algorithm_args, self.config.plugins).needs
         wanted = {"reference": self.base} if REFERENCE in needs else {}
         if PROXIMAL in needs:
             wanted["proximal"] = lambda: policy
@@ -129,28 +186,24 @@ class LocalStages:
             checkpoint = checkpoint_of()
             request = requests.score_request(self.config, rollouts, checkpoint)
             paths = {"rollouts": str(rollouts.path), "checkpoint": str(checkpoint.path)}
-            scores[role] = self._artifact("score", iteration, request, paths)
+            settings = self.config.train.model_dump(mode="json")
+            scores[role] = self._artifact("score", iteration, request, {**paths, "train": settings})
         return scores
 
-    def train(
-        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
-    ) -> Artifact:
+    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
         """The next checkpoint."""
-        request = requests.train_request(self.config, iteration, policy, rollouts, shaped, scores)
-        if self.store.find(request) is None:
+        request = requests.train_request(self.config, iteration, policy, parts)
+        if self.store.find(request) is None and self.last != ("train", iteration):
             self.warm_up()
-        spec = {"policy": str(policy.path), "rollouts": str(rollouts.path), "shaped": str(shaped.path)}
-        by_role = {role: str(artifact.path) for role, artifact in scores.items()}
-        settings = self.config.train.model_dump(mode="json")
-        return self._artifact("train", iteration, request, {**spec, "scores": by_role, "train": settings})
+        spec = {"policy": str(policy.path), "parts": [part.to_json() for part in parts]}
+        return self._artifact("train", iteration, request, {**spec, "train": self.config.train.model_dump(mode="json")})
 
     def _artifact(self, stage: str, iteration: int, request: Request, spec: Event) -> Artifact:
         title = f"{stage} {iteration}"
+        return self._found_or_made(title, request, lambda: self._made(stage, title, request, spec))
 
-        def make() -> Artifact:
-            return load_artifact(self._process(f"pipeline.{stage}", title, {**spec, "request": request.to_json()})["artifact"])
-
-        return self._found_or_made(title, request, make)
+    def _made(self, stage: str, title: str, request: Request, spec: Event) -> Artifact:
+        return load_artifact(self._process(f"pipeline.{stage}", title, {**spec, "request": request.to_json()})["artifact"])
 
     def _found_or_made(self, title: str, request: Request, make: Callable[[], Artifact]) -> Artifact:
         found = self.store.find(request)
@@ -163,25 +216,20 @@ class LocalStages:
 
     def warm_up(self) -> None:
         """Start the process of the next generate stage early: it loads its libraries while something else goes on."""
-        if self._warm is None and not self.only_look:
-            self._warm = StageProcess("pipeline.generate", self.config.directory / "logs" / "warm-up.log", engine_environment())
+        if not self.only_look:
+            self.processes.warm_up("pipeline.generate", self.config.directory / "logs" / "warm-up.log")
 
     def close(self) -> None:
-        """End a process that was started early and not needed."""
-        if self._warm is not None:
-            self._warm.end()
-            self._warm = None
+        """End the processes that wait for more work, but not those that were given."""
+        self._own.close()
 
     def _process(self, module: str, title: str, spec: dict[str, Any]) -> Event:
         if self.only_look:
             raise Missing(title)
         log = self.config.directory / "logs" / f"{title.replace(' ', '-')}.log"
         common = {"store": str(self.store.root), "trust_remote_code": self.config.model.trust_remote_code}
+        common["plugins"] = list(self.config.plugins)
         self.on_stage(title, {"event": "started"})
-        if module == "pipeline.generate" and self._warm is not None:
-            process, self._warm = self._warm, None
-        else:
-            process = StageProcess(module, log, engine_environment())
-        result = process.run({**common, **spec}, log, lambda event: self.on_stage(title, event))
+        result = self.processes.run(module, {**common, **spec}, log, lambda event: self.on_stage(title, event))
         self.on_stage(title, {"event": "finished"})
         return result

@@ -1,7 +1,8 @@
 """Stages run in processes of their own: memory is surely returned, and a crash cannot take the caller down.
 
-The caller writes one JSON line to the child's standard input and keeps it open; the child answers with JSON lines on its
-standard output (events) and writes everything else to a log. When the caller dies, the child sees its input end, and ends.
+The caller writes a JSON line for every piece of work to the child's standard input and keeps it open; the child answers with
+JSON lines on its standard output (events) and writes everything else to a log. A child that gave a result waits for more
+work; after an error it ends. When the caller dies, the child sees its input end, and ends.
 """
 
 from __future__ import annotations
@@ -26,12 +27,20 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 STOP_SECONDS = 8.0
 """How long a child may take to end after it was asked to."""
+COMMAND = "ROLLBOOK_COMMAND"
+"""Variable that hands the user's command line, as JSON, down to every process that works for it."""
+UNFIT_STATUS = 75
+"""Exit status of a child that leaves its work to a fresh process (EX_TEMPFAIL)."""
 POLL_MILLISECONDS = 500
 """How long a signal that comes just before a wait can go unseen."""
 
 
+class Unfit(Exception):
+    """Raised by a stage that cannot do this piece of work after what it did before: a fresh process can."""
+
+
 class StageProcess:
-    """A stage's process. It loads its libraries as soon as it starts, and works once it is given a spec."""
+    """A stage's process. It loads its libraries as soon as it starts, and works on one spec after another."""
 
     def __init__(self, module: str, log: Path, environment: Mapping[str, str]) -> None:
         """Start `python -m module`.
@@ -41,7 +50,7 @@ class StageProcess:
             environment: variables added to this process's own.
         """
         self.module = module
-        self._early_log = log, _touched(log)
+        self._early_log: tuple[Path, int] | None = (log, _touched(log))
         with log.open("ab") as output:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", module],
@@ -54,7 +63,7 @@ class StageProcess:
         threading.Thread(target=_end_group_with, args=(self._child,), daemon=True).start()
 
     def run(self, spec: Event, log: Path, on_event: OnEvent = lambda event: None) -> Event:
-        """Give the process its spec and wait for its result.
+        """Give the process a spec and wait for its result. After an error of any kind the process is gone.
 
         Args:
             log: file that its output goes to from now on.
@@ -63,20 +72,27 @@ class StageProcess:
         Raises:
             UserError: as the child raised it.
             StageFailed: the child crashed; the message holds the end of its log.
+            Unfit: a fresh process must do this.
         """
-        start = _touched(log)
         try:
+            start = _touched(log)
             result = _converse(self._child, {"log": str(log), "spec": spec}, on_event)
-            code = self._child.wait()
-            if code == 0 and result is not None:
-                return result
-            raise (StageCrashed if code < 0 else StageFailed)(self._crash(code, log, start))
-        finally:
+            if result is None:
+                code = self._child.wait()
+                raise (StageCrashed if code < 0 else StageFailed)(self._crash(code, log, start))
+        except BaseException:
             self.end()
+            raise
+        self._early_log = None
+        return result
+
+    @property
+    def is_alive(self) -> bool:
+        return self._child.poll() is None
 
     def _crash(self, code: int, log: Path, start: int) -> str:
         end = _end_of(log, start)
-        if not end:  # it did not come as far as its spec
+        if not end and self._early_log:  # it did not come as far as its spec
             log, start = self._early_log
             end = _end_of(log, start)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -103,9 +119,8 @@ def _touched(log: Path) -> int:
 
 
 def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -> Event | None:
-    """Give the child its order and follow it to the end of its output. Returns its result; None if it gave none."""
+    """Give the child its order and follow it to its result, which is returned; None if its output ends without one."""
     assert child.stdin and child.stdout
-    result: Event | None = None
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(json.dumps(order).encode() + b"\n")
         child.stdin.flush()
@@ -114,13 +129,14 @@ def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -
         if event is None:
             continue
         if event["event"] == "result":
-            result = event
-        elif event["event"] == "error":
+            return event
+        if event["event"] == "unfit":
+            raise Unfit(event["message"])
+        if event["event"] == "error":
             child.wait()
             raise getattr(errors, event["kind"], StageFailed)(event["message"])
-        else:
-            on_event(event)
-    return result
+        on_event(event)
+    return None
 
 
 def _lines(pipe: int) -> Iterator[bytes]:
@@ -199,27 +215,35 @@ class Reporter:
 
 
 def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ()) -> NoReturn:
-    """The child's main: read the spec, do the work, report its result or its error, and exit.
+    """The child's main: do the work of one spec after another, report each result, and exit after an error or at the end.
 
     Args:
-        preload: modules to import while the spec is still to come.
+        preload: modules to import while the first spec is still to come.
     """
     reporter = Reporter(os.dup(1))
     os.dup2(2, 1)
     threading.Thread(target=_end_with_caller, daemon=True).start()
     for name in preload:
         importlib.import_module(name)
-    order = json.loads(sys.stdin.readline() or "null")
-    if order is None:
-        os._exit(0)
-    _log_to(order["log"])
-    try:
-        reporter.send("result", **work(order["spec"], reporter))
-    except UserError as error:
-        reporter.send("error", kind=type(error).__name__, message=str(error))
-        code = error.exit_code
-    else:
-        code = 0
+    while line := sys.stdin.readline():
+        order = json.loads(line)
+        _log_to(order["log"])
+        try:
+            result = work(order["spec"], reporter)
+        except Unfit as reason:
+            reporter.send("unfit", message=str(reason))
+            _exit(UNFIT_STATUS)
+        except UserError as error:
+            reporter.send("error", kind=type(error).__name__, message=str(error))
+            _exit(error.exit_code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        reporter.send("result", **result)
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End at once, whatever threads libraries have started."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

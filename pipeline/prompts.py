@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 import polars as pl
 
 from pipeline.artifacts import Artifact, Request, Store, read_table
@@ -16,11 +17,14 @@ from pipeline.artifacts.files import sha256_of
 from pipeline.artifacts.work import Work
 from pipeline.config import PromptSource
 from pipeline.errors import DataError, UserError
-from schemas import Prompts
+from pipeline.sources import Misfit, Rows, read_rows, refuse_missing
+from schemas import Prompts, SetAside
 
 Render = Callable[[list[str]], list[str]]
-FILE_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".zip")
-"""What ends like this is a file and not the name of a hub dataset."""
+COLUMNS = ("prompt_id", "question", "answer", "metadata")
+NO_CHAT_TEMPLATE = "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template"
+MOST_TOLD = 5
+"""Bad rows that a refusal names."""
 
 
 def source_hash(source: PromptSource) -> str:
@@ -36,15 +40,8 @@ def source_hash(source: PromptSource) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "\n".join(f"{file.relative_to(path)} {sha256_of(file)}" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
-    _refuse_missing(source)
+    refuse_missing(source)
     return f"hub:{source.path}@{source.revision or 'default'}"
-
-
-def _refuse_missing(source: PromptSource) -> None:
-    path = Path(source.path)
-    local = path.suffix in FILE_SUFFIXES or path.is_absolute() or source.path.startswith((".", "~")) or len(path.parts) > 2
-    if local and not path.exists():
-        raise UserError(f"{source.path}: no such file or directory")
 
 
 def make_prompts(
@@ -57,17 +54,21 @@ def make_prompts(
         disjoint_from: prompts that this source must not overlap with.
 
     Raises:
-        DataError: names the file, the row and the column of the first problem of each kind.
+        DataError: names the file, and the row and column of the first problems.
     """
     with store.work(request) as work:
         if not isinstance(work, Work):
             return work
-        frame = load(source)
+        frame, bad = load(source)
         if disjoint_from is not None:
             _refuse_overlap(source, frame, disjoint_from)
         frame = frame.with_columns(prompt_text=pl.Series(render(frame["question"].to_list()), dtype=pl.String))
         work.write_table("prompts.parquet", frame, Prompts)
-        return work.finish({"prompts": len(frame)}, notes={"read_from": source.path})
+        summary = {"prompts": len(frame)}
+        if not bad.is_empty():
+            work.write_table("set-aside.parquet", bad, SetAside)
+            summary["set_aside"] = len(bad)
+        return work.finish(summary, notes={"read_from": source.path})
 
 
 def template_renderer(template: str) -> Render:
@@ -85,171 +86,140 @@ def chat_renderer(tokenizer: Any, template: str, system: str | None) -> Render:
     """Render with the model's chat template, as a user's message with the assistant's turn opened.
 
     Raises:
-        UserError: the tokenizer has no chat template.
+        UserError: the tokenizer has no chat template, or it refuses the messages.
     """
     if not tokenizer.chat_template:
-        raise UserError("data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template")
+        raise UserError(NO_CHAT_TEMPLATE)
     fill = template_renderer(template)
     head = [{"role": "system", "content": system}] if system else []
 
     def render(questions: list[str]) -> list[str]:
         chats = [[*head, {"role": "user", "content": text}] for text in fill(questions)]
-        return list(tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True))
+        try:
+            return list(tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True))
+        except jinja2.TemplateError as error:
+            raise UserError(f"data.chat: the model's chat template refuses these messages: {error}") from None
 
     return render
 
 
-def load(source: PromptSource) -> pl.DataFrame:
-    """Rows of a source with the columns prompt_id, question, answer, metadata.
+class Sifted(NamedTuple):
+    """A source's rows."""
+
+    good: pl.DataFrame
+    """prompt_id, question, answer, metadata."""
+    bad: pl.DataFrame
+    """The others: rows of a `SetAside` table, in the order of the source."""
+
+
+def load(source: PromptSource) -> Sifted:
+    """Split a source into rows that fit and rows that do not.
 
     Raises:
-        DataError: names the file, the row and the column of the first problem.
+        DataError: a row does not fit and the source does not set such rows aside, or none fits; names file, row and column.
     """
-    name = source.path
-    columns, rows = _read(source)
-    if not rows:
+    name, found = source.path, read_rows(source)
+    if not found.rows and not found.bad:
         raise DataError(f"{name}: no rows. A prompts file needs at least one question with its answer")
     for role, column in (("question", source.question), ("answer", source.answer), ("prompt_id", source.prompt_id)):
-        if column is not None and column not in columns:
-            found = ", ".join(columns) or "no columns"
-            raise DataError(f"{name}: no column {column!r} for the {role}; it has {found}. Name the right one in data.*.{role}")
-    rows = rows[: source.limit]
-    questions = _texts(name, source.question, rows)
-    frame = pl.DataFrame(
-        {
-            "prompt_id": _texts(name, source.prompt_id, rows) if source.prompt_id else _hashed_ids(questions),
-            "question": questions,
-            "answer": _answers(name, source, _texts(name, source.answer, rows)),
-            "metadata": _metadata(rows, used={source.question, source.answer, source.prompt_id}),
-        },
-        schema=dict.fromkeys(("prompt_id", "question", "answer", "metadata"), pl.String),
-    )
-    _refuse_bad_rows(name, frame, source)
-    return frame
+        if found.rows and column is not None and column not in found.columns:
+            there = ", ".join(found.columns) or "no columns"
+            raise DataError(f"{name}: no column {column!r} for the {role}; it has {there}. Name the right one in data.*.{role}")
+    good, bad = _sift(source, found)
+    if bad and (source.bad_rows == "refuse" or good.is_empty()):
+        raise DataError(_refusal(name, found.unit, bad, len(good)))
+    rows = [(f"{found.unit} {row.number}", row.reasons, row.content) for row in bad]
+    return Sifted(good, pl.DataFrame(rows, schema=dict.fromkeys(SetAside.columns(), pl.String), orient="row"))
 
 
-class _Rows(NamedTuple):
-    """A source's rows as they came. A row may lack columns that others have."""
-
-    columns: list[str]
-    rows: list[dict[str, Any]]
-
-
-def _read(source: PromptSource) -> _Rows:
-    path = Path(source.path)
-    _refuse_missing(source)
-    if not path.is_file():
-        return _of_frame(_read_dataset(source), source.limit)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return _read_jsonl(path)
-    if path.suffix != ".parquet":
-        raise DataError(f"{path}: unknown kind of file; prompts are read from .jsonl, .parquet or a Hugging Face dataset")
-    try:
-        return _of_frame(pl.read_parquet(path, glob=False), source.limit)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _of_frame(frame: pl.DataFrame, limit: int | None) -> _Rows:
-    return _Rows(frame.columns, (frame.head(limit) if limit else frame).to_dicts())
-
-
-def _read_jsonl(path: Path) -> _Rows:
-    """Not through a data frame: it would make one type of a column's 1 and 1.5, or 1 and "one"."""
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
+def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[Misfit]]:
+    texts, numbers, bad = [], [], list(found.bad)
+    answer_of, used = _answer_reader(source), {source.question, source.answer, source.prompt_id}
+    first: dict[tuple[str | None, ...], int] = {}
+    for number, row in zip(found.numbers, found.rows, strict=True):
         try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    rows.append(_json_object(path, number, line))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text: {error}") from None
-    return _Rows(list(dict.fromkeys(key for row in rows for key in row)), rows)
+            question, answer = _text(row, source.question), answer_of(row)
+            prompt_id = _text(row, source.prompt_id) if source.prompt_id else _hashed_id(question)
+            if (before := first.setdefault((prompt_id, question, answer), number)) != number:
+                raise ValueError(f"repeats {found.unit} {before}")
+            texts.append((prompt_id, question, answer, _metadata(row, used)))
+            numbers.append(number)
+        except (ValueError, RecursionError) as error:
+            bad.append(Misfit(number, str(error), _as_json(row)))
+    frame = pl.DataFrame(texts, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+    checked = Prompts.check(frame.with_columns(prompt_text=pl.lit("")))
+    for row in checked.bad.iter_rows(named=True):
+        content = _as_json({name: row[name] for name in COLUMNS})
+        bad.append(Misfit(numbers[row["row"]], _explained(row, source), content))
+    return checked.good.select(COLUMNS), sorted(bad)
 
 
-def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-        if "\\ud" in line.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid in JSON, but is not text
-    except UnicodeEncodeError as error:
-        raise DataError(f"{path}, line {number}: not text: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {number}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f'{path}, line {number}: expected an object such as {{"question": ...}}, found {type(value).__name__}')
-    return value
+def _text(row: dict[str, Any], column: str) -> str | None:
+    """A value as text: numbers as Python writes them, NaN as null.
+
+    Raises:
+        ValueError: it is neither text nor a number.
+    """
+    value = row.get(column)
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(f"column {column} holds a {type(value).__name__}, expected text")
+    return None if value is None or value != value else str(value)
 
 
-def _read_dataset(source: PromptSource) -> pl.DataFrame:
-    import datasets
+def _answer_reader(source: PromptSource) -> Callable[[dict[str, Any]], str | None]:
+    """What takes the answer out of a row.
 
-    datasets.disable_progress_bars()
-    saved = any((Path(source.path) / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
-    try:
-        if saved:
-            dataset = datasets.load_from_disk(source.path)
-        else:
-            dataset = datasets.load_dataset(source.path, source.subset, split=source.split, revision=source.revision)
-    except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        absent = "" if Path(source.path).exists() else "no such file or directory, and "
-        raise DataError(f"{source.path}: {absent}cannot be loaded as a Hugging Face dataset: {line}") from None
-    if isinstance(dataset, dict):
-        if source.split not in dataset:
-            raise DataError(f"{source.path}: has the splits {', '.join(dataset)}; name one in data.*.split")
-        dataset = dataset[source.split]
-    return pl.from_arrow(dataset.with_format("arrow")[:])  # type: ignore[return-value]
-
-
-def _texts(name: str, column: str, rows: list[dict[str, Any]]) -> list[str | None]:
-    """A column as text; numbers are written as Python writes them, and NaN is null."""
-    texts = []
-    for number, row in enumerate(rows):
-        value = row.get(column)
-        if isinstance(value, list | dict | bytes):
-            raise DataError(f"{name}, row {number}: column {column} holds a {type(value).__name__}, expected text")
-        texts.append(None if value is None or value != value else str(value))
-    return texts
-
-
-def _answers(name: str, source: PromptSource, texts: list[str | None]) -> list[str | None]:
+    Raises:
+        UserError: answer_pattern is not a regular expression.
+    """
     if source.answer_pattern is None:
-        return texts
+        return lambda row: _text(row, source.answer)
     try:
         pattern = re.compile(source.answer_pattern)
     except re.error as error:
         raise UserError(f"answer_pattern: not a regular expression: {error}") from None
-    answers = []
-    for row, text in enumerate(texts):
-        match = pattern.search(text or "")
+
+    def read(row: dict[str, Any]) -> str:
+        match = pattern.search(_text(row, source.answer) or "")
         answer = match and match.group(1 if pattern.groups else 0)
         if answer is None:
-            raise DataError(f"{name}, row {row}: column {source.answer} does not match answer_pattern {source.answer_pattern!r}")
-        answers.append(answer.strip())
-    return answers
+            raise ValueError(f"column {source.answer} does not match answer_pattern {source.answer_pattern!r}")
+        return answer.strip()
+
+    return read
 
 
-def _metadata(rows: list[dict[str, Any]], used: set[str | None]) -> list[str | None]:
-    rests = ({key: value for key, value in row.items() if key not in used} for row in rows)
-    return [json.dumps(rest, ensure_ascii=False, default=str, sort_keys=True) if rest else None for rest in rests]
+def _metadata(row: dict[str, Any], used: set[str | None]) -> str | None:
+    rest = {key: value for key, value in row.items() if key not in used}
+    return _as_json(rest) if rest else None
 
 
-def _hashed_ids(questions: list[str | None]) -> list[str]:
-    return [f"prompt-{hashlib.sha256((text or '').encode()).hexdigest()[:12]}" for text in questions]
+def _as_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
 
 
-def _refuse_bad_rows(name: str, frame: pl.DataFrame, source: PromptSource) -> None:
-    checkable = frame.with_columns(prompt_text=pl.lit(""))
-    bad = Prompts.check(checkable).bad
-    if bad.is_empty():
-        return
-    first = bad.row(0, named=True)
-    twice = "prompt_id is there twice" in first["reasons"]
-    remedy = "Give every row an id of its own" if source.prompt_id else "Remove the repeated question"
-    hint = f" ({first['prompt_id']!r}). {remedy}" if twice else ""
-    count = f"; {len(bad)} of {len(frame)} rows are like that" if len(bad) > 1 else ""
-    raise DataError(f"{name}, row {first['row']}: {first['reasons']}{hint}{count}")
+def _hashed_id(question: str | None) -> str:
+    return f"prompt-{hashlib.sha256((question or '').encode()).hexdigest()[:12]}"
+
+
+def _explained(row: dict[str, Any], source: PromptSource) -> str:
+    """A bad row's reasons; of a repeated id, what is repeated."""
+    if "prompt_id is there twice" not in row["reasons"]:
+        return str(row["reasons"])
+    what = "Give every row an id of its own" if source.prompt_id else "Its question is there with another answer"
+    return f"{row['reasons']} ({row['prompt_id']!r}). {what}"
+
+
+def _refusal(name: str, unit: str, bad: list[Misfit], good: int) -> str:
+    """The first bad rows with their reasons, and the remedy."""
+    told = [f"{name}, {unit} {bad[0].number}: {bad[0].reasons}"]
+    told += [f"{unit} {row.number}: {row.reasons}" for row in bad[1:MOST_TOLD]]
+    if len(bad) > 1:
+        told.append(f"{len(bad)} of {len(bad) + good} rows do not fit.")
+    remedy = "Mend them" if len(bad) > 1 else "Mend it"
+    if good:
+        remedy += ", or set bad_rows: set_aside in that source to go on without such rows"
+    return "\n  ".join([*told, remedy + "."])
 
 
 def _refuse_overlap(source: PromptSource, frame: pl.DataFrame, other: Artifact) -> None:

@@ -1,20 +1,24 @@
 """What each stage of a run is asked for. A request's key is known before any work, so finished work is found, not redone.
 
-Recipes hold what decides the result and nothing else: no paths, no speed settings that change no bit.
+Recipes hold what decides the result and nothing else: no paths, and none of the settings that say how the work is done and
+change the result by rounding at most (processes, micro-batches, attention: `WORK_SETTINGS`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.algorithms import resolve
 from pipeline.artifacts import Artifact, Request
 from pipeline.config import PromptSource, RewardComponent, RunConfig
+from pipeline.config_train import WORK_SETTINGS
 from pipeline.device import resolve_dtype
+from pipeline.parts import Part
 from pipeline.rewards.registry import source_hash
+from pipeline.shape.settings import draws
 
-STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "score", "train", "evaluate")}
+STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate")}
 """Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
 
 
@@ -22,8 +26,9 @@ def prompts_request(
     config: RunConfig, source: PromptSource, source_hash: str, *, model: Artifact | None, disjoint_from: Artifact | None
 ) -> Request:
     """Prompts of one source, rendered. `model` is given if its chat template renders them."""
+    decides_nothing = {"path"} if source.bad_rows == "set_aside" else {"path", "bad_rows"}
     recipe = {
-        "source": source.model_dump(mode="json", exclude={"path"}) | {"hash": source_hash},
+        "source": source.model_dump(mode="json", exclude=decides_nothing) | {"hash": source_hash},
         "template": config.data.template,
         "chat": config.data.chat,
         "system": config.data.system,
@@ -54,35 +59,44 @@ def heldout_request(config: RunConfig, policy: Artifact, prompts: Artifact, *, g
     return _generate(config, "greedy" if greedy else "sampled", selection, samples, sampling, policy, prompts)
 
 
-def shape_request(config: RunConfig, rollouts: Artifact) -> Request:
-    """Advantages and weights for one rollouts artifact; algorithms that shape alike share it."""
-    algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
-    recipe = {"choices": config.shape.model_dump(mode="json"), **algorithm.shaping_recipe()}
-    if algorithm.draws:
+def shape_request(config: RunConfig, iteration: int, rollouts: Artifact) -> Request:
+    """Advantages and weights for one rollouts artifact; algorithms that shape alike share it, and iterations without max_age."""
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
+    recipe = {"choices": config.shape.model_dump(mode="json", exclude={"max_age"}), **algorithm.shaping_recipe()}
+    if config.shape.max_age is not None:
+        recipe["oldest_version"] = max(iteration - config.shape.max_age, 0)
+    if draws(config.shape, algorithm):
         recipe["seed"] = config.seed
     return Request("shaped", STAGES["shape"], recipe, (rollouts.as_parent("rollouts"),))
 
 
+def mix_request(config: RunConfig, iteration: int, rollouts: Artifact, shaped: Artifact, groups: int) -> Request:
+    """The shaped rows of replayed rollouts, less the groups that are not drawn for this iteration."""
+    recipe = {"groups": groups, "loss_weight": config.replay.loss_weight, "iteration": iteration, "seed": config.seed}
+    return Request("shaped", STAGES["mix"], recipe, (rollouts.as_parent("rollouts"), shaped.as_parent("shaped")))
+
+
 def score_request(config: RunConfig, rollouts: Artifact, checkpoint: Artifact) -> Request:
     """Logprobs of stored completions under a checkpoint."""
-    recipe = {"dtype": resolve_dtype(config.model.dtype), "tokens_per_micro_batch": config.train.tokens_per_micro_batch}
+    recipe = {"dtype": resolve_dtype(config.model.dtype)}
     return Request("scores", STAGES["score"], recipe, (checkpoint.as_parent("checkpoint"), rollouts.as_parent("rollouts")))
 
 
-def train_request(
-    config: RunConfig, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
-) -> Request:
-    """The checkpoint after this iteration. `scores` are by role: reference, proximal."""
-    algorithm = resolve(config.train.algorithm, config.train.algorithm_args)
+def train_request(config: RunConfig, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Request:
+    """The checkpoint after this iteration, trained on its own rollouts (the first part) and on replayed ones (the others)."""
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
     recipe = {
         "iteration": iteration + 1,
         "seed": config.seed,
         "dtype": resolve_dtype(config.model.dtype),
         "algorithm": algorithm.recipe(),
-        **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", "save_every_steps"}),
+        **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", *WORK_SETTINGS}),
     }
-    roles = {"policy": policy, "rollouts": rollouts, "shaped": shaped, **dict(sorted(scores.items()))}
-    return Request("checkpoint", STAGES["train"], recipe, tuple(artifact.as_parent(role) for role, artifact in roles.items()))
+    parents = [policy.as_parent("policy")]
+    for number, part in enumerate(parts):
+        prefix = f"replay {number} " if number else ""
+        parents += [artifact.as_parent(prefix + role) for role, artifact in part.artifacts.items()]
+    return Request("checkpoint", STAGES["train"], recipe, tuple(parents))
 
 
 def evaluate_request(config: RunConfig, policy: Artifact, sampled: Artifact, greedy: Artifact | None) -> Request:

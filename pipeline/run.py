@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from pipeline.artifacts.files import write_text
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import RunConfig
 from pipeline.errors import IntegrityError, UserError
+from pipeline.parts import Part
+from pipeline.stopping import Stop, best_of
+from schemas.manifest import UNSEALED, sealed
 
 RECORD = "run.json"
 FORMAT = "rollbook-run/1"
@@ -42,7 +45,17 @@ class Iteration:
     shaped: Artifact | None = None
     scores: dict[str, Artifact] = field(default_factory=dict)
     """Cached logprobs by role, for algorithms that need them."""
+    replayed: tuple[Part, ...] = ()
+    """Rollouts of other times that were trained on too."""
     checkpoint: Artifact | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that is trained on, the iteration's own rollouts first; nothing before they are shaped."""
+        rollouts = self.answers.rollouts if self.answers else None
+        if rollouts is None or self.shaped is None:
+            return ()
+        return (Part(rollouts, self.shaped, self.scores), *self.replayed)
 
 
 @dataclass
@@ -55,6 +68,13 @@ class Run:
     iterations: list[Iteration] = field(default_factory=list)
     missing: str | None = None
     """The first stage that is not finished yet; None when the run is complete."""
+    stopped: Stop | None = None
+    """The rule that ended the run before its last iteration."""
+
+    def rollouts_before(self, iteration: int) -> list[Artifact]:
+        """Training rollouts of earlier iterations, newest first."""
+        before = (step.answers.rollouts for step in reversed(self.iterations) if step.iteration < iteration and step.answers)
+        return [rollouts for rollouts in before if rollouts]
 
 
 def save_run(run: Run, directory: Path) -> None:
@@ -63,8 +83,10 @@ def save_run(run: Run, directory: Path) -> None:
     def reference(artifact: Artifact | None) -> dict[str, str] | None:
         if artifact is None:
             return None
-        inside = artifact.path.resolve().is_relative_to(directory.resolve())
-        path = os.path.relpath(artifact.path, directory) if inside else str(artifact.path.resolve())
+        path, place = artifact.url, artifact.path
+        if path == str(place):  # a directory, not a bucket
+            inside = place.resolve().is_relative_to(directory.resolve())
+            path = os.path.relpath(place, directory) if inside else str(place.resolve())
         return {"kind": artifact.kind, "id": artifact.id, "path": path}
 
     iterations = [
@@ -74,18 +96,22 @@ def save_run(run: Run, directory: Path) -> None:
             **{part: reference(getattr(step.answers, part)) if step.answers else None for part in PARTS},
             **{part: reference(getattr(step, part)) for part in ("evaluation", "shaped", "checkpoint")},
             "scores": {role: reference(artifact) for role, artifact in step.scores.items()},
+            "replayed": [{role: reference(artifact) for role, artifact in part.artifacts.items()} for part in step.replayed],
         }
         for step in run.iterations
     ]
     record = {
         "format": FORMAT,
+        "seal": UNSEALED,
         "config": run.config.model_dump(mode="json"),
         "missing": run.missing,
+        "stopped": asdict(run.stopped) if run.stopped else None,
+        "best": reference(best.policy) if (best := best_of(run)) else None,
         "train_prompts": reference(run.train_prompts),
         "heldout_prompts": reference(run.heldout_prompts),
         "iterations": iterations,
     }
-    text = json.dumps(record, indent=2) + "\n"
+    text = sealed(json.dumps(record, indent=2) + "\n")
     file = directory / RECORD
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_text(file, text)
@@ -117,20 +143,27 @@ def _run_of(record: dict[str, Any], directory: Path) -> Run:
 
     config = RunConfig.model_validate(record["config"])
     run = Run(config, artifact(record["train_prompts"]), artifact(record["heldout_prompts"]), missing=record["missing"])
+    run.stopped = Stop(**record["stopped"]) if record["stopped"] else None
     for entry in record["iterations"]:
         policy = _open(entry["policy"], directory)
         sampled = artifact(entry["sampled"])
         answers = Answers(sampled, artifact(entry["greedy"]), artifact(entry["rollouts"])) if sampled else None
         rest = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
         scores = {role: found for role, ref in entry["scores"].items() if (found := artifact(ref))}
-        run.iterations.append(Iteration(entry["iteration"], policy, answers, scores=scores, **rest))
+        replayed = tuple(_part({role: _open(ref, directory) for role, ref in part.items()}) for part in entry["replayed"])
+        run.iterations.append(Iteration(entry["iteration"], policy, answers, scores=scores, replayed=replayed, **rest))
     return run
 
 
+def _part(artifacts: dict[str, Artifact]) -> Part:
+    return Part(artifacts.pop("rollouts"), artifacts.pop("shaped"), artifacts)
+
+
 def _open(reference: dict[str, Any], directory: Path) -> Artifact:
-    found = load_artifact(directory / reference["path"])
+    path = reference["path"]
+    found = load_artifact(path if path.startswith("s3://") else directory / path)
     if found.id != reference["id"]:
-        raise IntegrityError(f"{found.path}: has id {found.id[:16]}, the run recorded {reference['id'][:16]}")
+        raise IntegrityError(f"{found.url}: has id {found.id[:16]}, the run recorded {reference['id'][:16]}")
     return found
 
 

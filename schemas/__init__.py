@@ -7,12 +7,13 @@ from schemas.pairs import Pairs
 from schemas.prompts import Prompts
 from schemas.rollouts import Rollouts
 from schemas.scores import Scores
+from schemas.set_aside import SetAside
 from schemas.shaped import Shaped
 from schemas.table import Checked, Table
 
 TABLES: dict[str, type[Table]] = {
     table.__name__.lower(): table
-    for table in (Prompts, Rollouts, Scores, Shaped, Pairs, Metrics, Timing, Evaluation, Comparison, ComparisonTiming)
+    for table in (Prompts, SetAside, Rollouts, Scores, Shaped, Pairs, Metrics, Timing, Evaluation, Comparison, ComparisonTiming)
 }
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Prompts",
     "Rollouts",
     "Scores",
+    "SetAside",
     "Shaped",
     "Table",
     "Timing",

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 FORMAT = "rollbook/1"
+UNSEALED = "0" * 64
+"""Stands in the place of a seal while the bytes around it are hashed."""
 
 Kind = Literal["prompts", "rollouts", "scores", "shaped", "checkpoint", "evaluation", "comparison"]
 
@@ -66,6 +68,8 @@ class Provenance(_Part):
     """Wall time of the work in the process that finished it."""
     command: tuple[str, ...]
     """Arguments of that process."""
+    started_by: tuple[str, ...] = ()
+    """The rollbook command that it worked for."""
     host: str
     """Machine and platform."""
     versions: dict[str, str]
@@ -81,6 +85,8 @@ class Provenance(_Part):
 class Manifest(_Part):
     format: str = FORMAT
     """Version of this file."""
+    seal: str = UNSEALED
+    """Hash of this file's bytes, with zeros in this place."""
     id: str
     """Hash of `content`."""
     content: Content
@@ -88,6 +94,24 @@ class Manifest(_Part):
 
     def expected_id(self) -> str:
         return digest(self.content.model_dump(mode="json"))
+
+
+def sealed(text: str) -> str:
+    """A JSON text with an unsealed `seal` near its top, sealed: from now on any changed byte shows."""
+    return text.replace(_seal(UNSEALED), _seal(hashlib.sha256(text.encode()).hexdigest()), 1)
+
+
+def seal_holds(text: str, seal: str) -> bool:
+    """Whether a sealed text is the one that `sealed` returned.
+
+    Args:
+        seal: what the text states.
+    """
+    return seal != UNSEALED and sealed(text.replace(_seal(seal), _seal(UNSEALED), 1)) == text
+
+
+def _seal(value: str) -> str:
+    return f'"seal": "{value}"'
 
 
 def digest(value: Any) -> str:

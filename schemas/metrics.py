@@ -27,6 +27,12 @@ class Metrics(Table):
     reward_mean = column(dy.Float64, "Mean reward of the step's completions.", nullable=True)
     advantage_mean = column(dy.Float64, "Mean advantage over completions.")
     completion_tokens_mean = column(dy.Float64, "Mean length of the completions.", unit="tokens")
+    age_mean = column(
+        dy.Float64,
+        "Mean age of the completions: how many iterations older their policy is than the one training started from. 0 is fresh.",
+        unit="iterations",
+    )
+    age_max = column(dy.Int32, "Greatest age of the step's completions.", unit="iterations")
     entropy = column(dy.Float64, "Mean entropy of the policy's next-token distribution.", unit="nats")
     kl_behavior = column(
         dy.Float64, "KL(mu || pi) per token by the estimator r - 1 - log r, r = pi/mu.", unit="nats", nullable=True
@@ -46,7 +52,10 @@ class Metrics(Table):
         nullable=True,
     )
     logprob_difference_mean = column(
-        dy.Float64, "Mean |trainer - stored| logprob per token before the first step.", unit="nats", nullable=True
+        dy.Float64,
+        "Mean |trainer - stored| logprob per token before the first step, of completions by the policy that training started from.",
+        unit="nats",
+        nullable=True,
     )
     logprob_difference_max = column(
         dy.Float64, "Largest |trainer - stored| logprob before the first step.", unit="nats", nullable=True

@@ -37,7 +37,13 @@ class Table(dy.Schema):
 
     @classmethod
     def is_extra(cls, column: str) -> bool:
-        return column not in cls.columns() and bool(cls.extra_prefixes) and column.startswith(cls.extra_prefixes)
+        return column not in cls._declared() and bool(cls.extra_prefixes) and column.startswith(cls.extra_prefixes)
+
+    @classmethod
+    @cache
+    def _declared(cls) -> frozenset[str]:
+        """Names of the declared columns. (`columns` makes the columns anew each time it is called.)"""
+        return frozenset(cls.columns())
 
     @classmethod
     def check(cls, frame: pl.DataFrame) -> Checked:
@@ -91,7 +97,7 @@ class Table(dy.Schema):
         for field in found:
             if cls.is_extra(field.name) and field.type != pa.float64():
                 problems.append(f"column {field.name} is {field.type}, expected double")
-            elif field.name not in cls.columns() and not cls.is_extra(field.name):
+            elif field.name not in cls._declared() and not cls.is_extra(field.name):
                 problems.append(f"column {field.name} is not part of table {cls.title()} version {cls.version}")
         return problems
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,12 @@ SETTINGS: dict[str, Any] = {
     "model": {"path": "model"},
     "data": {"train": {"path": "train.jsonl"}, "heldout": {"path": "heldout.jsonl"}},
     "reward": {"components": [{"grader": "exact_match"}]},
+}
+
+MODEL: dict[str, bytes | None] = {
+    "config.json": b'{"architectures": ["Qwen2ForCausalLM"]}',
+    "model.safetensors": (2).to_bytes(8, "little") + b"{}",
+    "tokenizer.json": b"{}",
 }
 
 
@@ -61,19 +71,123 @@ def make_config(settings: Callable[..., dict[str, Any]]) -> Callable[..., RunCon
 
 
 @pytest.fixture
+def write_model() -> Callable[..., Path]:
+    """write_model(directory, **{"config.json": b"{"}): the least that is taken for a model, with changed files (None: absent)."""
+
+    def write(directory: Path, **files: bytes | None) -> Path:
+        directory.mkdir(parents=True)
+        for name, data in (MODEL | files).items():
+            if data is not None:
+                (directory / name).write_bytes(data)
+        return directory
+
+    return write
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
 @pytest.fixture
 def make_artifact(store: Store) -> Callable[..., Artifact]:
-    """make_artifact("shaped", name="a"): a finished artifact with that recipe and one file, in `store`."""
+    """make_artifact("shaped", name="a"): a finished artifact with that recipe and summary, and one file, in `store`."""
 
     def make(kind: Any = "shaped", **recipe: Any) -> Artifact:
         with store.work(Request(kind, "test/1", recipe)) as work:
             if not isinstance(work, Work):
                 return work
             (work.path / "file.txt").write_text(f"{kind} {recipe}", encoding="utf-8")
-            return work.finish({"iteration": recipe.get("iteration", 0)})
+            return work.finish({"iteration": 0, **recipe})
 
     return make
+
+
+class ObjectStorage:
+    """A local S3 server (moto) that can be made slow, and to fail."""
+
+    def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Quiet(WSGIRequestHandler):
+            def log(self, type: str, message: str, *args: Any) -> None:
+                pass
+
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._guard = threading.Lock()
+        self.fault: Callable[[str, str], float | None] = lambda method, path: 0.0
+        """Called with every request: seconds to wait before it is answered, or None to break the connection."""
+        self.requests: list[tuple[str, str]] = []
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _answer(self, environment: dict[str, Any], start_response: Any) -> Any:
+        method, path = environment["REQUEST_METHOD"], environment["PATH_INFO"]
+        self.requests.append((method, path))
+        delay = self.fault(method, path)
+        if delay is None:
+            environment["werkzeug.socket"].shutdown(2)
+            start_response("500 nobody will see this", [])
+            return []
+        time.sleep(delay)
+        size, body = environment.get("CONTENT_LENGTH"), environment["wsgi.input"]
+        if size or environment.get("wsgi.input_terminated"):  # all of it, before anybody waits for the guard
+            environment["wsgi.input"] = io.BytesIO(body.read(int(size)) if size else body.read())
+        with self._guard:  # moto looks at a condition and then writes: only one at a time makes that one step, as it is on S3
+            return list(self._app(environment, start_response))
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+
+@dataclass
+class BucketStore:
+    """An empty store in a bucket of its own."""
+
+    url: str
+    server: ObjectStorage
+    client: Any
+    """boto3's."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What a process needs in order to reach it."""
+
+    def objects(self) -> list[str]:
+        """Keys of all objects, from the store's root on."""
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        found = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        return [entry["Key"].removeprefix(prefix + "/") for entry in found]
+
+
+@pytest.fixture(scope="session")
+def object_storage() -> Iterator[ObjectStorage]:
+    server = ObjectStorage()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketStore]:
+    """A store in a bucket; processes started by the test reach it too."""
+    import boto3
+
+    environment = {
+        "AWS_ENDPOINT_URL": object_storage.endpoint,
+        "AWS_ACCESS_KEY_ID": "test-key-id",
+        "AWS_SECRET_ACCESS_KEY": "test-secret-key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "ROLLBOOK_CACHE": str(tmp_path / "cache"),
+        "ROLLBOOK_LEASE_SECONDS": "2",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.session.Session().client("s3")
+    name = f"rollbook-{abs(hash(str(tmp_path))):x}"
+    client.create_bucket(Bucket=name)
+    object_storage.requests.clear()
+    yield BucketStore(f"s3://{name}/some/prefix", object_storage, client, environment)
+    object_storage.fault = lambda method, path: 0.0

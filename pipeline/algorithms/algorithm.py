@@ -27,6 +27,8 @@ class Algorithm:
     filters: tuple[Filter, ...] = ()
     advantage: Advantage = dataclasses.field(default_factory=GroupMean)
     weighting: Weighting = dataclasses.field(default_factory=Uniform)
+    source: str = ""
+    """sha256 of the file that declares it, if that is not ours (see `plugins`)."""
 
     kernel: ClassVar[str] = ""
     loss_cells: ClassVar[tuple[str, ...]] = ()
@@ -40,9 +42,13 @@ class Algorithm:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns beyond tokens and rewards that the loss reads."""
-        found = [need for _, _, cell in cells_of(self, self.loss_cells) if _is_active(cell) for need in cell.needs]
-        return tuple(dict.fromkeys(found))
+        """Columns beyond tokens and rewards that its cells read."""
+        return tuple(dict.fromkeys((*self.shaping_needs, *_needs(self, self.loss_cells))))
+
+    @property
+    def shaping_needs(self) -> tuple[str, ...]:
+        """Of these, those that are read before training."""
+        return _needs(self, self.shaping_cells)
 
     @property
     def whole_step(self) -> bool:
@@ -70,11 +76,6 @@ class Algorithm:
         """Everything that decides advantages and weights, as JSON; the seed of draws apart."""
         return _recipes(self, self.shaping_cells)
 
-    @property
-    def draws(self) -> bool:
-        """Whether shaping draws random numbers."""
-        return any(cell.seeded for cell in self.filters)
-
 
 def cells_of(algorithm: Algorithm, slots: tuple[str, ...] | None = None) -> Iterator[tuple[str, int | None, Any]]:
     """Every cell: its field, its place there if the field holds several, and the cell."""
@@ -86,13 +87,17 @@ def cells_of(algorithm: Algorithm, slots: tuple[str, ...] | None = None) -> Iter
             yield slot, None, value
 
 
+def _needs(algorithm: Algorithm, slots: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(n for _, _, cell in cells_of(algorithm, slots) if _is_active(cell) for n in getattr(cell, "needs", ()))
+
+
 def _is_active(cell: Any) -> bool:
     """A regularizer with coefficient 0 is not there."""
     return getattr(cell, "coefficient", 1.0) != 0.0
 
 
 def _recipes(algorithm: Algorithm, slots: tuple[str, ...]) -> dict[str, Any]:
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = {"source": algorithm.source} if algorithm.source else {}
     for slot, place, cell in cells_of(algorithm, slots):
         entry = {"cell": type(cell).__name__, **dataclasses.asdict(cell)}
         if place is None:

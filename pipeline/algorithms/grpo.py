@@ -60,10 +60,10 @@ GSPO = GRPO.replace(
 GMPO = GRPO.replace(
     name="gmpo",
     summary="GRPO with the geometric mean of clipped token ratios, so that no single token dominates.",
-    formula="- (prod clip(r_t))^(1/length) A log pi(y_t) where |log r_t| is within its clip",
+    formula="- sg[(prod clip(r_t))^(1/length) 1[r_t not clipped]] A log pi(y_t),  |log clip(r_t)| <= limit",
     paper="arXiv:2507.20673",
-    importance=ClippedGeometricRatio(limit=0.4),
-    trust_region=OneSide(low=0.3296799539643607, high=0.4918246976412703),
+    importance=ClippedGeometricRatio(),
+    trust_region=NoTrustRegion(),
     regularizers=(),
     surrogate=False,
 )

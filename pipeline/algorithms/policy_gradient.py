@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.algorithms.algorithm import Algorithm
 from pipeline.algorithms.cells.aggregation import Aggregation, TokenMean
@@ -19,7 +19,7 @@ from pipeline.algorithms.cells.drift import Drift, bounded_exp
 from pipeline.algorithms.cells.importance import Importance, NoImportance
 from pipeline.algorithms.cells.mismatch import Mismatch, NoMismatch
 from pipeline.algorithms.cells.regularizers import Regularizer
-from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, TrustRegion
+from pipeline.algorithms.cells.trust_region import CenteredBand, NoTrustRegion, OneSide, TrustRegion
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class PolicyGradient(Algorithm):
     def __post_init__(self) -> None:
         if self.surrogate and not (isinstance(self.trust_region, OneSide) and self.trust_region.level == "token"):
             raise ValueError(f"{self.name}: the surrogate form clips tokens on one side; its trust region must be OneSide")
+        if isinstance(self.trust_region, CenteredBand) and not isinstance(self.mismatch, NoMismatch):
+            raise ValueError(f"{self.name}: its trust region is centered on prox/mu already, and would correct for it twice")
 
     def warning(self, epochs: int) -> str | None:
         tapered = not isinstance(self.importance, NoImportance)
@@ -59,6 +61,9 @@ class PolicyGradient(Algorithm):
             f"over {epochs} epochs on the same rollouts its negative advantages push without bound, and the policy may collapse"
         )
 
+    def recipe(self) -> dict[str, Any]:
+        return {**Algorithm.recipe(self), "surrogate": self.surrogate}
+
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         log_ratio = _difference(tokens, self.mismatch.anchor(tokens))
         drift = Drift(log_ratio=log_ratio.detach(), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
@@ -66,7 +71,8 @@ class PolicyGradient(Algorithm):
         if self.surrogate:
             loss = self._clipped_surrogate(log_ratio, drift.advantage)
         else:
-            loss = -self.importance.weight(drift) * keeps * drift.advantage * tokens.logprobs
+            weight = self.importance.weight(drift) * keeps
+            loss, keeps = -weight * drift.advantage * tokens.logprobs, weight != 0
         loss = loss * tokens.per_token(tokens.weight) * self.mismatch.weight(tokens)
         from_data = log_ratio if isinstance(self.mismatch, NoMismatch) else _difference(tokens, tokens.behavior)
         for regularizer in self.regularizers:

@@ -1,10 +1,11 @@
 """The preference kernel: margins between completions, against a frozen reference.
 
     Delta(y) = sum_t log pi(y_t)/ref(y_t)   (or its mean over tokens)
-    paired:    L = mean over pairs of  p f(h) + (1 - p) f(-h),   h = Delta(chosen) - Delta(rejected)
+    paired:    L = mean over pairs of  p f(h) + (1 - p) f(-h) + anchors,   h = Delta(chosen) - Delta(rejected)
     unpaired:  KTO, on completions labelled good (A > 0) or bad
 
-Pairs are built by the shaping stage; reference logprobs are a cached `scores` artifact of the base model.
+Pairs are built by the shaping stage; reference logprobs are a cached `scores` artifact of the base model, or of the policy
+that the training starts from.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pipeline.algorithms.algorithm import Algorithm
 from pipeline.algorithms.cells.advantages import Signed
-from pipeline.algorithms.cells.cell import REFERENCE, Cell, Positive
+from pipeline.algorithms.cells.cell import PROXIMAL, REFERENCE, Cell, NotNegative, Positive
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 
@@ -32,6 +33,10 @@ class Margin(Protocol):
     def whole_step(self) -> bool: ...
     @property
     def length_normalized(self) -> bool: ...
+    @property
+    def reference(self) -> str:
+        """Whose logprobs Delta is against: those of the base model, or of the policy that this training starts from."""
+        ...
 
     def loss(self, margin: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]: ...
 
@@ -40,6 +45,7 @@ class _OfReference(Cell):
     __slots__ = ()
     needs = (REFERENCE,)
     whole_step = True
+    reference: ClassVar[str] = REFERENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +59,14 @@ class Logistic(_OfReference):
         import torch
 
         return -torch.nn.functional.logsigmoid(self.beta * margin)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnLogistic(Logistic):
+    """f(h) = -log sigmoid(beta h), with the policy that this training starts from as reference."""
+
+    needs = (PROXIMAL,)
+    reference: ClassVar[str] = PROXIMAL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +92,23 @@ class Hinge(_OfReference):
 
     def loss(self, margin: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
         return (1 - self.beta * margin).clamp(min=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenAnchor(Cell):
+    """coefficient x -log sigmoid(slope Delta(chosen) - offset): keeps the chosen completion from becoming less likely.
+
+    A margin alone can grow while both completions fall. Source: OPA-DPO, arXiv:2501.09695, with beta as slope.
+    """
+
+    coefficient: NotNegative = 0.0
+    slope: Positive = 0.1
+    offset: float = 0.0
+
+    def loss(self, chosen: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+        import torch
+
+        return -self.coefficient * torch.nn.functional.logsigmoid(self.slope * chosen - self.offset)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,22 +139,24 @@ class Preference(Algorithm):
     """A pairwise algorithm."""
 
     margin: Margin
+    anchors: tuple[ChosenAnchor, ...] = (ChosenAnchor(),)
     pairing: RewardPairs = field(default_factory=RewardPairs)
 
     kernel: ClassVar[str] = "preference"
-    loss_cells: ClassVar[tuple[str, ...]] = ("margin",)
+    loss_cells: ClassVar[tuple[str, ...]] = ("margin", "anchors")
     shaping_cells: ClassVar[tuple[str, ...]] = ("reward", "filters", "advantage", "weighting", "pairing")
 
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         import torch
 
         assert tokens.pairs is not None and tokens.preference is not None
-        moved = _log_ratio_to_reference(tokens)
+        moved = _moved_from(tokens, tokens.proximal if self.margin.reference == PROXIMAL else tokens.reference)
         if self.margin.length_normalized:
             moved = moved / tokens.lengths.clamp(min=1.0)
-        margin = moved[tokens.pairs[:, 0]] - moved[tokens.pairs[:, 1]]
-        p = tokens.preference
+        chosen, rejected = moved[tokens.pairs[:, 0]], moved[tokens.pairs[:, 1]]
+        p, margin = tokens.preference, chosen - rejected
         losses = p * self.margin.loss(margin) + (1 - p) * self.margin.loss(-margin)
+        losses = losses + sum(anchor.loss(chosen) for anchor in self.anchors if anchor.coefficient)
         return Loss(value=losses.sum() / max(len(losses), 1), stopped=torch.zeros_like(tokens.mask))
 
 
@@ -139,14 +172,15 @@ class UnpairedPreference(Algorithm):
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         import torch
 
-        losses = self.prospect.losses(_log_ratio_to_reference(tokens), tokens.advantage)
+        losses = self.prospect.losses(_moved_from(tokens, tokens.reference), tokens.advantage)
         value = (tokens.weight * losses).sum() / max(totals.sequences, 1)
         return Loss(value=value, stopped=torch.zeros_like(tokens.mask))
 
 
-def _log_ratio_to_reference(tokens: Tokens) -> Float[Tensor, " sequences"]:
-    assert tokens.reference is not None
-    return tokens.per_sequence((tokens.logprobs - tokens.reference).where(tokens.mask, tokens.logprobs.new_zeros(())))
+def _moved_from(tokens: Tokens, reference: Float[Tensor, " tokens"] | None) -> Float[Tensor, " sequences"]:
+    """sum_t log pi/ref of each completion."""
+    assert reference is not None
+    return tokens.per_sequence((tokens.logprobs - reference).where(tokens.mask, tokens.logprobs.new_zeros(())))
 
 
 DPO = Preference(
@@ -160,8 +194,20 @@ IPO = DPO.replace(
     name="ipo",
     summary="Squared loss that stops pushing once the margin is 1/(2 tau).",
     formula="(h - 1/(2 tau))^2",
-    paper="arXiv:2310.12036; online form in arXiv:2403.08635",
+    paper="arXiv:2310.12036",
     margin=SquaredMargin(),
+)
+IPO_MD = IPO.replace(
+    name="ipo-md",
+    summary=(
+        "IPO on all pairs of a group with soft preferences, the loss of online IPO and IPO-MD. IPO-MD draws both completions "
+        "from a mixture of policy and reference, token by token; a snapshot is drawn from one policy, so only the ends of the "
+        "mixture are here: data of the policy itself (its first epoch), or of the reference (the base model's rollouts)."
+    ),
+    formula="p (h - 1/(2 tau))^2 + (1-p) (-h - 1/(2 tau))^2,  p = sigmoid((r - r')/soft), 1/2 for equals",
+    paper="arXiv:2403.08635",
+    margin=SquaredMargin(tau=1.0),
+    pairing=RewardPairs(strategy="all", soft=1.0, ties=True),
 )
 SLIC = DPO.replace(
     name="slic",
@@ -169,6 +215,18 @@ SLIC = DPO.replace(
     formula="max(0, 1 - beta h)",
     paper="arXiv:2305.10425",
     margin=Hinge(),
+)
+OPA_DPO = DPO.replace(
+    name="opa-dpo",
+    summary=(
+        "The last step of OPA-DPO: DPO against the policy that this training starts from, which was first fine-tuned on the "
+        "preferred completions (sft, raft or best-of-n), and an anchor that keeps the chosen ones likely. Weights of tokens "
+        "and masked images are not here: rollouts have no severity of each mistake."
+    ),
+    formula="-log sigmoid(beta h) - log sigmoid(beta Delta(chosen) - offset),  Delta = log pi/prox",
+    paper="arXiv:2501.09695",
+    margin=OwnLogistic(),
+    anchors=(ChosenAnchor(coefficient=1.0),),
 )
 KTO = UnpairedPreference(
     name="kto",
@@ -178,4 +236,4 @@ KTO = UnpairedPreference(
     advantage=Signed(),
 )
 
-ALGORITHMS = (DPO, IPO, SLIC, KTO)
+ALGORITHMS = (DPO, IPO, IPO_MD, SLIC, OPA_DPO, KTO)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Shaped
     from torch import Tensor
 
 
@@ -34,6 +34,8 @@ class Tokens:
     """Number of masked-in tokens of each sequence."""
     group: Int[Tensor, " sequences"] | None = None
     """Number of the group that each sequence belongs to."""
+    number: Int[Tensor, " sequences"] | None = None
+    """A random number below 2^32 of each completion, from its group and sample: the same in any order and cut."""
     age: Float[Tensor, " sequences"] | None = None
     """Policy versions between the one being trained and the one that drew the sequence."""
     reference: Float[Tensor, " tokens"] | None = None
@@ -45,7 +47,7 @@ class Tokens:
     preference: Float[Tensor, " pairs"] | None = None
     """Probability that the chosen one is better."""
 
-    def per_token(self, values: Float[Tensor, " sequences"]) -> Float[Tensor, " tokens"]:
+    def per_token(self, values: Shaped[Tensor, " sequences"]) -> Shaped[Tensor, " tokens"]:
         """Spread a value of each sequence over its tokens."""
         return values[self.sequence]
 
@@ -79,4 +81,4 @@ class Loss:
 
     value: Float[Tensor, ""]
     stopped: Bool[Tensor, " tokens"]
-    """True where the trust region stopped the token."""
+    """True where a trust region, or a weight of 0, stopped the token."""

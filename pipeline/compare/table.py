@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -52,7 +53,7 @@ def comparison_request(trials: Trials) -> Request:
     plan, snapshot = trials.plan, trials.plan.snapshot
     recipe = {
         "iteration": snapshot.iteration,
-        "algorithms": [_recipe(choice) for choice in plan.choices],
+        "algorithms": [_recipe(choice, plan.config.plugins) for choice in plan.choices],
         "seeds": list(plan.seeds),
         "curve": plan.curve,
         **_settings(plan.config),
@@ -73,16 +74,19 @@ def _parents(variant: Variant, trial: Trial) -> list[Parent]:
     return [trial.checkpoint.as_parent(f"checkpoint {name}"), trial.judged.evaluation.as_parent(f"evaluation {name}")]
 
 
-def _recipe(choice: Choice) -> dict[str, Any]:
+def _recipe(choice: Choice, plugins: Sequence[str]) -> dict[str, Any]:
     """An algorithm with every cell and setting that decides what it does."""
-    algorithm = resolve(choice.name, choice.settings)
+    algorithm = resolve(choice.name, choice.settings, plugins)
     cells = {**algorithm.shaping_recipe(), **algorithm.recipe()}
-    return {"label": choice.label, "name": choice.name, "settings": choice.settings, "cells": cells}
+    said = {"formula": algorithm.formula, "paper": algorithm.paper}
+    return {"label": choice.label, "name": choice.name, "settings": choice.settings, **said, "cells": cells}
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What all trials share, less what changes no result."""
-    tree = config.model_dump(mode="json", include={"train", "shape", "evaluate"})
+    tree = config.model_dump(mode="json", include={"train", "shape", "replay", "evaluate"})
+    for artifact in tree["replay"]["artifacts"]:
+        del artifact["path"]  # the checkpoints' parents say which they are
     for name in ("algorithm", "algorithm_args", "save_every_steps"):
         del tree["train"][name]
     return tree
@@ -129,8 +133,8 @@ def _row(trials: Trials, variant: Variant) -> dict[str, Any]:
 def _seconds(trial: Trial) -> dict[str, float | None]:
     answers = trial.judged.answers
     return {
-        "shape_seconds": seconds_of(trial.shaped),
-        "score_seconds": seconds_of(*trial.scores.values()),
+        "shape_seconds": seconds_of(*{part.shaped.id: part.shaped for part in trial.parts}.values()),
+        "score_seconds": seconds_of(*(score for part in trial.parts for score in part.scores.values())),
         "train_seconds": seconds_of(trial.checkpoint),
         "generate_seconds": seconds_of(answers.sampled, answers.greedy),
         "evaluate_seconds": seconds_of(trial.judged.evaluation),

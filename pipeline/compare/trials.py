@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.artifacts import Artifact
 from pipeline.compare.plan import Plan, Variant
+from pipeline.parts import Part
 from pipeline.run import Answers
 
 
@@ -21,10 +22,15 @@ class Judged:
 class Trial:
     """A variant that was trained and judged."""
 
-    shaped: Artifact
-    scores: dict[str, Artifact]
+    parts: tuple[Part, ...]
+    """What it was trained on: the snapshot, then what is replayed."""
     checkpoint: Artifact
     judged: Judged
+
+    @property
+    def shaped(self) -> Artifact:
+        """What shaping made of the snapshot."""
+        return self.parts[0].shaped
 
 
 @dataclass

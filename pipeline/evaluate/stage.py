@@ -25,7 +25,7 @@ def evaluate(spec: Event, reporter: Reporter) -> Event:
         {"artifact": path}.
     """
     request = Request.from_json(spec["request"])
-    with Store(spec["store"]).work(request) as work:
+    with Store(spec["store"], reporter.note).work(request) as work:
         if isinstance(work, Artifact):
             return {"artifact": str(work.path)}
         solved_at = request.recipe["solved_at"]

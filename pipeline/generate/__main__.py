@@ -1,5 +1,8 @@
+from functools import partial
+
+from pipeline.generate.live import LiveEngine
 from pipeline.generate.stage import generate
 from pipeline.process import serve
 
 if __name__ == "__main__":
-    serve(generate, preload=("vllm.entrypoints.llm", "transformers"))
+    serve(partial(generate, live=LiveEngine()), preload=("vllm.entrypoints.llm", "transformers"))

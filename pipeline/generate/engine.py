@@ -61,7 +61,7 @@ class Reply:
 
 
 class Engine:
-    """A vLLM engine for one checkpoint."""
+    """A vLLM engine, with the weights of one checkpoint at a time."""
 
     def __init__(self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool) -> None:
         """Load a checkpoint.
@@ -74,6 +74,7 @@ class Engine:
         on_gpu = has_gpu()
         settings: dict[str, Any] = {
             "model": str(model),
+            "load_format": "safetensors",
             "dtype": dtype,
             "seed": 0,
             "max_model_len": config.max_model_len,
@@ -97,6 +98,18 @@ class Engine:
         self._model = model
         self._has_run = False
         self.max_model_len: int = self._engine.model_config.max_model_len
+
+    def reload(self, model: Path) -> None:
+        """Take the weights of another checkpoint of the same architecture.
+
+        Whether they really arrived depends on vLLM and the device: `pipeline.generate.live` checks it.
+        """
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+        self._model = model
+
+    def forget(self) -> None:
+        """Drop cached prompts, so that what is generated depends on nothing that was generated before."""
+        self._llm.reset_prefix_cache()
 
     def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
         """Generate completions, at most `in_flight` at once, and yield them as they finish: one list per engine step.

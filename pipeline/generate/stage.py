@@ -1,4 +1,4 @@
-"""The generate stage: one start of the engine makes every rollouts artifact that a checkpoint is asked for."""
+"""The generate stage: one engine makes every rollouts artifact that a checkpoint is asked for."""
 
 from __future__ import annotations
 
@@ -14,30 +14,37 @@ from pipeline.artifacts import Artifact, Request, Store, Work, read_table
 from pipeline.artifacts.store import load_artifact, verified
 from pipeline.config import EngineConfig, RewardConfig, SamplingConfig
 from pipeline.errors import DataError, UserError
-from pipeline.generate.engine import Ask, Engine, engine_name
+from pipeline.estimates import rollouts_bytes
+from pipeline.generate.engine import Ask, engine_name
+from pipeline.generate.live import LiveEngine
 from pipeline.generate.seeds import select_prompts
 from pipeline.generate.shards import Group, Job, Shard, shards_of
+from pipeline.generate.summary import read_scalars, summarize
 from pipeline.process import Event, Reporter
 from pipeline.rewards.pool import RewardPool
 from schemas import Prompts, Rollouts
 
 PROGRESS_SECONDS = 0.5
+PROBES = 4
+"""Prompts that an engine with new weights answers for its check."""
 
 
-def generate(spec: Event, reporter: Reporter) -> Event:
+def generate(spec: Event, reporter: Reporter, live: LiveEngine) -> Event:
     """Make the rollouts artifacts of a spec, going on from shards that an earlier attempt finished.
 
     Args:
         spec: store, policy (path of the checkpoint artifact), trust_remote_code, engine, reward, and jobs: a list of
             {request, prompts (path of the artifact)}.
+        live: this process's engine.
 
     Returns:
         {"artifacts": paths, in the order of the jobs}.
 
     Raises:
         UserError: a prompt longer than the context, a model vLLM cannot load, too many failed rewards.
+        Unfit: this process's engine cannot take the checkpoint.
     """
-    store = Store(spec["store"])
+    store = Store(spec["store"], reporter.note)
     policy = load_artifact(spec["policy"])
     reward = RewardConfig.model_validate(spec["reward"])
     requests = [Request.from_json(job["request"]) for job in spec["jobs"]]
@@ -49,7 +56,7 @@ def generate(spec: Event, reporter: Reporter) -> Event:
         if open_works:
             policy.verify()
             jobs = _Jobs(spec, policy, reward, open_works)
-            jobs.generate(reporter)
+            jobs.generate(reporter, live)
         done = [work if isinstance(work, Artifact) else _finish(work, reward) for _, work in sorted(works.items())]
     return {"artifacts": [str(artifact.path) for artifact in done]}
 
@@ -88,6 +95,8 @@ class _Jobs:
         frame = frame[select_prompts(len(frame), selection["prompts"], selection["iteration"] or 0, selection["seed"])]
         # A chat template writes its special tokens into the text; any other text gets those that the tokenizer adds.
         tokens = self.tokenizer(frame["prompt_text"].to_list(), add_special_tokens=not prompts.recipe["chat"])["input_ids"]
+        completions = len(frame) * recipe["samples"]
+        work.room(rollouts_bytes(completions, recipe["sampling"]["max_tokens"]), f"rollouts of {completions:,} completions")
         repeats = frame.select(pl.int_range(pl.len()).over("prompt_id")).to_series()
         groups = [Group(*parts) for parts in zip(frame.to_dicts(), tokens, repeats, strict=True)]
         for group in groups:
@@ -106,7 +115,7 @@ class _Jobs:
             engine=engine_name(self.dtype),
         )
 
-    def generate(self, reporter: Reporter) -> None:
+    def generate(self, reporter: Reporter, live: LiveEngine) -> None:
         """Answer every missing shard, writing each as soon as it is whole and graded.
 
         Completions of an earlier attempt are graded again where rewards failed: the grader may have been mended since.
@@ -118,8 +127,11 @@ class _Jobs:
                 self._write_all(self.ungraded)
         if not self.shards:
             return
-        reporter.note("starting vLLM")
-        engine = Engine(self.policy.path, self.engine_config, self.dtype, trust_remote_code=self.spec["trust_remote_code"])
+        probes = [shard.job.groups[shard.start].prompt_token_ids for shard in self.shards[:PROBES]]
+        trust_remote_code = self.spec["trust_remote_code"]
+        engine = live.engine_for(
+            self.policy, self.engine_config, self.dtype, probes, reporter, trust_remote_code=trust_remote_code
+        )
         waiting = list(self.shards)
         by_group = {(shard.job.number, number): shard for shard in waiting for number in range(shard.start, shard.stop)}
         meter = _Meter(reporter, self.total)
@@ -219,27 +231,7 @@ def _finish(work: Work, reward: RewardConfig) -> Artifact:
     names = sorted(path.name for path in work.path.glob("part-*.parquet"))
     for name in names:
         work.has_table(name, Rollouts)
-    scalars = pl.scan_parquet([work.path / name for name in names]).select(
-        "group_id",
-        "status",
-        "reward",
-        "policy_version",
-        "error",
-        tokens=pl.col("completion_token_ids").list.len(),
-        prompt_tokens=pl.col("prompt_token_ids").list.len(),
-    )
-    frame = scalars.collect()
-    errors = frame.filter(pl.col("status") == "reward_error")["error"]
-    _refuse_many_failures(len(errors), len(frame), errors, reward, work.path)
-    statuses = frame.group_by("status").len().sort("status")
-    return work.finish(
-        {
-            "groups": frame["group_id"].n_unique(),
-            "completions": len(frame),
-            "tokens": int(frame["tokens"].sum()),
-            "prompt_tokens": int(frame["prompt_tokens"].sum()),
-            "reward_mean": frame["reward"].mean(),
-            "statuses": dict(statuses.iter_rows()),
-            "policy_version": int(frame["policy_version"][0]),
-        }
-    )
+    rows = read_scalars([work.path / name for name in names])
+    errors = rows.filter(pl.col("status") == "reward_error")["error"]
+    _refuse_many_failures(len(errors), len(rows), errors, reward, work.path)
+    return work.finish(summarize(rows))

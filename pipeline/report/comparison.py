@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from pipeline.algorithms import ALGORITHMS
 from pipeline.artifacts import Artifact, Store
 from pipeline.artifacts.files import write_text
 from pipeline.report.comparison_cells import line_key
@@ -109,9 +108,9 @@ def _headline(compared: Compared) -> list[Tile]:
 def _entries(compared: Compared) -> list[Entry]:
     entries = []
     for number_, algorithm in enumerate(compared.artifact.recipe["algorithms"]):
-        look, known = look_of(number_), ALGORITHMS.get(algorithm["name"])
+        look = look_of(number_)
         dashes = " ".join(f"{2.5 * length:g}" for length in look.dashes)
-        formula, paper = (known.formula, known.paper) if known else ("", "")
+        formula, paper = algorithm.get("formula", ""), algorithm.get("paper", "")
         entries.append(Entry(number_, algorithm["label"], line_key(look.role, dashes), formula, paper))
     return entries
 

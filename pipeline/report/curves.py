@@ -108,6 +108,13 @@ _PLOTS = (
     ),
     _Plot("Effective sample size", "share of completions", ("ess",), floor=0.0, ceiling=1.0),
 )
+_AGE = _Plot(
+    "Age of the completions",
+    "iterations",
+    ("age_mean", "age_max"),
+    labels=("mean", "greatest"),
+    caption="How many iterations older the policy that drew them is than the one training started from.",
+)
 
 
 def training_section(curves: Curves | None, *more: Panel | str) -> Section:
@@ -117,7 +124,7 @@ def training_section(curves: Curves | None, *more: Panel | str) -> Section:
         return Section(slug, title, absent="No training has finished yet, so there are no training curves.")
     panels: list[Panel] = []
     undefined = []
-    for plot in _PLOTS:
+    for plot in (*_PLOTS, _AGE) if curves.frame["age_max"].max() else _PLOTS:
         if any(curves.has(column) for column in plot.columns):
             panels.append(_panel(curves, plot))
         else:

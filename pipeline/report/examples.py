@@ -76,7 +76,7 @@ def read_examples(run: Run) -> Examples | None:
         chosen = _choose(rollouts, step.shaped)
         if chosen.is_empty():
             return None
-        tokenizer, note = _load_tokenizer(step.policy.path / "tokenizer.json")
+        tokenizer, note = load_tokenizer(step.policy.file("tokenizer.json"))
         return Examples(step.iteration, tuple(_example(row, tokenizer) for row in _read(rollouts, chosen)), note)
     return None
 
@@ -152,7 +152,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
 
 
-def _load_tokenizer(path: Path) -> tuple[Tokenizer | None, str | None]:
+def load_tokenizer(path: Path) -> tuple[Tokenizer | None, str | None]:
     if not path.is_file():
         return None, "The policy has no tokenizer.json, so completions are shown without their tokens."
     from tokenizers import Tokenizer

@@ -172,7 +172,7 @@ def lineage(used: Iterable[tuple[str, Artifact]]) -> list[Ancestor]:
             kind=artifact.kind,
             used_as=", ".join(uses[id]),
             id=id,
-            path=str(artifact.path),
+            path=artifact.url,
             parents=tuple((parent.role, parent.id, parent.id in artifacts) for parent in artifact.manifest.content.parents),
         )
         for id, artifact in artifacts.items()

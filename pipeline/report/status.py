@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from pipeline.artifacts import Artifact
 from pipeline.report.text import json_safe
 from pipeline.run import Iteration, Run
+from pipeline.stopping import best_of, pass_at_1
 
 TRAINING_FIGURES = ("kl_behavior", "entropy")
 
@@ -23,10 +25,21 @@ def status(run: Run) -> dict[str, Any]:
         "name": run.config.name,
         "complete": run.missing is None,
         "missing": run.missing,
+        "stopped": asdict(run.stopped) if run.stopped else None,
+        "best": _best(run),
         "iterations": [_iteration(step) for step in run.iterations],
     }
     safe: dict[str, Any] = json_safe(result)
     return safe
+
+
+def _best(run: Run) -> dict[str, Any] | None:
+    """The checkpoint with the highest pass@1 so far."""
+    step = best_of(run)
+    if step is None:
+        return None
+    checkpoint = {"id": step.policy.id, "path": step.policy.url}
+    return {"iteration": step.iteration, "pass_at_1": pass_at_1(step), "checkpoint": checkpoint}
 
 
 def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
@@ -39,6 +52,8 @@ def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
         "greedy": answers.greedy if answers else None,
         "evaluation": step.evaluation,
         "shaped": step.shaped,
+        **step.scores,
+        **{f"replay {n} {role}": each for n, part in enumerate(step.replayed, start=1) for role, each in part.artifacts.items()},
         "checkpoint": step.checkpoint,
     }
 
@@ -63,14 +78,15 @@ def _iteration(step: Iteration) -> dict[str, Any]:
         "reward_mean": rollouts.get("reward_mean"),
         **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
         "tokens": rollouts.get("tokens"),
+        "replayed_completions": sum(part.shaped.summary["kept"] for part in step.replayed),
         "seconds": {
             "generate": seconds_of(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
-            "shape": seconds_of(artifacts["shaped"]),
+            "shape": seconds_of(artifacts["shaped"], *(part.shaped for part in step.replayed if part.is_drawn)),
             "train": seconds_of(artifacts["checkpoint"]),
             "evaluate": seconds_of(artifacts["evaluation"]),
         },
         "artifacts": {
-            name: {"id": artifact.id, "path": str(artifact.path)} if artifact else None for name, artifact in artifacts.items()
+            name: {"id": artifact.id, "path": artifact.url} if artifact else None for name, artifact in artifacts.items()
         },
     }
 

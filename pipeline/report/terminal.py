@@ -34,6 +34,19 @@ def iteration_table(run: Run) -> Table:
     return table
 
 
+def closing_lines(run: Run) -> list[str]:
+    """What follows the table: where the run stands, and its best checkpoint."""
+    now = status(run)
+    best = now["best"]
+    if now["stopped"]:
+        lines = [f"stopped:   after iteration {now['stopped']['iteration']}: {now['stopped']['why']}"]
+    else:
+        lines = [f"next:      {now['missing'] or 'nothing, the run is complete'}"]
+    if best:
+        lines.append(f"best:      iteration {best['iteration']}, {best['checkpoint']['path']}")
+    return lines
+
+
 def iteration_cells(row: dict[str, Any]) -> list[str]:
     """The cells of one iteration of `status`, in the order of COLUMNS."""
     return [

@@ -10,10 +10,13 @@ import torch
 from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.store import verified
 from pipeline.artifacts.tables import scan_table
+from pipeline.config import TrainConfig
+from pipeline.estimates import scores_bytes
 from pipeline.process import Event, Reporter
 from pipeline.train.batch import collate
+from pipeline.train.check import settle_attention
 from pipeline.train.model import Policy
-from pipeline.train.plan import micro_batches, rows_of
+from pipeline.train.plan import Row, micro_batches, rows_of
 from pipeline.train.snapshot import Completion, groups_of
 from schemas import Rollouts, Scores
 
@@ -22,16 +25,18 @@ def score(spec: Event, reporter: Reporter) -> Event:
     """Make the scores artifact of a spec.
 
     Args:
-        spec: store, request, rollouts and checkpoint (paths of artifacts), trust_remote_code.
+        spec: store, request, rollouts and checkpoint (paths of artifacts), train (a TrainConfig: how the work is done),
+            trust_remote_code.
 
     Returns:
         {"artifact": path}.
     """
-    request = Request.from_json(spec["request"])
-    with Store(spec["store"]).work(request) as work:
+    request, config = Request.from_json(spec["request"]), TrainConfig.model_validate(spec["train"])
+    with Store(spec["store"], reporter.note).work(request) as work:
         if isinstance(work, Artifact):
             return {"artifact": str(work.path)}
         rollouts = verified(spec["rollouts"])
+        work.room(scores_bytes(rollouts), "scores")
         scan_table(rollouts, Rollouts)
         files = rollouts.tables("rollouts")
         missing = [path for path in files if not work.has_table(path.name, Scores)]
@@ -40,16 +45,23 @@ def score(spec: Event, reporter: Reporter) -> Event:
                 verified(spec["checkpoint"]).path,
                 request.recipe["dtype"],
                 trust_remote_code=spec["trust_remote_code"],
-                activation_checkpointing=False,
+                trains=False,
+                attention=config.attention,
             )
+            if first := _first_rows(policy, missing[0]):
+                settle_attention(policy, collate(first, policy.device), config, reporter.note)
         for number, path in enumerate(missing):
-            work.write_table(path.name, score_file(policy, path, request.recipe["tokens_per_micro_batch"]), Scores)
+            work.write_table(path.name, score_file(policy, path, config.tokens_per_micro_batch), Scores)
             reporter.progress(number + 1, len(missing), "files")
         rows = pl.scan_parquet([work.path / path.name for path in files]).select(
             pl.len(), tokens=pl.col("logprobs").list.len().sum(), mean=pl.col("logprobs").explode().mean()
         )
         length, tokens, mean = rows.collect().row(0)
         return {"artifact": str(work.finish({"completions": length, "tokens": tokens, "logprob_mean": mean}).path)}
+
+
+def _first_rows(policy: Policy, path: Path) -> list[Row]:
+    return next((rows_of(group, policy.cost_model()) for group in groups_of(path)), [])
 
 
 def score_file(policy: Policy, path: Path, token_budget: int) -> pl.DataFrame:

@@ -9,27 +9,32 @@ import polars as pl
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.cells.advantages import GROUP
 from pipeline.algorithms.cells.pairing import RewardPairs
-from pipeline.algorithms.cells.shaping import Filter, ZeroVariance
-from pipeline.config import ShapeConfig
+from pipeline.config_data import ShapeConfig
+from pipeline.shape.classes import ClassRule
+from pipeline.shape.settings import draws, filters_on_grades, filters_on_rewards
 
 REASON = "drop_reason"
 KEPT = pl.col(REASON).is_null()
 
 
-def shape_rows(rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm, seed: int) -> pl.DataFrame:
+def shape_rows(
+    rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm, seed: int, oldest_version: int | None = None
+) -> pl.DataFrame:
     """Advantage and fate of each completion, before anything that needs the whole snapshot.
 
     Args:
-        rows: group_id, sample_index, status, reward, tokens (completion length), max_tokens; whole groups, any order.
+        rows: group_id, sample_index, status, reward, tokens (completion length), max_tokens and, with `oldest_version`,
+            policy_version; whole groups, any order.
         seed: of random draws, which are keyed by group and sample and so do not depend on the order of rows.
+        oldest_version: completions by older policies are left out.
 
     Returns:
         The rows with `advantage` (null where dropped) and `drop_reason`, in the order of `rows`. Completions without a
         usable reward, and filtered ones, are left out of their group's statistics; truncated ones that are dropped are not
         (their reward is known).
     """
-    rows = _with_rewards(rows, choices, algorithm)
-    if algorithm.draws:
+    rows = _graded(rows, choices)
+    if draws(choices, algorithm):
         rows = rows.with_columns(_draws(rows, seed))
     status = pl.col("status")
     unusable = {
@@ -37,13 +42,15 @@ def shape_rows(rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm, s
         "reward_error": (status == "reward_error") & (choices.reward_error == "drop"),
         "empty": pl.col("tokens") == 0,
     }
+    if oldest_version is not None:
+        unusable["age"] = pl.col("policy_version") < oldest_version
+    unusable["small_group"] = pl.len().over(GROUP) < choices.min_group
     for reason, condition in unusable.items():
         rows = _dropping(rows, reason, condition)
-    rows = _dropping(rows, "small_group", pl.len().over(GROUP) < choices.min_group)
-    filters: list[Filter] = [*algorithm.filters]
-    if choices.zero_variance == "drop":
-        filters.append(ZeroVariance())
-    for cell in filters:
+    for cell in filters_on_grades(choices):
+        rows = _dropping(rows, cell.reason, cell.drops())
+    rows = rows.with_columns(reward=algorithm.reward.shaped(pl.col("reward")))
+    for cell in filters_on_rewards(choices, algorithm):
         rows = _dropping(rows, cell.reason, cell.drops())
     rows = _on_kept(rows, advantage=algorithm.advantage.expression(pl.col("reward")))
     if choices.truncated == "drop":
@@ -60,32 +67,41 @@ def with_pairs(rows: pl.DataFrame, pairing: RewardPairs) -> tuple[pl.DataFrame, 
     return _dropping(rows, "unpaired", pl.col("paired").is_null()).drop("paired"), pairs
 
 
-def shaped_table(rows: pl.DataFrame, algorithm: Algorithm, mean: float = 0.0, std: float = 1.0) -> pl.DataFrame:
-    """The rows of a `Shaped` table from those of `shape_rows`.
+def finished(
+    rows: pl.DataFrame, algorithm: Algorithm, mean: float = 0.0, std: float = 1.0, median: float = 0.0
+) -> pl.DataFrame:
+    """The rows of `shape_rows` with their final advantage; 0 where dropped.
 
     Args:
-        mean, std: of the kept rows' advantages over all tokens of the snapshot, for algorithms that whiten.
+        mean, std, median: numbers of the whole snapshot (see `Advantage.finish`), for algorithms that need them.
     """
-    advantage = algorithm.advantage.finish(pl.col("advantage"), mean, std)
-    rows = rows.with_columns(advantage=pl.when(KEPT).then(advantage).otherwise(0.0))
-    weight = algorithm.weighting.weight(pl.col("advantage"))
+    advantage = algorithm.advantage.finish(pl.col("advantage"), mean, std, median)
+    return rows.with_columns(advantage=pl.when(KEPT).then(advantage).otherwise(0.0))
+
+
+def shaped_table(rows: pl.DataFrame, algorithm: Algorithm, rule: ClassRule = ClassRule()) -> pl.DataFrame:  # noqa: B008
+    """The rows of a `Shaped` table from those of `finished`."""
+    if rule.surplus is not None:
+        rows = _dropping(rows, rule.surplus.reason, rule.surplus.drops())
+    weight = (rule.weights or algorithm.weighting).weight(pl.col("advantage"))
     return rows.select(
         "group_id",
         "sample_index",
-        advantage=pl.col("advantage").cast(pl.Float32),
+        advantage=pl.when(KEPT).then(pl.col("advantage")).otherwise(0.0).cast(pl.Float32),
         weight=pl.when(KEPT).then(weight).otherwise(0.0).cast(pl.Float32),
         keep=KEPT,
         drop_reason=REASON,
     )
 
 
-def _with_rewards(rows: pl.DataFrame, choices: ShapeConfig, algorithm: Algorithm) -> pl.DataFrame:
+def _graded(rows: pl.DataFrame, choices: ShapeConfig) -> pl.DataFrame:
+    """The rows with the rewards that the settings make of failed and truncated completions; none is dropped yet."""
     reward = pl.col("reward")
     if choices.reward_error == "zero_reward":
         reward = pl.when(pl.col("status") == "reward_error").then(0.0).otherwise(reward)
     if choices.truncated == "zero_reward":
         reward = pl.when(pl.col("status") == "truncated").then(0.0).otherwise(reward)
-    return rows.with_columns(pl.lit(None, pl.String).alias(REASON), reward=algorithm.reward.shaped(reward))
+    return rows.with_columns(pl.lit(None, pl.String).alias(REASON), reward=reward)
 
 
 def _dropping(rows: pl.DataFrame, reason: str, condition: pl.Expr) -> pl.DataFrame:

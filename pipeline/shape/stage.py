@@ -5,17 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.advantages import is_dead
+from pipeline.algorithms.cells.cell import BEHAVIOR
+from pipeline.algorithms.cells.density import DENSITY, mean_logprob
+from pipeline.algorithms.plugins import unchanged
 from pipeline.algorithms.preference import Preference
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import verified
 from pipeline.artifacts.tables import scan_table
-from pipeline.config import ShapeConfig
+from pipeline.config_data import ShapeConfig
 from pipeline.process import Event, Reporter
-from pipeline.shape.choices import KEPT, shape_rows, shaped_table, with_pairs
+from pipeline.shape.choices import KEPT, finished, shape_rows, shaped_table, with_pairs
+from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
+from pipeline.shape.settings import check_shape
+from pipeline.train.ratio import has_behavior
 from schemas import Pairs, Rollouts, Shaped
 
 
@@ -27,9 +34,12 @@ def shape(spec: Event, reporter: Reporter) -> Event:
 
     Returns:
         {"artifact": path}.
+
+    Raises:
+        UserError: a setting contradicts what the algorithm declares.
     """
     request = Request.from_json(spec["request"])
-    with Store(spec["store"]).work(request) as work:
+    with Store(spec["store"], reporter.note).work(request) as work:
         if isinstance(work, Artifact):
             return {"artifact": str(work.path)}
         return {"artifact": str(_Shaping(spec, work).shape(reporter).path)}
@@ -40,64 +50,106 @@ class _Shaping:
         self.work = work
         self.rollouts = verified(spec["rollouts"])
         self.choices = ShapeConfig.model_validate(spec["shape"])
-        self.algorithm: Algorithm = resolve(spec["algorithm"], spec["algorithm_args"])
+        algorithm: Algorithm = resolve(spec["algorithm"], spec["algorithm_args"], spec.get("plugins", ()))
+        self.algorithm = unchanged(algorithm, work.request.recipe)
+        check_shape(self.choices, self.algorithm)
         self.seed = work.request.recipe.get("seed", 0)
+        self.oldest_version: int | None = work.request.recipe.get("oldest_version")
+        self.moments = 0.0, 1.0, 0.0
         scan_table(self.rollouts, Rollouts)
         self.files = self.rollouts.tables("rollouts")
 
     def shape(self, reporter: Reporter) -> Artifact:
-        mean, std = self._moments() if self.algorithm.advantage.whole_snapshot else (0.0, 1.0)
+        if BEHAVIOR in self.algorithm.shaping_needs:
+            kept = [self._unfinished(path).filter(KEPT).select("group_id", "sample_index") for path in self.files]
+            has_behavior(self.rollouts, pl.concat(kept), self.algorithm)
+        if self.algorithm.advantage.whole_snapshot:
+            self.moments = self._moments()
+        rule = self._rule(reporter)
         for number, path in enumerate(self.files):
             if not (self._paired(path) and self.work.has_table(path.name, Shaped)):
-                self._write(path, mean, std)
+                self._write(path, rule)
             reporter.progress(number + 1, len(self.files), "files")
         return self.work.finish(self._summary())
 
-    def _write(self, path: Path, mean: float, std: float) -> None:
+    def _write(self, path: Path, rule: ClassRule) -> None:
         rows = self._rows(path)
         if isinstance(self.algorithm, Preference):
             rows, pairs = with_pairs(rows, self.algorithm.pairing)
             self.work.write_table(_pairs_name(path), pairs, Pairs)
-        self.work.write_table(path.name, shaped_table(rows, self.algorithm, mean, std), Shaped)
+        self.work.write_table(path.name, shaped_table(rows, self.algorithm, rule), Shaped)
 
     def _paired(self, path: Path) -> bool:
         """Whether a file's pairs are written, if the algorithm has any."""
         return not isinstance(self.algorithm, Preference) or self.work.has_table(_pairs_name(path), Pairs)
 
     def _rows(self, path: Path) -> pl.DataFrame:
+        """A file's rows with their fate and their final advantage."""
+        return finished(self._unfinished(path), self.algorithm, *self.moments)
+
+    def _unfinished(self, path: Path) -> pl.DataFrame:
         scalars = pl.scan_parquet(path).select(
             "group_id",
             "sample_index",
             "status",
             "reward",
+            "policy_version",
             tokens=pl.col("completion_token_ids").list.len(),
             max_tokens=pl.lit(self.rollouts.recipe.get("sampling", {}).get("max_tokens", 0)),
+            **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )
-        return shape_rows(scalars.collect(), self.choices, self.algorithm, self.seed)
+        return shape_rows(scalars.collect(), self.choices, self.algorithm, self.seed, self.oldest_version)
 
-    def _moments(self) -> tuple[float, float]:
-        """Mean and standard deviation of the advantage over all kept tokens, in a first pass over the files."""
+    def _moments(self) -> tuple[float, float, float]:
+        """Mean and standard deviation of the advantage over all kept tokens, and the median of the kept groups' mean rewards."""
         count = total = squares = 0.0
+        means = [np.empty(0)]
         for path in self.files:
-            kept = self._rows(path).filter(KEPT)
+            kept = self._unfinished(path).filter(KEPT)
+            means.append(kept.group_by("group_id").agg(pl.col("reward").mean())["reward"].to_numpy())
             tokens, advantage = kept["tokens"].cast(pl.Float64), kept["advantage"].cast(pl.Float64)
             count += float(tokens.sum())
             total += float((tokens * advantage).sum())
             squares += float((tokens * advantage**2).sum())
         mean = total / max(count, 1.0)
-        return mean, max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
+        rewards = np.concatenate(means)
+        median = float(np.median(rewards)) if len(rewards) else 0.0
+        return mean, max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5, median
+
+    def _rule(self, reporter: Reporter) -> ClassRule:
+        """What becomes of the two classes, in a pass over the files if their sizes decide it."""
+        draws = Draws(np.empty(0, np.uint64), np.empty(0, np.uint64))
+        if self.choices.positive_fraction is not None:
+            parts = [draws_of(self._rows(path).filter(KEPT)) for path in self.files]
+            draws = Draws(*(np.concatenate(part) for part in zip(*((d.positive, d.negative) for d in parts), strict=True)))
+            if draws.one_class:
+                reporter.note(
+                    f"shape.positive_fraction is not reached: {len(draws.positive)} of the kept completions have a positive "
+                    f"and {len(draws.negative)} a negative advantage"
+                )
+        return class_rule(self.choices, draws)
 
     def _summary(self) -> dict[str, Any]:
-        fates = pl.scan_parquet(self.work.path / "part-*.parquet").select("keep", "drop_reason").collect()
+        shaped = pl.scan_parquet(self.work.path / "part-*.parquet").collect()
         rewards = pl.scan_parquet(self.files).select("group_id", "reward").drop_nulls().collect()
         groups = rewards.group_by("group_id").agg(dead=is_dead(pl.col("reward")).first())
-        reasons = fates.drop_nulls("drop_reason").group_by("drop_reason").len().sort("drop_reason")
-        return {
-            "kept": int(fates["keep"].sum()),
-            "dropped": dict(reasons.iter_rows()),
-            "groups": self.rollouts.summary["groups"],
-            "zero_variance_groups": int(groups["dead"].sum()),
-        }
+        return {**fates(shaped), "groups": self.rollouts.summary["groups"], "zero_variance_groups": int(groups["dead"].sum())}
+
+
+def fates(shaped: pl.DataFrame) -> dict[str, Any]:
+    """How many rows of a `Shaped` table are kept, in how many groups and of which class, and why the others are not."""
+    kept = shaped.filter("keep")
+    reasons = shaped.drop_nulls("drop_reason").group_by("drop_reason").len().sort("drop_reason")
+    positive, negative = (kept.filter(condition) for condition in (pl.col("advantage") > 0, pl.col("advantage") < 0))
+    weights = float(positive["weight"].sum()), float(negative["weight"].sum())
+    return {
+        "kept": len(kept),
+        "kept_groups": kept["group_id"].n_unique(),
+        "positives": len(positive),
+        "negatives": len(negative),
+        "positive_share": round(weights[0] / sum(weights), 6) if sum(weights) else None,
+        "dropped": dict(reasons.iter_rows()),
+    }
 
 
 def _pairs_name(path: Path) -> str:

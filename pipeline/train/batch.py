@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.algorithms.tokens import Tokens
+from pipeline.train.attention import dense_mask
 from pipeline.train.plan import Row
 from pipeline.train.snapshot import Completion
 
@@ -32,6 +34,8 @@ class Flat:
     policy_version: Float[Tensor, " sequences"]
     group: Int[Tensor, " sequences"]
     """Number of each completion's group, by first appearance."""
+    number: Int[Tensor, " sequences"]
+    """A number below 2^32 of each completion, from its group and sample."""
     pairs: Int[Tensor, "pairs 2"] | None
     """Pairs of completions that are both here."""
     preference: Float[Tensor, " pairs"] | None
@@ -53,6 +57,7 @@ class Flat:
             "weight",
             "lengths",
             "group",
+            "number",
             "pairs",
             "preference",
         )
@@ -66,11 +71,18 @@ class Batch:
 
     input_ids: Int[Tensor, "rows length"]
     position_ids: Int[Tensor, "rows length"]
-    attends: Bool[Tensor, "rows 1 length length"]
-    """attends[r, 0, q, k]: position q of row r sees position k."""
+    part: Int[Tensor, "rows length"]
+    """Which part of its row a position is in: every prompt and every completion has a number of its own, padding has -1."""
+    prompt: Int[Tensor, "rows length"]
+    """Number of the prompt that a position may see beside its own part."""
     predicted_from: Int[Tensor, " tokens"]
     """Where in the flattened rows the hidden state that predicts each completion token lies."""
     flat: Flat
+
+    @property
+    def attends(self) -> Bool[Tensor, "rows 1 length length"]:
+        """attends[r, 0, q, k]: position q of row r sees position k. Made anew each time: it is the largest tensor here."""
+        return dense_mask(self.part, self.prompt)
 
 
 def flatten(rows: list[Row], device: torch.device) -> Flat:
@@ -88,6 +100,7 @@ def flatten(rows: list[Row], device: torch.device) -> Flat:
         "lengths": np.array([c.mask.sum() for c in completions], np.float32),
         "policy_version": np.array([c.policy_version for c in completions], np.float32),
         "group": np.array([groups[c.group_id] for c in completions], np.int64),
+        "number": np.array([zlib.crc32(f"{c.group_id} {c.sample_index}".encode()) for c in completions], np.int64),
     }
     for name in ("behavior", "reference", "proximal"):
         present = [values for c in completions if (values := getattr(c, name)) is not None]
@@ -133,15 +146,6 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
             source[:1] = prompt - 1
             predicted_from.append(number * length + source)
             start += size
-    arrays = {"input_ids": ids, "position_ids": positions, "predicted_from": np.concatenate(predicted_from)}
+    arrays = {"input_ids": ids, "position_ids": positions, "part": part, "predicted_from": np.concatenate(predicted_from)}
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    return Batch(attends=_attends(torch.from_numpy(part).to(device)), flat=flatten(rows, device), **tensors)
-
-
-def _attends(part: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
-    """Who sees whom: causal, within one's own part or in the prompt (part 0); padding (part -1) sees itself."""
-    length = part.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=part.device).tril()
-    query, key = part[:, :, None], part[:, None, :]
-    sees = ((query == key) | (key == 0)) & (query >= 0) & causal
-    return (sees | torch.eye(length, dtype=torch.bool, device=part.device)).unsqueeze(1)
+    return Batch(prompt=torch.zeros_like(tensors["part"]), flat=flatten(rows, device), **tensors)

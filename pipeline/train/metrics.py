@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.algorithms.cells.drift import bounded_exp
 from pipeline.algorithms.tokens import Loss, Tokens
 from pipeline.train.snapshot import Completion
+from pipeline.train.team import Team
 from schemas.metrics import QUANTILES
 
 
@@ -20,6 +21,8 @@ class StepRecord:
     """Collects what every micro-batch of a step saw."""
 
     has_behavior: bool
+    iteration: int = 0
+    """Version of the policy that training started from."""
     loss: float = 0.0
     _columns: dict[str, list[Tensor]] = field(default_factory=dict)
     _completions: list[Completion] = field(default_factory=list)
@@ -34,14 +37,31 @@ class StepRecord:
         self._append("advantage", tokens.per_token(tokens.advantage)[kept])
         self._append("stopped", loss.stopped[kept])
         self._append("sequence_log_ratio", tokens.per_sequence(log_ratio))
+        from_parent = torch.tensor([c.from_parent for c in completions], device=kept.device)
+        self._append("from_parent", tokens.per_token(from_parent)[kept])
 
     def _append(self, name: str, values: Tensor) -> None:
         self._columns.setdefault(name, []).append(values.cpu())
+
+    def of_all_ranks(self, team: Team, completions: list[Completion]) -> StepRecord:
+        """What all ranks saw together. Every rank must ask.
+
+        Args:
+            completions: of the whole step.
+        """
+        if team.size == 1:
+            return self
+        columns = {
+            name: [team.gather(torch.cat([torch.zeros(0, dtype=kind), *self._columns.get(name, ())]))]
+            for name, kind in _COLUMNS.items()
+        }
+        return StepRecord(self.has_behavior, self.iteration, team.sum(self.loss), columns, completions)
 
     def row(self, groups: int) -> dict[str, Any]:
         """The step's row of the metrics table, less what the caller knows (step, epoch, grad_norm, learning_rate)."""
         columns = {name: torch.cat(parts).double() for name, parts in self._columns.items()}
         rewards = [c.reward for c in self._completions if not math.isnan(c.reward)]
+        ages = [self.iteration - c.policy_version for c in self._completions]
         completions = len(self._completions)
         advantage, stopped = columns["advantage"], columns["stopped"]
         return {
@@ -52,6 +72,8 @@ class StepRecord:
             "reward_mean": sum(rewards) / len(rewards) if rewards else None,
             "advantage_mean": sum(c.advantage for c in self._completions) / completions,
             "completion_tokens_mean": sum(len(c.tokens) for c in self._completions) / completions,
+            "age_mean": sum(ages) / completions,
+            "age_max": max(ages),
             "entropy": float(columns["entropy"].mean()),
             "clip_fraction_positive": _share(stopped[advantage > 0]),
             "clip_fraction_negative": _share(stopped[advantage < 0]),
@@ -73,11 +95,22 @@ class StepRecord:
             "ess": float(weight.sum() ** 2 / (len(weight) * (weight**2).sum())),
         }
 
-    def logprob_difference(self) -> tuple[float, float]:
-        """Mean and largest |trainer - stored| logprob."""
-        difference = torch.cat(self._columns["log_ratio"]).double().abs()
-        return float(difference.mean()), float(difference.max())
+    def logprob_difference(self) -> tuple[float, float] | None:
+        """Mean and largest |trainer - stored| logprob of what the policy that training starts from drew; None if it drew none."""
+        log_ratio, from_parent = (torch.cat(self._columns[name]) for name in ("log_ratio", "from_parent"))
+        difference = log_ratio[from_parent].double().abs()
+        return (float(difference.mean()), float(difference.max())) if len(difference) else None
 
+
+_COLUMNS = {
+    "log_ratio": torch.float32,
+    "entropy": torch.float32,
+    "advantage": torch.float32,
+    "stopped": torch.bool,
+    "sequence_log_ratio": torch.float32,
+    "from_parent": torch.bool,
+}
+"""What is kept of every token that counts; of every completion, the log ratio."""
 
 _NO_RATIO: dict[str, float | None] = dict.fromkeys(
     ("kl_behavior", "ratio_max", "ess", *(f"ratio_q{round(100 * q):02d}" for q in QUANTILES))

@@ -1,97 +1,161 @@
-"""The policy: loaded, run on packed rows, checked against the model's own logits."""
+"""The policy: a model loaded, adapted and spread over ranks, and the logprobs it gives on packed rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.config_train import LoraConfig
 from pipeline.errors import UserError
+from pipeline.train.adapters import add_adapters
+from pipeline.train.attention import IMPLEMENTATIONS, Kind, block_mask, choose, in_line
 from pipeline.train.batch import Batch
 from pipeline.train.logprobs import linear_logprobs
 from pipeline.train.plan import CostModel
-
-SELF_CHECK_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
-"""Largest |packed - separate| logprob, nats, that the self-check accepts: far above rounding, far below a wrong mask."""
+from pipeline.train.team import Team, alone
+from pipeline.train.weights import Masters, cast_frozen, layers_of, shard
 
 
 class Policy:
-    """A causal language model with fp32 master weights; on bfloat16 the forward pass runs under autocast."""
+    """A causal language model that is trained, or that scores."""
 
-    def __init__(self, path: Path, dtype: str, *, trust_remote_code: bool, activation_checkpointing: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: str,
+        *,
+        trust_remote_code: bool,
+        trains: bool = True,
+        activation_checkpointing: bool = False,
+        attention: Literal["auto", "sdpa", "flex"] = "auto",
+        compiled: bool = False,
+        lora: LoraConfig | None = None,
+        seed: int = 0,
+        team: Team | None = None,
+    ) -> None:
         """Load a checkpoint.
 
-        Raises:
-            UserError: transformers cannot load it as a causal language model.
-        """
-        from transformers import AutoModelForCausalLM
+        Args:
+            dtype: what the model computes in, float32 or bfloat16; masters are fp32 either way.
+            trains: whether there will be gradients. Without, there are no masters.
+            seed: what adapters are drawn from.
+            team: ranks that hold the model together. Default: this process.
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = dtype
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-            )
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(f"{path}: transformers cannot load this model: {' '.join(str(error).split())[:300]}") from None
+        Raises:
+            UserError: transformers cannot load it as a causal language model, or adapters do not fit it.
+        """
+        team = team or alone()
+        self.device, self.dtype = team.device, dtype
+        model = load_model(path, trust_remote_code=trust_remote_code)
         model.config.use_cache = False
+        model.requires_grad_(trains)
+        self.adapters = add_adapters(model, lora, seed) if lora else None
         if activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # No dropout: logprobs must be those of the distribution that generates. Checkpointing works in train mode only.
         model.train(activation_checkpointing)
         _turn_dropout_off(model)
-        self.model: nn.Module = model.to(self.device)
+        layers = layers_of(model)
+        if compiled:
+            _compile(layers or [model.base_model])
+        self.model: Any = model
+        self._root = _Root(model)
+        if team.size > 1:
+            cast_frozen(model, dtype)
+            shard(self._root, layers, dtype, team)
+        else:
+            model.to(self.device)
+        self.masters = Masters(model, dtype, copied=team.size == 1 and dtype != "float32")
+        self.attention: Kind = "sdpa"
+        self.use_attention(choose(attention, self.device))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name; tied ones once."""
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        """fp32 masters of the trained weights by name; tied ones once. Of each, a rank holds its own rows."""
+        return self.masters()
+
+    def use_attention(self, kind: Kind) -> None:
+        self.model.set_attn_implementation(IMPLEMENTATIONS[kind])
+        self.attention = kind
 
     def cost_model(self) -> CostModel:
         """Attention of a row of n tokens costs about 4 n^2 width per layer (masked parts included), all else 2 n per weight."""
-        config: Any = self.model.config
-        text = config.get_text_config()
-        weights = sum(p.numel() for name, p in self.parameters.items() if "embed" not in name and "lm_head" not in name)
+        text = self.model.config.get_text_config()
+        weights = sum(p.numel() for name, p in self.model.named_parameters() if "embed" not in name and "lm_head" not in name)
         return CostModel(attention_scale=max(1.0, weights / (2 * text.hidden_size * text.num_hidden_layers)))
 
     def logprobs(self, batch: Batch) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-        """log pi and entropy of every completion token, each at its own temperature; fp32, with gradient."""
-        model: Any = self.model
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            hidden = model.base_model(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.attends, use_cache=False
-            ).last_hidden_state
-            head = model.get_output_embeddings()
-            picked = hidden.flatten(0, 1).index_select(0, batch.predicted_from)
-            return linear_logprobs(picked, head.weight, head.bias, batch.flat.targets, batch.flat.temperature)
+        """log pi and entropy of every completion token, each at its own temperature; fp32, with gradient.
 
-    def self_check(self, batch: Batch) -> None:
-        """Compare packed logprobs of one row with the model's own logits on [prompt, completion] alone.
-
-        Raises:
-            UserError: they differ by more than rounding, as with a model whose attention ignores the mask it is given, or
-                whose logits are more than a linear map of the last hidden state.
+        With several ranks, all of them must call it, each with rows of its own.
         """
-        model: Any = self.model
-        packed = self.logprobs(batch)[0]
-        worst = 0.0
-        for number in (0, len(batch.flat.completions) - 1):
-            here = batch.flat.sequence == number
-            row = int(batch.predicted_from[here][0]) // batch.input_ids.shape[1]
-            prompt_end = int(batch.predicted_from[here][0]) % batch.input_ids.shape[1] + 1
-            ids = torch.cat([batch.input_ids[row, :prompt_end], batch.flat.targets[here]])[None]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-                logits = model(input_ids=ids, use_cache=False).logits[0, prompt_end - 1 : -1].float()
-            alone = (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, batch.flat.targets[here, None])[:, 0]
-            worst = max(worst, float((packed[here] - alone).abs().max()))
-        if not worst <= SELF_CHECK_TOLERANCE[self.dtype]:
-            raise UserError(
-                f"{model.config.model_type}: packed rows give logprobs that differ by {worst:.3g} nats from the model's own. "
-                "This architecture cannot be trained with prompts shared in a row yet"
-            )
+        logprobs, entropy = self._root(lambda model: self._logprobs(model, batch))
+        return logprobs, entropy
+
+    def _logprobs(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        batch = in_line(batch) if self.attention == "flex" else batch
+        mask = block_mask(batch.part, batch.prompt) if self.attention == "flex" else batch.attends
+        hidden = model.base_model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        head = model.get_output_embeddings()
+        picked = hidden.flatten(0, 1).index_select(0, batch.predicted_from)
+        return linear_logprobs(picked, head.weight, head.bias, batch.flat.targets, batch.flat.temperature)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """The model's own logits on one sequence, through its own code and plain causal attention; fp32.
+
+        Args:
+            ids: [length].
+        """
+        kind = self.attention
+        self.use_attention("sdpa")
+        try:
+            found: Tensor = self._root(lambda model: model(input_ids=ids[None], use_cache=False).logits[0].float())
+        finally:
+            self.use_attention(kind)
+        return found
+
+
+class _Root(nn.Module):
+    """What FSDP gathers weights around: everything that reads weights runs inside its forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[nn.Module], Any]) -> Any:
+        return work(self.model)
+
+
+def load_model(path: Path, *, trust_remote_code: bool) -> Any:
+    """A checkpoint in fp32 on the CPU.
+
+    Raises:
+        UserError: transformers cannot load it as a causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{path}: transformers cannot load this model: {' '.join(str(error).split())[:300]}") from None
+
+
+def _compile(layers: list[nn.Module]) -> None:
+    """Compile modules in place, for rows of any length. On a CPU the environment of stages turns compilers off."""
+    import torch._dynamo
+
+    torch._dynamo.config.disable = False
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 def _turn_dropout_off(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ shard by shard, and removed when the artifact is finished.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,15 @@ from pipeline.algorithms import Algorithm
 from pipeline.artifacts import Artifact, read_table
 from pipeline.artifacts.tables import scan_table
 from pipeline.errors import DataError
+from pipeline.parts import Part
 from pipeline.train.ratio import has_behavior
 from schemas import Pairs, Rollouts, Shaped
 
 KEY = ["group_id", "sample_index"]
 TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}
 """What there may be of every completion token, and how it is held on disk."""
+INDEX, PAIRS = "index.arrow", "pairs.arrow"
+"""Files of the index and the pairs, beside those of tokens."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Completion:
     reward: float = float("nan")
     temperature: float = 1.0
     policy_version: int = 0
+    from_parent: bool = True
+    """Whether the policy that training starts from drew it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Snapshot:
         self._columns = {name: _mapped(directory / f"{name}.bin", TOKENS[name]) for name in columns}
         self.groups: list[str] = index.filter("starts_group")["group_id"].to_list()
         self.sizes: list[int] = np.diff(self._bounds).tolist()
+        self.from_parent: list[bool] = np.logical_or.reduceat(index["from_parent"].to_numpy(), self._bounds[:-1]).tolist()
+        """Whether the policy that training starts from drew some of a group."""
 
     @property
     def has_behavior(self) -> bool:
@@ -89,6 +96,16 @@ class Snapshot:
     @property
     def tokens(self) -> int:
         return int(self._index["length"].sum())
+
+    @property
+    def tokens_of_groups(self) -> list[int]:
+        """Completion tokens of each group."""
+        return [int(total) for total in np.add.reduceat(self._index["length"].to_numpy(), self._bounds[:-1])]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return int(self._index.select((pl.col("prompt_length") + pl.col("length")).max()).item())
 
     def __getitem__(self, group: int) -> Group:
         rows = list(self._index[self._bounds[group] : self._bounds[group + 1]].iter_rows(named=True))
@@ -103,54 +120,93 @@ class Snapshot:
         return Completion(**arrays, **{name: row[name] for name in _SCALARS})
 
 
-def open_snapshot(
-    directory: Path, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact], algorithm: Algorithm
-) -> Snapshot:
+def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, policy: str) -> Snapshot:
     """Join rollouts, shaped rows and scores, and lay their tokens out for training.
 
     Args:
         directory: scratch.
-        scores: cached logprobs by role, reference or proximal.
+        parts: the iteration's own rollouts, then those that are replayed, whose groups are named after their artifact.
+        policy: id of the checkpoint that training starts from.
 
     Raises:
         DataError: the tables do not belong together, or nothing is kept.
         UserError: the algorithm needs a ratio that these rollouts cannot give; says which column and how to get it.
     """
-    kept = read_table(shaped, Shaped).filter("keep").drop("keep", "drop_reason")
-    if kept.is_empty():
+    kept = [read_table(part.shaped, Shaped).filter("keep").drop("keep", "drop_reason") for part in parts]
+    if not any(len(rows) for rows in kept):
         raise DataError(
-            f"{shaped.path}: no completion is kept for training. Its drop_reason column says why; see `shape` in the config"
+            f"{', '.join(str(part.shaped.path) for part in parts)}: no completion is kept for training. Its drop_reason "
+            "column says why; see `shape` in the config"
         )
-    columns = ["tokens", "mask", *scores]
-    if has_behavior(rollouts, kept.select(KEY), algorithm):
+    columns = ["tokens", "mask", *parts[0].scores]
+    if all(has_behavior(part.rollouts, rows.select(KEY), algorithm) for part, rows in zip(parts, kept, strict=True)):
         columns.append("behavior")
-    directory.mkdir(parents=True, exist_ok=True)
-    scan_table(rollouts, Rollouts)
-    parts, start, prompt_start = [], 0, 0
-    with ExitStack() as stack:
-        files = {name: stack.enter_context((directory / f"{name}.bin").open("wb")) for name in [*columns, "prompts"]}
-        for number, path in enumerate(rollouts.tables("rollouts")):
-            rows = _read(path).join(kept, on=KEY, how="inner")
-            for role, artifact in scores.items():
-                rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
-            rows = _in_groups(rows)
-            for name in columns:
-                _flat(rows, name, TOKENS[name]).tofile(files[name])
-            _flat(rows.filter("starts_group"), "prompt_token_ids", np.int32).tofile(files["prompts"])
-            part = _index(rows)
-            parts.append(part.with_columns(pl.col("start") + start, pl.col("prompt_start") + prompt_start))
-            start += int(part["length"].sum())
-            prompt_start += int(part.filter("starts_group")["prompt_length"].sum())
-    index = pl.concat(parts)
-    if len(index) != len(kept):
-        raise DataError(f"{shaped.path}: {len(kept) - len(index)} of its rows are not in {rollouts.path}")
-    pairs = read_table(shaped, Pairs) if shaped.tables("pairs") else None
-    return Snapshot(directory, index, columns, pairs)
+    with _Layout(directory, columns) as layout:
+        for number, (part, rows) in enumerate(zip(parts, kept, strict=True)):
+            _lay_out(layout, part, rows, policy, f"{part.rollouts.id[:16]}/" if number else "")
+    pl.concat(layout.index).write_ipc(directory / INDEX)
+    if layout.pairs:
+        pl.concat(layout.pairs).write_ipc(directory / PAIRS)
+    return reopened(directory)
+
+
+def reopened(directory: Path) -> Snapshot:
+    """The snapshot that `open_snapshot` laid out here. Its index is mapped as its tokens are, and ranks share both."""
+    columns = [name for name in TOKENS if (directory / f"{name}.bin").exists()]
+    pairs = pl.read_ipc(directory / PAIRS) if (directory / PAIRS).exists() else None
+    return Snapshot(directory, pl.read_ipc(directory / INDEX), columns, pairs)
+
+
+class _Layout:
+    """Files of flat tokens in the making, and what goes with them."""
+
+    def __init__(self, directory: Path, columns: list[str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.columns = columns
+        self.index: list[pl.DataFrame] = []
+        self.pairs: list[pl.DataFrame] = []
+        self._tokens = self._prompt_tokens = 0
+        self._stack = ExitStack()
+        self._files = {name: self._stack.enter_context((directory / f"{name}.bin").open("wb")) for name in [*columns, "prompts"]}
+
+    def __enter__(self) -> _Layout:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Completions of whole groups."""
+        rows = _in_groups(rows)
+        for name in self.columns:
+            _flat(rows, name, TOKENS[name]).tofile(self._files[name])
+        _flat(rows.filter("starts_group"), "prompt_token_ids", np.int32).tofile(self._files["prompts"])
+        part = _index(rows)
+        self.index.append(part.with_columns(pl.col("start") + self._tokens, pl.col("prompt_start") + self._prompt_tokens))
+        self._tokens += int(part["length"].sum())
+        self._prompt_tokens += int(part.filter("starts_group")["prompt_length"].sum())
+
+
+def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefix: str) -> None:
+    """Add the kept completions of a part, file by file, their groups' names behind a prefix."""
+    scan_table(part.rollouts, Rollouts)
+    named = (pl.lit(prefix) + pl.col("group_id")).alias("group_id")
+    found = 0
+    for number, path in enumerate(part.rollouts.tables("rollouts")):
+        rows = _read(path, policy).join(kept, on=KEY, how="inner")
+        for role, artifact in part.scores.items():
+            rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
+        found += len(rows)
+        layout.add(rows.with_columns(named))
+    if found != len(kept):
+        raise DataError(f"{part.shaped.path}: {len(kept) - found} of its rows are not in {part.rollouts.path}")
+    if part.shaped.tables("pairs"):
+        layout.pairs.append(read_table(part.shaped, Pairs).with_columns(named))
 
 
 def groups_of(path: Path) -> Iterator[Group]:
     """Every group of a rollouts file, without advantages."""
-    rows = _in_groups(_read(path)).filter(pl.col("tokens").list.len() > 0)
+    rows = _in_groups(_read(path, policy="")).filter(pl.col("tokens").list.len() > 0)
     for _, frame in rows.group_by("group_id", maintain_order=True):
         completions = [
             Completion(
@@ -166,8 +222,12 @@ def groups_of(path: Path) -> Iterator[Group]:
         yield Group(np.asarray(frame["prompt_token_ids"][0], np.int32), completions)
 
 
-def _read(path: Path) -> pl.DataFrame:
-    """A rollouts file with null masks filled in. Greedy completions (temperature 0) are scored at temperature 1."""
+def _read(path: Path, policy: str) -> pl.DataFrame:
+    """A rollouts file with null masks filled in. Greedy completions (temperature 0) are scored at temperature 1.
+
+    Args:
+        policy: id of the checkpoint that training starts from.
+    """
     temperature = pl.col("temperature").fill_null(1.0)
     every = pl.col("completion_token_ids").list.eval(pl.element() >= 0)
     frame = pl.read_parquet(path, columns=[*KEY, *_READ])
@@ -175,6 +235,7 @@ def _read(path: Path) -> pl.DataFrame:
         *KEY,
         "prompt_token_ids",
         "policy_version",
+        from_parent=pl.col("policy_id") == policy,
         tokens="completion_token_ids",
         behavior="behavior_logprobs",
         mask=pl.coalesce("action_mask", every),
@@ -222,7 +283,8 @@ def _mapped(path: Path, kind: type[np.generic]) -> NDArray[Any]:
 
 
 _READ = [
-    "prompt_token_ids", "completion_token_ids", "behavior_logprobs", "action_mask", "reward", "temperature", "policy_version",
+    "prompt_token_ids", "completion_token_ids", "behavior_logprobs", "action_mask", "reward", "temperature", "policy_id",
+    "policy_version",
 ]  # fmt: skip
 _PAIR = ["group_id", "chosen_index", "rejected_index", "preference"]
-_SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version"]
+_SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version", "from_parent"]

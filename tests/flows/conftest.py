@@ -75,11 +75,9 @@ def rollbook(forks: subprocess.Popen[str], tmp_path: Path) -> Rollbook:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, write_model: Callable[..., Path]) -> Path:
     """A directory where `rollbook check run.yaml` has nothing to say against."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}', encoding="utf-8")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path / "model")
     (tmp_path / "train.jsonl").write_text('{"question": "1+1", "answer": "2"}\n', encoding="utf-8")
     (tmp_path / "heldout.jsonl").write_text('{"question": "2+2", "answer": "4"}\n', encoding="utf-8")
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -10,6 +10,7 @@ from flows.chain import chain
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
 from pipeline.local import Missing
+from pipeline.parts import Part
 from pipeline.run import Answers, Run
 
 Make = Callable[..., Artifact]
@@ -22,12 +23,14 @@ WHOLE = [
     "evaluate 0 of checkpoint 0",
     "shape 0",
     "score 0 against checkpoint 0",
-    "train 0 from checkpoint 0",
+    "train 0 from checkpoint 0 on 0",
     "generate 1 by checkpoint 1 with training prompts",
     "evaluate 1 of checkpoint 1",
     "shape 1",
+    "replay 1 with 0",
     "score 1 against checkpoint 1",
-    "train 1 from checkpoint 1",
+    "score 1 against checkpoint 1",
+    "train 1 from checkpoint 1 on 1 and 0",
     "generate 2 by checkpoint 2 without",
     "evaluate 2 of checkpoint 2",
 ]
@@ -77,12 +80,18 @@ class Recorded:
         self._note(f"score {iteration} against {named(policy)}")
         return {"proximal": self.make("scores", iteration=iteration)}
 
-    def train(
-        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
-    ) -> Artifact:
-        self._note(f"train {iteration} from {named(policy)}")
-        assert (rollouts.recipe, shaped.recipe) == ({"iteration": iteration},) * 2
-        assert scores["proximal"].recipe == {"iteration": iteration}
+    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
+        if earlier:
+            self._note(f"replay {iteration} with {', '.join(str(rollouts.recipe['iteration']) for rollouts in earlier)}")
+        return tuple(Part(rollouts, self.make("shaped", drawn_for=iteration)) for rollouts in earlier)
+
+    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
+        fresh, *replayed = parts
+        beside = "".join(f" and {part.rollouts.recipe['iteration']}" for part in replayed)
+        self._note(f"train {iteration} from {named(policy)} on {fresh.rollouts.recipe['iteration']}{beside}")
+        assert (fresh.rollouts.recipe, fresh.shaped.recipe) == ({"iteration": iteration},) * 2
+        assert all(part.shaped.recipe == {"drawn_for": iteration} for part in replayed)
+        assert all(part.scores["proximal"].recipe == {"iteration": iteration} for part in parts)
         return self.make("checkpoint", iteration=iteration + 1)
 
 
@@ -108,8 +117,8 @@ def test_a_run_goes_round_and_ends_with_an_evaluation(make_config: Config, make_
         (("shape", 0), 4, "train 0"),
         (("train", 0), 6, "generate 1"),
         (("generate", 1), 7, "evaluate 1"),
-        (("train", 1), 11, "generate 2"),
-        (("evaluate", 2), 13, None),
+        (("train", 1), 13, "generate 2"),
+        (("evaluate", 2), 15, None),
     ],
     ids=str,
 )
@@ -124,7 +133,16 @@ def test_until_stops_after_its_stage(
 
 @pytest.mark.parametrize(
     ("missing", "done"),
-    [("base", 0), ("prompts", 1), ("generate 0", 2), ("evaluate 0", 3), ("shape 0", 4), ("train 0", 6), ("generate 2", 12)],
+    [
+        ("base", 0),
+        ("prompts", 1),
+        ("generate 0", 2),
+        ("evaluate 0", 3),
+        ("shape 0", 4),
+        ("train 0", 6),
+        ("replay 1", 10),
+        ("generate 2", 14),
+    ],
 )
 def test_a_stage_that_is_not_there_ends_the_look_and_is_named(
     make_config: Config, make_artifact: Make, missing: str, done: int

@@ -85,11 +85,11 @@ WRONG_DATA = {
     "prompts that are not Parquet": Wrong("x.parquet: cannot be read", ("data.train.path=x.parquet",), {"x.parquet": b"PAR1"}),
     "wrong column": Wrong("heldout.jsonl: no column 'solution' for the answer", ("data.heldout.answer=solution",)),
     "missing answer": Wrong(
-        "train.jsonl, row 0: breaks the rule: answer is not empty", files={"train.jsonl": '{"question": "a", "answer": ""}'}
+        "train.jsonl, line 1: breaks the rule: answer is not empty", files={"train.jsonl": '{"question": "a", "answer": ""}'}
     ),
-    "unmatched answer": Wrong("train.jsonl, row 0: column answer does not match", ("data.train.answer_pattern='#### (.+)$'",)),
+    "unmatched answer": Wrong("train.jsonl, line 1: column answer does not match", ("data.train.answer_pattern='#### (.+)$'",)),
     "repeated prompt": Wrong(
-        "train.jsonl, row 0: prompt_id is there twice", files={"train.jsonl": '{"question": "a", "answer": "1"}\n' * 2}
+        "train.jsonl, line 2: repeats line 1", files={"train.jsonl": '{"question": "a", "answer": "1"}\n' * 2}
     ),
     "overlap": Wrong("train.jsonl: 1 held-out questions are also in train.jsonl", ("data.heldout.path=train.jsonl",)),
     "template without the question": Wrong("data.template: has no {question} in it", ("data.template='Q:'",)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts import Artifact, Store
-from pipeline.base_model import hashes_of, import_model, locate, model_files
+from pipeline.base_model import has_chat_template, hashes_of, import_model, locate, model_files
 from pipeline.config import ModelConfig
 from pipeline.errors import UserError
 from pipeline.requests import import_request
@@ -16,20 +17,16 @@ from pipeline.requests import import_request
 Model = Callable[..., Path]
 
 
+def weights(*tensors: str) -> bytes:
+    """A safetensors file of one-byte tensors."""
+    header = json.dumps({name: {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i, name in enumerate(tensors)})
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(len(tensors))
+
+
 @pytest.fixture
-def model(tmp_path: Path) -> Model:
-    """model(name, **more files): a directory that looks like a Hugging Face model; a file given as None is left out."""
-
-    def make(name: str = "model", **files: bytes | None) -> Path:
-        content = {"config.json": b'{"model_type": "qwen2"}', "model.safetensors": b"weights", "tokenizer.json": b"{}", **files}
-        directory = tmp_path / name
-        directory.mkdir()
-        for file, data in content.items():
-            if data is not None:
-                (directory / file).write_bytes(data)
-        return directory
-
-    return make
+def model(tmp_path: Path, write_model: Model) -> Model:
+    """model(name, **files): a directory that looks like a Hugging Face model; a file given as None is left out."""
+    return lambda name="model", **files: write_model(tmp_path / name, **files)
 
 
 def test_the_files_of_a_model_are_found_by_name(model: Model) -> None:
@@ -59,6 +56,25 @@ def test_code_belongs_to_a_model_only_if_it_is_trusted(model: Model) -> None:
         ({"config.json": b""}, r"config\.json: not valid JSON: "),
         ({"config.json": b"\xff\xfe"}, r"config\.json: not valid JSON: "),
         ({"config.json": b"[]"}, r"config\.json: expected a JSON object, found list"),
+        ({"config.json": b"[" * 5000}, r"config\.json: not valid JSON: "),
+        (
+            {"config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'},
+            r"config\.json: this model needs Python code that ships with it",
+        ),
+        ({"model.safetensors": b"weights"}, r"model\.safetensors: not whole: .*header too small\. Copy or download it again$"),
+        ({"model.safetensors": weights("a")[:-1]}, r"model\.safetensors: not whole: .*not fully covered"),
+        ({"model.safetensors": (1 << 40).to_bytes(8, "little")}, r"model\.safetensors: not whole: .*header too large"),
+        (
+            {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"},
+            r"not whole: .*: it is a Git LFS pointer, `git lfs pull` fetches the file$",
+        ),
+        ({"model.safetensors.index.json": b"{}"}, r"index\.json: has no weight_map that names the weights' files"),
+        (
+            {"model.safetensors.index.json": b'{"weight_map": {"a": "model.safetensors", "b": "../../b.safetensors"}}'},
+            r"index\.json: names \.\./\.\./b\.safetensors, which is not in .*model$",
+        ),
+        ({"tokenizer.json": None}, r"model: no tokenizer \(such as tokenizer\.json\)"),
+        ({"tokenizer_config.json": b"{"}, r"tokenizer_config\.json: not valid JSON: "),
         ({"model.safetensors": None}, r"model: no \.safetensors weights\. Pickled weights are not read; convert them with"),
         ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04"}, r"model: no \.safetensors weights\. Pickled weights"),
     ],
@@ -87,7 +103,7 @@ def imported(store: Store, directory: Path) -> Artifact:
 
 
 def test_a_model_is_copied_into_the_store(store: Store, model: Model) -> None:
-    directory = model(**{"pytorch_model.bin": b"pickle"})
+    directory = model(**{"pytorch_model.bin": b"pickle", "model.safetensors": weights("one", "two")})
     artifact = imported(store, directory)
     assert artifact.kind == "checkpoint"
     assert artifact.summary == {"iteration": 0}
@@ -97,7 +113,7 @@ def test_a_model_is_copied_into_the_store(store: Store, model: Model) -> None:
         "model.safetensors",
         "tokenizer.json",
     ]
-    assert (artifact.path / "model.safetensors").read_bytes() == b"weights"
+    assert (artifact.path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
     assert artifact.manifest.provenance.notes == {"imported_from": str(directory)}
     artifact.verify()
 
@@ -105,4 +121,36 @@ def test_a_model_is_copied_into_the_store(store: Store, model: Model) -> None:
 def test_the_same_files_elsewhere_are_the_same_model(store: Store, model: Model) -> None:
     one = imported(store, model("one"))
     assert imported(store, model("two")).path == one.path
-    assert imported(store, model("three", **{"model.safetensors": b"other weights"})).id != one.id
+    assert imported(store, model("three", **{"model.safetensors": weights("other")})).id != one.id
+
+
+def test_a_link_to_a_file_elsewhere_does_not_come_into_the_store(model: Model, tmp_path: Path) -> None:
+    directory = model()
+    (tmp_path / "secret").write_text("a key", encoding="utf-8")
+    (directory / "vocab.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"vocab\.txt: a link to .*/secret, outside the model\. Put the file itself there"):
+        model_files(directory)
+
+
+def test_a_snapshot_of_the_hub_is_made_of_links(model: Model, tmp_path: Path) -> None:
+    blobs = model("models--owner--name/blobs")
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    assert sorted(model_files(snapshot)) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    ("files", "has"),
+    [
+        ({}, False),
+        ({"tokenizer_config.json": b"{}"}, False),
+        ({"tokenizer_config.json": b'{"chat_template": null}'}, False),
+        ({"tokenizer_config.json": b'{"chat_template": "{{ messages }}"}'}, True),
+        ({"chat_template.jinja": b"{{ messages }}"}, True),
+    ],
+    ids=str,
+)
+def test_a_chat_template_is_seen_in_the_files(model: Model, files: dict[str, bytes], has: bool) -> None:
+    assert has_chat_template(model_files(model(**files))) is has

@@ -202,7 +202,7 @@ def test_set_fills_a_section_that_the_file_leaves_empty(load: Callable[..., RunC
         ("name.first=x", "--set name.first=x: name is not a section"),
         ("reward.components.0.weight=2", "--set reward.components.0.weight=2: components is not a section"),
         ("train.epochs=[1", "--set train.epochs=[1: the value is not valid YAML"),
-        ("train.epochs=!!python/object/apply:os.getcwd []", "the value is not valid YAML: could not determine a constructor"),
+        ("train.epochs=!!python/object/apply:os.getcwd []", "the value is not valid YAML: the tag 'tag:yaml.org"),
         ("train.algorithm_args={low: 1, low: 2}", "the value is not valid YAML: the key 'low' is there twice"),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_set_that_cannot_be_understood_is_refused(load: Callable[..., RunConfi
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch made']", "!!python/name:os.system", "!env HOME"])
 def test_yaml_tags_run_nothing(load: Callable[..., RunConfig], tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"run\.yaml: not valid YAML: could not determine a constructor for the tag"):
+    with pytest.raises(UserError, match=r"run\.yaml: not valid YAML: the tag '.*'; tags are not read \(line \d+, column 8\)"):
         load(more=f"store: {tag}\n")
     assert not (tmp_path / "made").exists()
 

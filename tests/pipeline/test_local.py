@@ -14,6 +14,7 @@ from pipeline.artifacts import Artifact, Request, Store, Work, read_table
 from pipeline.config import RunConfig
 from pipeline.errors import DataError, StageFailed, UserError
 from pipeline.local import LocalStages, Missing
+from pipeline.parts import Part
 from pipeline.process import Event
 from schemas import Prompts, Rollouts, Shaped
 
@@ -21,12 +22,10 @@ Config = Callable[..., RunConfig]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_model: Callable[..., Path]) -> Path:
     """A working directory with a model and two files of prompts, as the small config names them."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path / "model")
     write_prompts("train.jsonl", "1+1", "2+2")
     write_prompts("heldout.jsonl", "3+3")
     return tmp_path
@@ -47,7 +46,7 @@ class Told:
         self.events.append((stage, event["event"]))
 
 
-def rollouts_in(store: Store) -> Artifact:
+def rollouts_in(store: Store, name: str = "rollouts", version: int = 0) -> Artifact:
     """Two groups of two completions: rewards 0 and 1, and 1 and 1."""
     types = {name: column.dtype for name, column in Rollouts.columns().items()}
     common = {
@@ -57,7 +56,7 @@ def rollouts_in(store: Store) -> Artifact:
         "prompt_text": "Q",
         "completion_text": "A",
         "policy_id": "c0ffee",
-        "policy_version": 0,
+        "policy_version": version,
         "source": "self",
         "logprobs_mode": "processed_logprobs",
         "engine": "by hand",
@@ -69,7 +68,7 @@ def rollouts_in(store: Store) -> Artifact:
         for group, values in rewards.items()
         for i, reward in enumerate(values)
     ]
-    with store.work(Request("rollouts", "test/1", {})) as work:
+    with store.work(Request("rollouts", "test/1", {"name": name, "version": version})) as work:
         assert isinstance(work, Work)
         work.write_table("part-00000.parquet", pl.DataFrame(rows, schema=types), Rollouts)
         return work.finish({"groups": 2})
@@ -166,3 +165,65 @@ def test_what_cannot_be_made_is_named(project: Path, make_config: Config, change
     stages = LocalStages(make_config(changes))
     with pytest.raises(kind, match=said):
         stages.prompts(stages.base())
+
+
+REPLAYING = {"train.algorithm": "reinforce", "replay": {"iterations": 2, "share": 0.4}}
+
+
+def test_earlier_rollouts_are_shaped_and_drawn_from_and_found_afterwards(project: Path, make_config: Config) -> None:
+    told = Told()
+    stages = LocalStages(make_config(REPLAYING), told)
+    fresh, *earlier = (rollouts_in(stages.store, name) for name in ("new", "old", "older", "oldest"))
+    shaped = stages.shape(3, fresh)
+    told.events.clear()
+    parts = stages.replay(3, Part(fresh, shaped), earlier)
+    # 2 new groups, so 1.33 of 3.33 are replayed: 1, from the newer of the two.
+    assert [part.rollouts.id for part in parts] == [earlier[0].id]
+    assert parts[0].is_drawn
+    table = read_table(parts[0].shaped, Shaped)
+    assert (table["keep"].sum(), table.filter(drop_reason="not_drawn").height) == (2, 2)
+    assert {stage for stage, _ in told.events} == {"replay 3"}
+
+    told.events.clear()
+    again = LocalStages(make_config(REPLAYING), told, only_look=True).replay(3, Part(fresh, shaped), earlier)
+    assert [part.shaped.id for part in again] == [part.shaped.id for part in parts]
+    assert told.events == [("replay 3", "found")]
+    with pytest.raises(Missing, match="replay 4"):
+        LocalStages(make_config(REPLAYING), only_look=True).replay(4, Part(fresh, shaped), earlier)
+
+
+def test_without_a_share_whole_artifacts_are_replayed_as_they_were_shaped(project: Path, make_config: Config) -> None:
+    stages = LocalStages(make_config({"train.algorithm": "reinforce", "replay.iterations": 1}))
+    fresh, old, older = (rollouts_in(stages.store, name) for name in ("new", "old", "older"))
+    shaped, before = stages.shape(1, fresh), stages.shape(0, old)
+    (part,) = stages.replay(1, Part(fresh, shaped), [old, older])
+    assert (part.rollouts.id, part.shaped.id, part.is_drawn) == (old.id, before.id, False)
+
+
+def test_nothing_is_replayed_unless_it_is_asked_for(project: Path, make_config: Config) -> None:
+    told = Told()
+    stages = LocalStages(make_config(), told)
+    fresh = rollouts_in(stages.store)
+    assert stages.replay(1, Part(fresh, fresh), [fresh]) == ()
+    assert told.events == []
+
+
+def test_rollouts_that_are_too_old_are_not_replayed(project: Path, make_config: Config) -> None:
+    changes = {"train.algorithm": "reinforce", "replay.iterations": 1, "shape.max_age": 1}
+    stages = LocalStages(make_config(changes))
+    fresh, old = rollouts_in(stages.store, "new", version=2), rollouts_in(stages.store, "old", version=0)
+    assert stages.replay(2, Part(fresh, stages.shape(2, fresh)), [old]) == ()
+    assert len(stages.replay(1, Part(fresh, stages.shape(1, fresh)), [old])) == 1
+
+
+def test_the_last_training_that_is_asked_for_wakes_no_engine(project: Path, make_config: Config) -> None:
+    looking = LocalStages(make_config())
+    fresh = rollouts_in(looking.store)
+    woken: list[int] = []
+    for last, expected in (("train", 0), []), (("train", 1), [0]), (None, [0, 0]):
+        stages = LocalStages(make_config())
+        stages.last = last
+        stages.warm_up = lambda: woken.append(0)  # type: ignore[method-assign]
+        stages._artifact = lambda *args: fresh  # type: ignore[method-assign]
+        stages.train(0, fresh, [Part(fresh, fresh)])
+        assert woken == expected

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DataError, StageFailed, UserError
+from pipeline.errors import DataError, StageCrashed, StageFailed, UserError
 from pipeline.process import Event, StageProcess
 
 WORK = """
@@ -39,7 +39,11 @@ class Stages:
         return StageProcess(self.write(body, head), log or self.log, {"PYTHONPATH": str(self.directory)})
 
     def run(self, body: str, head: str = "", spec: Event | None = None, on_event: Callable[[Event], None] = print) -> Event:
-        return self.start(body, head).run(spec or {}, self.log, on_event)
+        process = self.start(body, head)
+        try:
+            return process.run(spec or {}, self.log, on_event)
+        finally:
+            process.end()
 
 
 @pytest.fixture
@@ -171,8 +175,43 @@ def test_what_a_stage_prints_goes_to_its_log(stages: Stages) -> None:
 def test_a_stage_started_early_waits_for_its_spec(stages: Stages) -> None:
     process = stages.start("print('late', file=sys.stderr); return spec", log=stages.directory / "early.log")
     assert process.run({"a": 1}, stages.log) == {"event": "result", "a": 1}
+    process.end()
     assert stages.log.read_text(encoding="utf-8") == "late\n"
     assert (stages.directory / "early.log").read_text(encoding="utf-8") == ""
+
+
+def test_a_stage_does_one_piece_of_work_after_another_and_each_has_its_log(stages: Stages) -> None:
+    process = stages.start(
+        "print(spec['x']); seen.append(spec['x']); return {'seen': seen, 'pid': os.getpid()}", head="seen = []"
+    )
+    first, second = (process.run({"x": x}, stages.directory / f"{x}.log") for x in "ab")
+    assert (first["seen"], second["seen"]) == (["a"], ["a", "b"])
+    assert first["pid"] == second["pid"]
+    assert [(stages.directory / f"{x}.log").read_text(encoding="utf-8") for x in "ab"] == ["a\n", "b\n"]
+    assert process.is_alive
+    process.end()
+    assert not process.is_alive
+
+
+def test_a_stage_that_failed_is_gone(stages: Stages) -> None:
+    process = stages.start(
+        "raise DataError('no') if spec else Unfit('not after that')", head="from pipeline.process import Unfit"
+    )
+    with pytest.raises(DataError, match="no"):
+        process.run({"x": 1}, stages.log)
+    assert not process.is_alive
+
+
+def test_a_second_crash_is_told_with_its_own_log(stages: Stages) -> None:
+    """Not with what was said before the first piece of work, however little the second one says."""
+    early = stages.directory / "early.log"
+    process = stages.start("os.kill(os.getpid(), signal.SIGKILL) if spec else None; return {}", log=early)
+    early.write_text("early words", encoding="utf-8")
+    process.run({}, stages.log)
+    with pytest.raises(StageCrashed) as told:
+        process.run({"x": 1}, stages.log)
+    assert "early words" not in str(told.value)
+    assert f"Log: {stages.log}" in str(told.value)
 
 
 def test_a_stage_started_early_and_not_needed_is_gone(stages: Stages) -> None:
@@ -218,23 +257,26 @@ CALLER = """
     directory = Path(sys.argv[1])
     stage = StageProcess("stage", directory / "stage.log", {"PYTHONPATH": str(directory)})
     print(stage._child.pid, flush=True)
-    if sys.argv[2] == "busy":
-        stage.run({}, directory / "stage.log", lambda event: print(event["message"], flush=True))
-    else:
-        sys.stdin.read()
+    if sys.argv[2] != "early":
+        spec = {"busy": sys.argv[2] == "busy"}
+        stage.run(spec, directory / "stage.log", lambda event: print(event["message"], flush=True))
+        print("done", flush=True)
+    sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("state", ["busy", "early"])
+@pytest.mark.parametrize("state", ["busy", "early", "idle"])
 def test_a_stage_dies_with_its_caller(stages: Stages, state: str) -> None:
     """The caller is killed, so that it cannot tell anyone."""
-    stages.write("reporter.note('working'); time.sleep(60)")
+    stages.write("reporter.note('working'); time.sleep(60 if spec['busy'] else 0); return {}")
     command = [sys.executable, "-c", textwrap.dedent(CALLER), str(stages.directory), state]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as caller:
         assert caller.stdout is not None
         pid = int(caller.stdout.readline())
-        if state == "busy":
+        if state != "early":
             assert caller.stdout.readline() == "working\n"
+        if state == "idle":
+            assert caller.stdout.readline() == "done\n"
         caller.kill()
     assert gone(pid)
 

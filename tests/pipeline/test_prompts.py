@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline import memory
 from pipeline.artifacts import Artifact, Request, Store, read_table
 from pipeline.config import PromptSource
 from pipeline.errors import DataError, UserError
 from pipeline.prompts import chat_renderer, load, make_prompts, source_hash, template_renderer
-from schemas import Prompts
+from schemas import Prompts, SetAside
 
 ROWS = [{"question": "1+1", "answer": "2"}, {"question": "¿2+2? 四", "answer": "4 ✓"}]
 GSM8K = [
@@ -51,7 +56,7 @@ def parquet(tmp_path: Path) -> Source:
 
 
 def pairs(source: PromptSource) -> list[tuple[str, str]]:
-    return load(source).select("question", "answer").rows()
+    return load(source).good.select("question", "answer").rows()
 
 
 def message(source: PromptSource) -> str:
@@ -78,15 +83,15 @@ def test_jsonl_parquet_and_saved_datasets_give_the_same_rows(jsonl: Source, parq
 
 def test_columns_are_named_by_the_source(jsonl: Source) -> None:
     source = jsonl([{"q": "1+1", "a": 2, "n": 7}], question="q", answer="a", prompt_id="n")
-    assert load(source).rows() == [("7", "1+1", "2", None)]
+    assert load(source).good.rows() == [("7", "1+1", "2", None)]
 
 
 def test_without_ids_a_prompt_is_named_by_its_question(jsonl: Source, tmp_path: Path) -> None:
     """The first digits of sha256("1+1"), whatever the file is called."""
-    ids = load(jsonl(ROWS))["prompt_id"].to_list()
+    ids = load(jsonl(ROWS)).good["prompt_id"].to_list()
     assert ids[0] == "prompt-4a1b21d876ae"
     (tmp_path / "prompts.jsonl").rename(tmp_path / "other.jsonl")
-    assert load(PromptSource(path=str(tmp_path / "other.jsonl")))["prompt_id"].to_list() == ids
+    assert load(PromptSource(path=str(tmp_path / "other.jsonl"))).good["prompt_id"].to_list() == ids
 
 
 def test_other_columns_are_kept_as_metadata(jsonl: Source) -> None:
@@ -95,7 +100,7 @@ def test_other_columns_are_kept_as_metadata(jsonl: Source) -> None:
         {"question": "b", "answer": "2", "level": "hard"},
         {"question": "c", "answer": "3"},
     ]
-    assert load(jsonl(rows))["metadata"].to_list() == [
+    assert load(jsonl(rows)).good["metadata"].to_list() == [
         '{"level": 3, "nested": {"x": null}, "topics": ["é", 1]}',
         '{"level": "hard"}',
         None,
@@ -105,7 +110,7 @@ def test_other_columns_are_kept_as_metadata(jsonl: Source) -> None:
 def test_metadata_of_parquet_keeps_lists_and_dates(parquet: Source) -> None:
     frame = pl.DataFrame({"question": ["a"], "answer": ["1"], "day": ["2024-02-29"], "tags": [["x", "y"]], "raw": [{"n": 1}]})
     source = parquet(frame.with_columns(pl.col("day").str.to_date()))
-    assert load(source)["metadata"].to_list() == ['{"day": "2024-02-29", "raw": {"n": 1}, "tags": ["x", "y"]}']
+    assert load(source).good["metadata"].to_list() == ['{"day": "2024-02-29", "raw": {"n": 1}, "tags": ["x", "y"]}']
 
 
 def test_numbers_are_written_as_the_file_has_them(jsonl: Source) -> None:
@@ -160,31 +165,37 @@ def test_a_pattern_without_a_group_takes_what_it_matches(jsonl: Source) -> None:
         ([{}], {}, "prompts.jsonl: no column 'question' for the question; it has no columns."),
         ("", {}, "prompts.jsonl: no rows. A prompts file needs at least one question with its answer"),
         ("\n\n", {}, "prompts.jsonl: no rows."),
-        ([*ROWS, {"question": "c"}], {}, "prompts.jsonl, row 2: breaks the rule: answer is not empty; answer is null"),
-        ([{"question": " ", "answer": "1"}], {}, "prompts.jsonl, row 0: breaks the rule: question is not empty"),
-        ([{"question": "a", "answer": None}], {}, "prompts.jsonl, row 0: breaks the rule: answer is not empty; answer is null"),
-        ([*ROWS, {"question": "c", "answer": ["3"]}], {}, "prompts.jsonl, row 2: column answer holds a list, expected text"),
-        ([{"question": {"x": 1}, "answer": "3"}], {}, "prompts.jsonl, row 0: column question holds a dict, expected text"),
+        ([*ROWS, {"question": "c"}], {}, "prompts.jsonl, line 3: breaks the rule: answer is not empty; answer is null"),
+        ([{"question": " ", "answer": "1"}], {}, "prompts.jsonl, line 1: breaks the rule: question is not empty"),
+        ([{"question": "a", "answer": None}], {}, "prompts.jsonl, line 1: breaks the rule: answer is not empty; answer is null"),
+        ([*ROWS, {"question": "c", "answer": ["3"]}], {}, "prompts.jsonl, line 3: column answer holds a list, expected text"),
+        ([{"question": {"x": 1}, "answer": "3"}], {}, "prompts.jsonl, line 1: column question holds a dict, expected text"),
         ('{"question": "a", "answer": "1"}\n{"question"', {}, "prompts.jsonl, line 2: not valid JSON: "),
         ('\n\n{"question": "a", "answer": 01}', {}, "prompts.jsonl, line 3: not valid JSON: "),
         ('["a", "b"]', {}, 'prompts.jsonl, line 1: expected an object such as {"question": ...}, found list'),
         ("[" * 5000, {}, "prompts.jsonl, line 1: not valid JSON: "),
         ('{"question": "a\\ud83d", "answer": "1"}', {}, "prompts.jsonl, line 1: not text: "),
-        (b'{"question": "\xff"}', {}, "prompts.jsonl: not UTF-8 text: "),
-        ([*ROWS, ROWS[1]], {}, "prompts.jsonl, row 1: prompt_id is there twice ('prompt-"),
-        ([*ROWS, ROWS[1]], {}, "'). Remove the repeated question; 2 of 3 rows are like that"),
+        (b'{"question": "\xff"}', {}, "prompts.jsonl, line 1: not UTF-8 text: invalid start byte at byte 14"),
+        ([*ROWS, ROWS[1]], {}, "prompts.jsonl, line 3: repeats line 2\n  Mend it, or set bad_rows: set_aside in that source"),
+        (
+            [*ROWS, {**ROWS[0], "answer": "3"}],
+            {},
+            "prompts.jsonl, line 1: prompt_id is there twice ('prompt-4a1b21d876ae'). Its question is there with another answer\n"
+            "  line 3: prompt_id is there twice ('prompt-4a1b21d876ae'). Its question is there with another answer\n"
+            "  2 of 3 rows do not fit.\n  Mend them, or set",
+        ),
         (
             [{"id": 7, "question": "a", "answer": "1"}, {"id": "7", "question": "b", "answer": "1"}],
             {"prompt_id": "id"},
-            "prompts.jsonl, row 0: prompt_id is there twice ('7'). Give every row an id of its own; 2 of 2 rows are like that",
+            "prompts.jsonl, line 1: prompt_id is there twice ('7'). Give every row an id of its own\n  line 2: prompt_id",
         ),
         (
             ROWS,
             {"answer_pattern": "#### (.+)$"},
-            "prompts.jsonl, row 0: column answer does not match answer_pattern '#### (.+)$'",
+            "prompts.jsonl, line 1: column answer does not match answer_pattern '#### (.+)$'",
         ),
-        ([{"question": "a", "answer": "b"}], {"answer_pattern": "(a)|b"}, "row 0: column answer does not match answer_pattern"),
-        ([{"question": "a", "answer": None}], {"answer_pattern": "(.*)"}, "row 0: breaks the rule: answer is not empty"),
+        ([{"question": "a", "answer": "b"}], {"answer_pattern": "(a)|b"}, "line 1: column answer does not match answer_pattern"),
+        ([{"question": "a", "answer": None}], {"answer_pattern": "(.*)"}, "line 1: breaks the rule: answer is not empty"),
         (ROWS, {"answer_pattern": "(["}, "answer_pattern: not a regular expression: "),
     ],
     ids=lambda value: str(value)[:40],
@@ -195,9 +206,12 @@ def test_a_source_is_refused_by_row_and_column(jsonl: Source, rows: Any, setting
 
 def test_bytes_and_missing_numbers_are_no_text(parquet: Source) -> None:
     binary = pl.DataFrame({"question": [b"a"], "answer": ["1"]})
-    assert message(parquet(binary)) == "prompts.parquet, row 0: column question holds a bytes, expected text"
+    assert message(parquet(binary)) == ("prompts.parquet, row 0: column question holds a bytes, expected text\n  Mend it.")
     numbers = pl.DataFrame({"question": ["a", "b"], "answer": [1.0, float("nan")]})
-    assert message(parquet(numbers)) == "prompts.parquet, row 1: breaks the rule: answer is not empty; answer is null"
+    assert message(parquet(numbers)) == (
+        "prompts.parquet, row 1: breaks the rule: answer is not empty; answer is null\n"
+        "  Mend it, or set bad_rows: set_aside in that source to go on without such rows."
+    )
 
 
 def test_a_parquet_file_without_rows_is_refused(parquet: Source) -> None:
@@ -288,3 +302,57 @@ def test_heldout_questions_that_are_trained_on_are_refused(store: Store, jsonl: 
     ):
         make(store, "heldout", overlapping, train)
     assert make(store, "other", jsonl([{"question": "new", "answer": "1"}]), train).summary == {"prompts": 1}
+
+
+def test_bad_rows_are_set_aside_with_their_reasons(store: Store, jsonl: Source) -> None:
+    lines = [
+        '{"question": "1+1", "answer": "2", "level": 3}',
+        "{",
+        '{"question": "", "answer": "2"}',
+        '{"question": "2+2", "answer": "4"}',
+    ]
+    source = jsonl("\n".join([*lines, lines[0]]), bad_rows="set_aside")
+    artifact = make(store, "train", source)
+    assert read_table(artifact, Prompts)["question"].to_list() == ["1+1", "2+2"]
+    kept = read_table(artifact, SetAside)
+    assert kept["place"].to_list() == ["line 2", "line 3", "line 5"]
+    assert kept["why"].to_list() == [
+        "not valid JSON: Expecting property name enclosed in double quotes: line 2 column 1 (char 2)",
+        "breaks the rule: question is not empty",
+        "repeats line 1",
+    ]
+    assert kept["content"].to_list() == [
+        "{\n",
+        '{"answer": "2", "metadata": null, "prompt_id": "prompt-e3b0c44298fc", "question": ""}',
+        '{"answer": "2", "level": 3, "question": "1+1"}',
+    ]
+    assert artifact.summary == {"prompts": 2, "set_aside": 3}
+
+
+def test_a_source_without_one_good_row_is_refused_even_then(jsonl: Source) -> None:
+    said = message(jsonl('{\n{"question": "a", "answer": ""}\n', bad_rows="set_aside"))
+    assert said.startswith("prompts.jsonl, line 1: not valid JSON: ")
+    assert said.endswith("2 of 2 rows do not fit.\n  Mend them.")
+
+
+def test_parquet_that_unfolds_is_refused_before_it_does(tmp_path: Path) -> None:
+    """One text of 4 MB, named 20,000 times by its number: 1 KB on disk, 80 GB as text."""
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), pa.array(["A" * 4_000_000]))
+    pq.write_table(pa.table({"question": texts, "answer": texts}), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 5_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = message(PromptSource(path=str(tmp_path / "bomb.parquet")))
+    assert said.startswith("bomb.parquet: holds more than the ") and "Cut it into smaller files" in said
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 500_000  # KiB
+
+
+def test_parquet_with_more_rows_than_memory_is_refused_by_its_footer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "budget", lambda: 1 << 20)
+    pq.write_table(pa.table({"question": pa.nulls(100_000, pa.int8())}), tmp_path / "rows.parquet")
+    assert (tmp_path / "rows.parquet").stat().st_size < 2_000
+    assert message(PromptSource(path=str(tmp_path / "rows.parquet"))).startswith("rows.parquet: says that it expands to ")
+
+
+def test_a_link_to_the_data_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", encoding="utf-8")
+    assert message(PromptSource(path=str(tmp_path / "a.jsonl"))).endswith("Fetch it with `git lfs pull`")

@@ -10,6 +10,7 @@ import pytest
 from pipeline import requests
 from pipeline.artifacts import Artifact
 from pipeline.config import PromptSource, RunConfig
+from pipeline.parts import Part
 
 Config = Callable[..., RunConfig]
 Keys = Callable[[RunConfig], dict[str, str]]
@@ -28,8 +29,8 @@ def keys(make_artifact: Callable[..., Artifact]) -> Keys:
             "rollouts": requests.rollouts_request(config, 0, policy, prompts),
             "sampled": requests.heldout_request(config, policy, prompts, greedy=False),
             "greedy": requests.heldout_request(config, policy, prompts, greedy=True),
-            "shaped": requests.shape_request(config, rollouts),
-            "train": requests.train_request(config, 0, policy, rollouts, shaped, {}),
+            "shaped": requests.shape_request(config, 0, rollouts),
+            "train": requests.train_request(config, 0, policy, [Part(rollouts, shaped)]),
             "evaluation": requests.evaluate_request(config, policy, rollouts, None),
         }
         return {stage: request.key for stage, request in found.items()}
@@ -65,6 +66,10 @@ GENERATED = {"rollouts", "sampled", "greedy"}
         ({"generate.shard_groups": 3}, GENERATED),
         ({"reward.components": [{"grader": "exact_match", "weight": 2}]}, GENERATED),
         ({"shape.min_group": 2}, {"shaped"}),
+        ({"shape.pass_rate": [0.1, 0.9]}, {"shaped"}),
+        ({"shape.positive_weight": 0.5}, {"shaped"}),
+        ({"shape.max_age": 3}, {"shaped"}),
+        ({"replay": {"iterations": 2, "share": 0.4, "decay": 0.5}}, set()),
         ({"train.algorithm": "grpo"}, {"shaped", "train"}),
         ({"train.algorithm_args": {"low": 0.1}}, {"train"}),
         ({"train.learning_rate": 1e-3}, {"train"}),
@@ -94,9 +99,55 @@ def test_the_dtype_that_was_meant_is_in_the_key_and_not_the_word_auto(make_confi
 def test_an_iteration_draws_and_trains_anew(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
     config, policy, other = make_config(), make_artifact("checkpoint"), make_artifact("rollouts")
     rollouts = [requests.rollouts_request(config, number, policy, other) for number in (0, 1)]
-    trained = [requests.train_request(config, number, policy, other, other, {}) for number in (0, 1)]
+    trained = [requests.train_request(config, number, policy, [Part(other, other)]) for number in (0, 1)]
     assert len({request.key for request in (*rollouts, *trained)}) == 4
     assert [request.recipe["iteration"] for request in trained] == [1, 2]
+
+
+def test_an_age_limit_is_the_oldest_version_that_is_kept(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
+    rollouts = make_artifact("rollouts")
+    limited = [requests.shape_request(make_config({"shape.max_age": 2}), number, rollouts).recipe for number in (0, 2, 5)]
+    assert [recipe["oldest_version"] for recipe in limited] == [0, 0, 3]
+    assert "oldest_version" not in requests.shape_request(make_config(), 5, rollouts).recipe
+    assert "max_age" not in limited[0]["choices"]
+
+
+def test_shaping_depends_on_the_seed_where_it_draws(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
+    drawing = [
+        {"class_balance": "drop_negatives"},
+        {"class_balance": "drop_surplus"},
+        {"positive_fraction": 0.5, "positive_fraction_by": "drop"},
+    ]
+    for choices, draws in [*((choices, True) for choices in drawing), ({"positive_fraction": 0.5}, False), ({}, False)]:
+        keys = {requests.shape_request(make_config({"shape": choices, "seed": n}), 0, make_artifact()).key for n in (0, 1)}
+        assert len(keys) == 1 + draws
+
+
+def test_what_is_replayed_is_drawn_anew_in_each_iteration(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
+    parents = make_artifact("rollouts"), make_artifact("shaped")
+    plain, weighed = make_config({"replay.iterations": 1}), make_config({"replay": {"iterations": 1, "loss_weight": 0.5}})
+    asked = [(plain, 1, 4), (plain, 2, 4), (plain, 1, 5), (weighed, 1, 4), (plain.model_copy(update={"seed": 1}), 1, 4)]
+    keys = {requests.mix_request(config, iteration, *parents, groups).key for config, iteration, groups in asked}
+    assert len(keys) == len(asked)
+
+
+def test_every_part_of_a_training_is_its_parent(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
+    def part(name: str, *roles: str) -> Part:
+        scores = {role: make_artifact("scores", name=name, role=role) for role in roles}
+        return Part(make_artifact("rollouts", name=name), make_artifact("shaped", name=name), scores)
+
+    parts = [part("fresh", "reference", "proximal"), part("old", "reference"), part("other")]
+    request = requests.train_request(make_config(), 3, make_artifact("checkpoint"), parts)
+    assert [parent.role for parent in request.parents] == [
+        "policy", "rollouts", "shaped", "proximal", "reference", "replay 1 rollouts", "replay 1 shaped", "replay 1 reference",
+        "replay 2 rollouts", "replay 2 shaped",
+    ]  # fmt: skip
+    assert (
+        len(
+            {request.key} | {requests.train_request(make_config(), 3, make_artifact("checkpoint"), parts[:n]).key for n in (1, 2)}
+        )
+        == 3
+    )
 
 
 def test_another_policy_has_other_rollouts(make_config: Config, make_artifact: Callable[..., Artifact]) -> None:
@@ -138,8 +189,8 @@ def test_no_recipe_names_a_place(make_config: Config, make_artifact: Callable[..
     made = (
         requests.prompts_request(config, config.data.train, "aa", model=None, disjoint_from=None),
         requests.rollouts_request(config, 0, artifact, artifact),
-        requests.shape_request(config, artifact),
-        requests.train_request(config, 0, artifact, artifact, artifact, {}),
+        requests.shape_request(config, 0, artifact),
+        requests.train_request(config, 0, artifact, [Part(artifact, artifact)]),
         requests.evaluate_request(config, artifact, artifact, artifact),
     )
     assert "SECRET" not in str([request.to_json() for request in made])

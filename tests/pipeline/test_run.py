@@ -13,6 +13,7 @@ import pytest
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.config import RunConfig
 from pipeline.errors import IntegrityError, UserError
+from pipeline.parts import Part
 from pipeline.run import Answers, Iteration, Run, load_run, save_run
 
 Make = Callable[..., Artifact]
@@ -35,6 +36,14 @@ def run(make_config: Callable[..., RunConfig], make_artifact: Make) -> Run:
             evaluation=evaluations[0],
             shaped=make_artifact("shaped"),
             scores={"reference": make_artifact("scores")},
+            replayed=(
+                Part(make_artifact("rollouts", name="old"), make_artifact("shaped", name="drawn")),
+                Part(
+                    make_artifact("rollouts", name="older"),
+                    make_artifact("shaped", name="all"),
+                    {"reference": make_artifact("scores")},
+                ),
+            ),
             checkpoint=checkpoint,
         ),
         Iteration(1, checkpoint, answers=answers[1], evaluation=evaluations[1]),
@@ -50,6 +59,7 @@ def ids(run: Run) -> list[str | None]:
         answers = step.answers or Answers(step.policy, None, None)
         found += [step.policy, answers.sampled, answers.greedy, answers.rollouts]
         found += [step.evaluation, step.shaped, *step.scores.values(), step.checkpoint]
+        found += [artifact for part in step.replayed for artifact in part.artifacts.values()]
     return [artifact.id if artifact else None for artifact in found]
 
 

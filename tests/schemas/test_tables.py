@@ -13,6 +13,7 @@ import pytest
 from schemas import TABLES, Evaluation, Metrics, Prompts, Rollouts, Shaped, Table
 
 PROMPT = {"prompt_id": "p1", "question": "1+1", "answer": "2", "prompt_text": "Q:1+1=", "metadata": '{"level": 3}'}
+SET_ASIDE = {"place": "line 3", "why": "answer is null", "content": '{"question": "1+1"}'}
 ROLLOUT = {
     "group_id": "g1",
     "sample_index": 0,
@@ -62,6 +63,8 @@ METRICS = {
     "reward_mean": None,
     "advantage_mean": 0.0,
     "completion_tokens_mean": 3.0,
+    "age_mean": 0.5,
+    "age_max": 1,
     "entropy": 1.5,
 }
 PAIRS = {"group_id": "g1", "chosen_index": 0, "rejected_index": 1, "preference": 1.0, "margin": 0.5}
@@ -70,6 +73,7 @@ COMPARISON_TIMING = {"label": "grpo:low=0.1", "seed": 0, "epoch": 4, "train_seco
 TIMING = {"step": 0, "seconds": 0.5, "tokens_per_second": 24.0, "data_seconds": 0.0}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "prompts": PROMPT,
+    "setaside": SET_ASIDE,
     "rollouts": ROLLOUT,
     "scores": SCORES,
     "shaped": SHAPED,

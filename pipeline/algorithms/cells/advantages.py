@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import polars as pl
+from pydantic import Field
 
 from pipeline.algorithms.cells.cell import Positive
 
@@ -19,15 +21,20 @@ class Advantage(Protocol):
 
     @property
     def whole_snapshot(self) -> bool:
-        """Whether `finish` needs mean and standard deviation over all tokens of the snapshot."""
+        """Whether `finish` needs numbers of the whole snapshot, which takes a first pass over it."""
         ...
 
     def expression(self, reward: pl.Expr) -> pl.Expr:
         """Advantage of each row, given rewards of whole groups (column `group_id`), without nulls."""
         ...
 
-    def finish(self, advantage: pl.Expr, mean: float, std: float) -> pl.Expr:
-        """The final advantage, from that of `expression` and its moments over all tokens of the snapshot."""
+    def finish(self, advantage: pl.Expr, mean: float, std: float, median: float) -> pl.Expr:
+        """The final advantage, from that of `expression`.
+
+        Args:
+            mean, std: of that advantage, over all tokens of the snapshot's kept completions.
+            median: of the groups' mean rewards, over its kept completions.
+        """
         ...
 
 
@@ -37,7 +44,7 @@ class _Local:
     __slots__ = ()
     whole_snapshot: ClassVar[bool] = False
 
-    def finish(self, advantage: pl.Expr, mean: float, std: float) -> pl.Expr:
+    def finish(self, advantage: pl.Expr, mean: float, std: float, median: float) -> pl.Expr:
         return advantage
 
 
@@ -145,8 +152,35 @@ class BatchNormalized:
     def expression(self, reward: pl.Expr) -> pl.Expr:
         return reward if self.baseline == "none" else GroupMean().expression(reward)
 
-    def finish(self, advantage: pl.Expr, mean: float, std: float) -> pl.Expr:
+    def finish(self, advantage: pl.Expr, mean: float, std: float, median: float) -> pl.Expr:
         return (advantage - mean) / (std + self.epsilon)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfImitation:
+    """A' = A + gamma (r - P50) where A > 0 and r > P50, else A; A = r - mean(r over the group), P50 the median group's mean.
+
+    Clipped alike, the sum of GRPO's loss and gamma times that of imitating one's own successes is the loss of this advantage:
+    both parts of a completion have the same sign. gamma = (1 - cos(pi step / warm_up)) / 2, and 1 from warm_up on. Source:
+    SPEAR, arXiv:2509.22601, whose buffers are here the snapshot.
+    """
+
+    step: Annotated[int, Field(ge=0)] = 300
+    """Training step of the paper's schedule; the same for a whole training on a snapshot."""
+    warm_up: Annotated[int, Field(ge=1)] = 300
+    whole_snapshot = True
+
+    @property
+    def gamma(self) -> float:
+        """Weight of the imitation."""
+        return 0.5 * (1 - math.cos(math.pi * min(self.step / self.warm_up, 1.0)))
+
+    def expression(self, reward: pl.Expr) -> pl.Expr:
+        return GroupMean().expression(reward)
+
+    def finish(self, advantage: pl.Expr, mean: float, std: float, median: float) -> pl.Expr:
+        above = pl.col("reward") - median
+        return advantage + self.gamma * pl.when((advantage > 0) & (above > 0)).then(above).otherwise(0.0)
 
 
 def is_dead(reward: pl.Expr) -> pl.Expr:

@@ -60,7 +60,11 @@ class BalancedBand(Cell):
         return lows[low], highs[high]
 
     def measure(self, drift: Drift, low: float, high: float) -> float:
-        """How much of the step's objective is positive, between bounds. 1 (or infinity) if nothing is negative."""
+        """How much of the step's objective is positive, between bounds.
+
+        1 (or infinity) if nothing is negative; 0 if nothing is positive, also where all tokens are clipped, so that the search
+        goes on until some pull again; infinity, which ends the search, if no token has an advantage.
+        """
         ratio, advantage = drift.ratio_of("token"), drift.advantage
         if self.contribution == "value":
             terms = (ratio * advantage).minimum(ratio.clamp(low, high) * advantage)
@@ -69,6 +73,8 @@ class BalancedBand(Cell):
             terms = ratio * advantage * open_
         positive = float(drift.sum_over_step(terms.clamp(min=0.0)))
         negative = -float(drift.sum_over_step(terms.clamp(max=0.0)))
+        if positive == 0:
+            return 0.0 if float(drift.sum_over_step(advantage.abs())) > 0 else float("inf")
         parts = {"share": positive + negative, "pos_neg": negative, "net": abs(positive - negative)}
         return positive / parts[self.balance] if parts[self.balance] > 0 else float("inf")
 

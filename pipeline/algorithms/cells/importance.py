@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.algorithms.cells.cell import BEHAVIOR, Cell
-from pipeline.algorithms.cells.drift import Drift, Level
+from pipeline.algorithms.cells.cell import BEHAVIOR, Cell, NotNegative
+from pipeline.algorithms.cells.drift import Drift, Level, bounded_exp
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -65,19 +65,22 @@ class Ratio(Cell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClippedGeometricRatio(Cell):
-    """w = exp(mean_t of log r_t, each clipped in the direction its advantage pushes): GMPO's sequence weight.
+    """w_t = exp(mean_t of log r_t, each clipped in the direction its advantage pushes) where token t is not clipped, else 0.
 
-    log r_t is held at most `limit` where A >= 0 and at least -limit where A < 0. Source: arXiv:2507.20673.
+    log r_t is held at most `limit` where A >= 0 and at least -limit where A < 0. A clipped token counts in the mean, which is
+    the objective of its completion, and has no part in its gradient: so the weight is also the trust region. Source: GMPO,
+    arXiv:2507.20673.
     """
 
-    limit: float = 0.4
+    limit: NotNegative = 0.4
     """Largest |log r_t| that counts, nats."""
     needs = (BEHAVIOR,)
 
     def weight(self, drift: Drift) -> Float[Tensor, " tokens"]:
-        clipped = drift.log_ratio.clamp(max=self.limit).where(drift.advantage >= 0, drift.log_ratio.clamp(min=-self.limit))
+        rises = drift.advantage >= 0
+        clipped = drift.log_ratio.clamp(max=self.limit).where(rises, drift.log_ratio.clamp(min=-self.limit))
         mean = drift.tokens.per_sequence(clipped) / drift.tokens.lengths.clamp(min=1.0)
-        return drift.tokens.per_token(mean).clamp(-20.0, 20.0).exp()
+        return bounded_exp(drift.tokens.per_token(mean)) * (clipped == drift.log_ratio)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,8 +55,7 @@ class NoMismatch(Cell):
 class ProximalRatio(Cell):
     """Ratios are against prox; the weight is prox/mu, truncated or masked.
 
-    With no bounds: decoupled PPO (arXiv:2110.00641). truncate: truncated importance sampling; mask: masked importance
-    sampling, which zeroes what lies outside [low, high].
+    truncate: the weight is held within [low, high]; mask: it is 0 outside. With no bounds: decoupled PPO (arXiv:2110.00641).
     """
 
     level: Level = "token"
@@ -76,6 +75,21 @@ class ProximalRatio(Cell):
         if self.mode == "truncate":
             return ratio.clamp(self.low, self.high)
         return ratio * ((ratio >= self.low) & (ratio <= self.high))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TruncatedImportance(ProximalRatio):
+    """Ratios are against prox; the weight is min(prox/mu, high), of the token or of the completion (level: sequence)."""
+
+    high: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedImportance(ProximalRatio):
+    """Ratios are against prox; the weight is prox/mu within [low, high], 0 outside, of the token or of the completion."""
+
+    mode: Literal["truncate", "mask"] = "mask"
+    high: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,13 +8,16 @@ from typing import Annotated, Literal
 import polars as pl
 from pydantic import Field
 
-from pipeline.algorithms.cells.advantages import GROUP
+from pipeline.algorithms.cells.advantages import DEAD_RANGE, GROUP
 from pipeline.algorithms.cells.cell import NotNegative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardPairs:
-    """Pairs of completions of one group whose rewards differ by at least a margin; the higher one is chosen."""
+    """Pairs of completions of one group whose rewards differ by at least a margin; the higher one is chosen.
+
+    With `ties`, also pairs of equals, each once, with preference 1/2: they pull h towards 0.
+    """
 
     strategy: Literal["best_worst", "all"] = "best_worst"
     """best_worst: one pair a group, the first of equals. all: every pair that the margin allows."""
@@ -24,6 +27,8 @@ class RewardPairs:
     """Most pairs per group, widest margin first; 0 for no limit."""
     soft: NotNegative = 0.0
     """Temperature of soft labels: preference = sigmoid(difference / soft). 0: hard labels, preference = 1."""
+    ties: bool = False
+    """With strategy all: also pair completions whose rewards are equal."""
 
     def pairs(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows of a `Pairs` table, from kept rows with group_id, sample_index and reward."""
@@ -37,12 +42,13 @@ class RewardPairs:
             joined = rows.join(rows, on=GROUP, suffix="_rejected")
         margin = pl.col("reward") - pl.col("reward_rejected")
         label = pl.lit(1.0) if self.soft == 0 else 1 / (1 + (-margin / self.soft).exp())
-        pairs = joined.filter(margin >= max(self.margin, 1e-12)).select(
+        tie = (margin.abs() < DEAD_RANGE) & (pl.col("sample_index") < pl.col("sample_index_rejected")) & self.ties
+        pairs = joined.filter((margin >= max(self.margin, DEAD_RANGE)) | tie).select(
             GROUP,
             chosen_index="sample_index",
             rejected_index="sample_index_rejected",
-            preference=label.cast(pl.Float32),
-            margin=margin,
+            preference=pl.when(tie).then(0.5).otherwise(label).cast(pl.Float32),
+            margin=pl.when(tie).then(0.0).otherwise(margin),
         )
         order = [GROUP, "margin", "chosen_index", "rejected_index"]
         pairs = pairs.sort(order, descending=[False, True, False, False])

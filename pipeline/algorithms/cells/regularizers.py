@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE, Cell
+from pydantic import Field
+
+from pipeline.algorithms.cells.cell import BEHAVIOR, PROXIMAL, REFERENCE, Cell
 from pipeline.algorithms.cells.drift import LOG_RATIO_LIMIT, bounded_exp
 
 if TYPE_CHECKING:
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.algorithms.tokens import Tokens
+
+Estimator = Literal["k1", "k2", "k3"]
+"""Of KL(pi || anchor) from a token that pi may not have drawn."""
 
 
 class Regularizer(Protocol):
@@ -38,15 +44,36 @@ class ReferenceKL(Cell):
     """
 
     coefficient: float = 0.0
-    estimator: Literal["k1", "k2", "k3"] = "k3"
+    estimator: Estimator = "k3"
     needs = (REFERENCE,)
 
     def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-        assert tokens.reference is not None
-        log_q = (tokens.reference - tokens.logprobs).where(tokens.mask, tokens.logprobs.new_zeros(()))
-        log_q = log_q.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        estimates = {"k1": -log_q, "k2": 0.5 * log_q**2, "k3": log_q.exp() - 1 - log_q}
-        return self.coefficient * estimates[self.estimator]
+        return self.coefficient * _kl(tokens, tokens.reference, self.estimator)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvexKL(Cell):
+    """coefficient x (share KL(pi || ref) + (1 - share) KL(pi || prox)): near the base model at first, near itself later.
+
+    share = max(1 - 0.1 ceil(max(step - 50, 0) / 10), 0.5) falls from 1 to 1/2 between the steps 50 and 91. Source: ReMix,
+    arXiv:2507.06892, whose previous policy is here the one at the start of this training.
+    """
+
+    coefficient: float = 1e-3
+    """The paper's value is not known to us."""
+    step: Annotated[int, Field(ge=0)] = 0
+    """Training step of the paper's schedule; the same for a whole training on a snapshot."""
+    estimator: Estimator = "k3"
+    needs = (REFERENCE, PROXIMAL)
+
+    @property
+    def share(self) -> float:
+        """Weight of the base model."""
+        return max(1 - 0.1 * math.ceil(max(self.step - 50, 0) / 10), 0.5)
+
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        base, previous = (_kl(tokens, anchor, self.estimator) for anchor in (tokens.reference, tokens.proximal))
+        return self.coefficient * (self.share * base + (1 - self.share) * previous)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,3 +149,12 @@ class EntropyBonus(Cell):
 
     def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
         return -self.coefficient * tokens.entropy
+
+
+def _kl(tokens: Tokens, anchor: Float[Tensor, " tokens"] | None, estimator: Estimator) -> Float[Tensor, " tokens"]:
+    """An estimate of KL(pi || anchor) per token; 0 where masked out."""
+    assert anchor is not None
+    log_q = (anchor - tokens.logprobs).where(tokens.mask, tokens.logprobs.new_zeros(()))
+    log_q = log_q.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    estimates = {"k1": -log_q, "k2": 0.5 * log_q**2, "k3": log_q.exp() - 1 - log_q}
+    return estimates[estimator]

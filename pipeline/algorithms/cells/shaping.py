@@ -104,6 +104,23 @@ class BalanceNegatives:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BalancePositives:
+    """Leave out random positives until there are no more of them than negatives; positives are r >= the group's mean.
+
+    A group without negatives stays whole.
+    """
+
+    reason: ClassVar[str] = "surplus_positive"
+    seeded: ClassVar[bool] = True
+
+    def drops(self) -> pl.Expr:
+        positive = REWARD >= REWARD.mean().over(GROUP)
+        negatives = (~positive).sum().over(GROUP)
+        rank = pl.when(positive).then(pl.col("draw")).rank("ordinal").over(GROUP)
+        return positive & (negatives > 0) & (rank > negatives)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AnnaKarenina:
     """Keep the first solved completion of a group and all that are not solved: solutions are alike, mistakes are not.
 
@@ -178,10 +195,10 @@ class ExponentialAdvantage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassWeights:
-    """weight = positive where A > 0, negative elsewhere: lambda+ and lambda-."""
+    """weight = positive where A > 0, negative where A < 0, 1 where A = 0: lambda+ and lambda-."""
 
     positive: float = 1.0
     negative: float = 1.0
 
     def weight(self, advantage: pl.Expr) -> pl.Expr:
-        return pl.when(advantage > 0).then(self.positive).otherwise(self.negative)
+        return pl.when(advantage > 0).then(self.positive).when(advantage < 0).then(self.negative).otherwise(1.0)

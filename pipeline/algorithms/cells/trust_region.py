@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.algorithms.cells.cell import BEHAVIOR, Cell
-from pipeline.algorithms.cells.drift import Drift, Level
+from pipeline.algorithms.cells.cell import BEHAVIOR, PROXIMAL, Cell
+from pipeline.algorithms.cells.drift import Drift, Level, bounded_exp
 from pipeline.algorithms.cells.importance import UNBOUNDED
 
 if TYPE_CHECKING:
@@ -98,6 +98,28 @@ class Ring(Cell):
         near = (ratio >= 1 - self.low) & (ratio <= 1 + self.high)
         far = ((advantage >= 0) & (ratio <= 1 - self.far_low)) | ((advantage <= 0) & (ratio >= 1 + self.far_high))
         return near | far
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CenteredBand(Cell):
+    """OneSide around c_t = prox/mu instead of 1: keeps A >= 0 with r <= c + high, A <= 0 with r >= c - low.
+
+    A token is stopped for what this training has moved it, not for its age. The same as a clip of pi/prox with low and high
+    divided by c; PPO's own where prox is mu. Source: ReMix, arXiv:2507.06892.
+    """
+
+    low: float = 0.2
+    """Distance below c at which tokens with A <= 0 stop."""
+    high: float = 0.2
+    """Distance above c at which tokens with A >= 0 stop."""
+    needs = (BEHAVIOR, PROXIMAL)
+
+    def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
+        tokens = drift.tokens
+        assert tokens.behavior is not None and tokens.proximal is not None
+        center = bounded_exp((tokens.proximal - tokens.behavior).where(tokens.mask, tokens.logprobs.new_zeros(())))
+        ratio, advantage = drift.ratio_of("token"), drift.advantage
+        return ((advantage >= 0) & (ratio <= center + self.high)) | ((advantage <= 0) & (ratio >= center - self.low))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -189,7 +189,7 @@ def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], *
     """Tokens of some sequences, in fp64, from a list per sequence.
 
     Unless given: behavior, proximal and reference are the logprobs themselves, nothing is masked out, entropies are 0,
-    weights 1, ages 1, all sequences are of one group, and there are no pairs.
+    weights 1, ages 1, all sequences are of one group and numbered, and there are no pairs.
     """
     sizes = [len(row) for row in logprobs]
     given: dict[str, Any] = {
@@ -198,7 +198,7 @@ def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], *
         "weight": [1.0] * len(sizes),
     }
     given |= {"behavior": logprobs, "proximal": logprobs, "reference": logprobs, "age": [1.0] * len(sizes)}
-    given |= {"group": [0] * len(sizes), "pairs": None} | columns
+    given |= {"group": [0] * len(sizes), "number": list(range(len(sizes))), "pairs": None} | columns
     pairs = given["pairs"]
     preference = given.get("preference", [1.0] * len(pairs or ()))
     mask = _flat(given["mask"], torch.bool)
@@ -215,6 +215,7 @@ def tokens_of(logprobs: Sequence[Sequence[float]], advantage: Sequence[float], *
         weight=torch.tensor(given["weight"], dtype=torch.float64),
         lengths=torch.zeros(len(sizes), dtype=torch.float64).index_add(0, sequence, mask.double()),
         group=torch.tensor(given["group"]),
+        number=torch.tensor(given["number"]),
         age=torch.tensor(given["age"], dtype=torch.float64),
         pairs=None if pairs is None else torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
         preference=None if pairs is None else torch.tensor(preference, dtype=torch.float64),

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.balance import BalancedBand
 from pipeline.algorithms.cells.drift import Drift
-from pipeline.algorithms.cells.trust_region import OneSide, SecondMoment
+from pipeline.algorithms.cells.trust_region import SecondMoment
 from pipeline.algorithms.tokens import Tokens
 
 MakeTokens = Callable[..., Tokens]
@@ -117,13 +117,6 @@ def test_bapo_stops_what_is_outside_the_bounds_it_found(make_tokens: MakeTokens,
     assert (8 * gradient).tolist() == pytest.approx([0, -1.1, -0.9, 0, 0.65, 0.8, 1.05, 1.3])
 
 
-def test_bapo_with_bounds_that_cannot_move_has_the_gradient_of_the_fixed_clip(make_tokens: MakeTokens, pull: Pull) -> None:
-    tokens = make_tokens([[-1.0 + math.log(ratio)] for ratio in RATIOS], SIGNS, behavior=[[-1.0]] * 8)
-    still = resolve("bapo", {"low_start": 0.8, "low_end": 0.8, "high_start": 1.28, "high_end": 1.28, "target": 0.9})
-    fixed = still.replace(trust_region=OneSide(low=0.2, high=0.28))
-    torch.testing.assert_close(pull(still, tokens)[1], pull(fixed, tokens)[1], rtol=0, atol=0)
-
-
 log_ratios = st.floats(-1.5, 1.5)
 tokens_of_a_step = st.lists(st.tuples(log_ratios, st.sampled_from([-2.0, -0.5, 0.0, 0.7, 1.0])), min_size=1, max_size=8)
 
@@ -136,15 +129,25 @@ def test_the_share_of_positives_is_monotone_in_each_bound(drift_of: MakeDrift, t
     for bounds in ([(0.6, 1.2), (0.6, 1.7), (0.6, 3.0)], [(0.9, 1.2), (0.9, 3.0)]):
         for (low, high), (_, higher) in itertools.pairwise(bounds):
             assert value.measure(drift, low, higher) >= value.measure(drift, low, high) - 1e-12
-            assert gradient.measure(drift, low, higher) >= finite(gradient.measure(drift, low, high)) - 1e-12
+            assert gradient.measure(drift, low, higher) >= gradient.measure(drift, low, high) - 1e-12
     for low, higher in ((0.6, 0.75), (0.75, 0.9)):
         assert value.measure(drift, higher, 1.2) <= value.measure(drift, low, 1.2) + 1e-12
-        assert gradient.measure(drift, higher, 1.2) >= finite(gradient.measure(drift, low, 1.2)) - 1e-12
+        assert gradient.measure(drift, higher, 1.2) >= gradient.measure(drift, low, 1.2) - 1e-12
 
 
-def finite(measure: float) -> float:
-    """0 in place of the infinity that stands for a step in which no token pulls."""
-    return 0.0 if measure == math.inf else measure
+@pytest.mark.parametrize("balance", ["share", "pos_neg", "net"])
+def test_a_step_whose_tokens_are_all_clipped_is_not_balanced(balance: Any, drift_of: MakeDrift) -> None:
+    # The only positive stands at 1.5 and the only negative at .5: nothing pulls until c_high has come as far as 1.5.
+    band = BalancedBand(balance=balance, contribution="gradient")
+    clipped = drift_of([[1.49999], [0.5]], [1.0, -1.0])
+    assert band.measure(clipped, 0.6, 1.2) == 0
+    assert band.bounds(clipped) == pytest.approx((0.6, 1.5))
+    assert band.keeps(clipped).tolist() == [True, False]
+
+
+def test_a_step_without_advantages_is_left_as_it_is(drift_of: MakeDrift) -> None:
+    for contribution in ("value", "gradient"):
+        assert BalancedBand(contribution=contribution).bounds(drift_of([[1.5], [0.5]], [0.0, -0.0])) == (0.6, 1.2)
 
 
 def distances(drift_of: MakeDrift, values: list[float], directions: list[float]) -> Drift:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.algorithms import Algorithm, resolve
-from pipeline.algorithms.cells.aggregation import SequenceMean, SequenceSum, TokenMean
+from pipeline.algorithms.cells.aggregation import SequenceSum, TokenMean
 from pipeline.algorithms.cells.drift import Drift
-from pipeline.algorithms.cells.importance import EffectiveSampleCap, Ratio, effective_sample_size
+from pipeline.algorithms.cells.importance import EffectiveSampleCap, effective_sample_size
 from pipeline.algorithms.cells.mismatch import InterpolatedProximal, ProximalRatio
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.algorithms.tokens import Tokens
@@ -37,12 +37,6 @@ def gradient_algorithm(name: str, **cells: Any) -> PolicyGradient:
 TOPR = gradient_algorithm("topr")
 
 
-def bounded(low: float, high: float, negative_low: float, negative_high: float) -> PolicyGradient:
-    """TOPR with other truncation limits: a+, b+, a-, b-."""
-    cell = Ratio(level="sequence", positive_low=low, positive_high=high, negative_low=negative_low, negative_high=negative_high)
-    return TOPR.replace(importance=cell)
-
-
 def some_steps(make_tokens: MakeTokens) -> Tokens:
     return make_tokens(
         [[-0.5, -1.0, -0.2], [-2.0, -1.5], [-0.3, -0.1, -0.4], [-3.0]],
@@ -50,10 +44,6 @@ def some_steps(make_tokens: MakeTokens) -> Tokens:
         behavior=[[-0.7, -0.9, -0.3], [-1.0, -1.2], [-0.9, -0.5, -0.2], [-1.0]],
         mask=[[True] * 3, [True] * 2, [True, True, False], [True]],
     )
-
-
-def assert_same_pull(pull: Pull, tokens: Tokens, one: Algorithm, other: Algorithm) -> None:
-    torch.testing.assert_close(pull(one, tokens)[1], pull(other, tokens)[1], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -75,35 +65,6 @@ def test_topr_tapers_negatives_only_and_its_taper_is_a_constant_of_the_gradient(
     assert pull(TOPR, make_tokens(**FAILED))[1].tolist() == pytest.approx([math.exp(-1.3) / 2] * 2)
     unlikely = make_tokens(**{**FAILED, "logprobs": [[-200.0, -100.0]]})
     assert pull(TOPR, unlikely)[1].tolist() == pytest.approx([0, 0], abs=2e-9)
-
-
-def test_topr_with_bounds_of_one_is_reinforce(make_tokens: MakeTokens, pull: Pull) -> None:
-    reinforce = gradient_algorithm("reinforce", aggregation=SequenceMean())
-    assert_same_pull(pull, some_steps(make_tokens), bounded(1, 1, 1, 1), reinforce)
-
-
-def test_topr_without_negatives_is_rejection_sampling(make_tokens: MakeTokens, pull: Pull) -> None:
-    tokens = some_steps(make_tokens)
-    found = pull(bounded(1, 1, 0, 0), tokens)[1]
-    solved = make_tokens([[-0.5, -1.0, -0.2], [-3.0]], [1.0, 1.0])
-    expected = pull(resolve("raft"), solved)[1] * 2 / 4  # its mean is over the solved alone
-    assert found.tolist() == pytest.approx([*expected[:3].tolist(), 0, 0, 0, 0, 0, expected[3].item()])
-
-
-@pytest.mark.parametrize("high", [1.0, math.inf])
-def test_topr_bounded_alike_on_both_sides_is_truncated_importance_sampling(
-    high: float, make_tokens: MakeTokens, pull: Pull
-) -> None:
-    tokens = some_steps(make_tokens)
-    assert tokens.behavior is not None
-    moved = tokens.per_sequence(tokens.logprobs - tokens.behavior)
-    weight = moved.detach().exp().clamp(max=high)
-    loss = -(weight * tokens.advantage * tokens.per_sequence(tokens.logprobs) / tokens.lengths).mean()
-    (expected,) = torch.autograd.grad(loss, tokens.logprobs, retain_graph=True)
-    torch.testing.assert_close(pull(bounded(0, min(high, 1e9), 0, min(high, 1e9)), tokens)[1], expected)
-    if high == math.inf:  # the derivative of the importance-sampled value itself
-        value = -(moved.exp() * tokens.advantage / tokens.lengths).mean()
-        torch.testing.assert_close(torch.autograd.grad(value, tokens.logprobs)[0], expected)
 
 
 @pytest.mark.parametrize(("ratios", "expected"), [([1, 1, 1, 1], 1.0), ([4, 1, 1, 1], 0.6447), ([1e9, 1, 1, 1], 0.25)])
@@ -216,13 +177,6 @@ def test_a_3po_interpolates_the_proximal_policy_by_age(
     assert cell.anchor(tokens).tolist() == pytest.approx(list(expected))
     assert cell.weight(tokens).tolist() == pytest.approx([math.exp(expected[0] + 1)] * 3)
     assert not cell.anchor(tokens).requires_grad
-
-
-def test_a_3po_on_data_of_the_version_before_is_ppo(make_tokens: MakeTokens, pull: Pull) -> None:
-    tokens = some_steps(make_tokens)
-    found, expected = pull(resolve("a-3po"), tokens), pull(gradient_algorithm("grpo", aggregation=TokenMean()), tokens)
-    assert found[0] == pytest.approx(expected[0], rel=1e-12)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-12, atol=0)
 
 
 Level = Literal["token", "sequence", "geometric"]

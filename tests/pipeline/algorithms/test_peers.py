@@ -21,7 +21,7 @@ from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.aggregation import SequenceMean, SequenceSum, TokenMean
 from pipeline.algorithms.cells.regularizers import ForwardKL
 from pipeline.algorithms.tokens import Tokens, Totals
-from pipeline.config import ShapeConfig
+from pipeline.config_data import ShapeConfig
 from pipeline.shape.choices import shape_rows, shaped_table
 
 MakeTokens = Callable[..., Tokens]

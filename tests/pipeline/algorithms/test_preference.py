@@ -7,15 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.advantages import Signed
-from pipeline.algorithms.preference import Hinge, Logistic, SquaredMargin
+from pipeline.algorithms.preference import Hinge, Logistic, Preference, SquaredMargin
 from pipeline.algorithms.tokens import Tokens
 
 MakeTokens = Callable[..., Tokens]
@@ -94,20 +93,6 @@ def test_ipo_on_all_pairs_of_the_data_rests_where_it_should(make_tokens: MakeTok
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
-@settings(deadline=None, max_examples=20)
-@given(margin=st.floats(-20, 20), preference=st.floats(0, 1))
-def test_swapping_the_ends_of_a_pair_with_its_label_changes_nothing(
-    name: str, margin: float, preference: float, make_tokens: MakeTokens, pull: Pull
-) -> None:
-    tokens = pair(make_tokens, margin, preference)
-    assert tokens.pairs is not None and tokens.preference is not None
-    swapped = dataclasses.replace(tokens, pairs=tokens.pairs.flip(1), preference=1 - tokens.preference)
-    (loss, gradient), (other_loss, other) = pull(resolve(name), tokens), pull(resolve(name), swapped)
-    assert loss == pytest.approx(other_loss, rel=1e-12)
-    torch.testing.assert_close(gradient, other, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
 def test_a_label_of_one_is_a_hard_label_and_others_are_mixtures(name: str, make_tokens: MakeTokens, pull: Pull) -> None:
     cell = {"dpo": Logistic(), "ipo": SquaredMargin(), "slic": Hinge()}[name]
     one, other = (cell.loss(torch.tensor(margin)).item() for margin in (0.8, -0.8))
@@ -159,6 +144,67 @@ def test_a_step_without_pairs_has_no_loss(make_tokens: MakeTokens, pull: Pull) -
         assert (loss, gradient.tolist()) == (0, [0])
 
 
+@pytest.mark.parametrize(("tau", "rest", "share"), [(1.0, 0.2, 0.5498), (0.1, 2.0, 0.8808)])
+@pytest.mark.parametrize("counts", [(1, 1), (19, 7)])
+def test_ipo_md_of_two_answers_rests_at_its_margin_whatever_mixture_drew_them(
+    tau: float, rest: float, share: float, counts: tuple[int, int], make_tokens: MakeTokens, pull: Pull
+) -> None:
+    # p = .7: h* = .2/tau. At tau = .1, 19 and 7 of 26 are drawn by the mixture of beta = .5: .7311.
+    answers = [0] * counts[0] + [1] * counts[1]
+    policy = [1 / (1 + math.exp(-rest)), 1 / (1 + math.exp(rest))]
+    assert policy[0] == pytest.approx(share, abs=5e-5)
+    pairs = [[i, j] for i in range(len(answers)) for j in range(len(answers)) if i != j]
+    wins = {(0, 1): 0.7, (1, 0): 0.3, (0, 0): 0.5, (1, 1): 0.5}
+    tokens = make_tokens(
+        [[math.log(policy[answer])] for answer in answers],
+        [0.0] * len(answers),
+        reference=[[math.log(0.5)]] * len(answers),
+        pairs=pairs,
+        preference=[wins[answers[i], answers[j]] for i, j in pairs],
+    )
+    assert pull(resolve("ipo-md", {"tau": tau}), tokens)[1].tolist() == pytest.approx([0] * len(answers), abs=1e-12)
+
+
+def test_ipo_md_on_its_own_answers_to_a_circle_of_preferences_rests_where_they_are_equal(
+    make_tokens: MakeTokens, pull: Pull
+) -> None:
+    wins = [[0.5, 5 / 9, 4 / 9], [4 / 9, 0.5, 5 / 9], [5 / 9, 4 / 9, 0.5]]
+    pairs = [[i, j] for i in range(3) for j in range(3) if i != j]
+    columns = {"reference": [[-math.log(3)]] * 3, "pairs": pairs, "preference": [wins[i][j] for i, j in pairs]}
+    tokens = make_tokens([[-math.log(3)]] * 3, [0.0] * 3, **columns)
+    assert pull(resolve("ipo-md", {"tau": 0.1}), tokens)[1].tolist() == pytest.approx([0] * 3, abs=1e-12)
+
+
+def test_ipo_md_takes_all_pairs_with_soft_labels_and_ties() -> None:
+    algorithm = resolve("ipo-md")
+    assert isinstance(algorithm, Preference)
+    rows = pl.DataFrame({"group_id": ["g"] * 3, "sample_index": [0, 1, 2], "reward": [1.0, 0.0, 1.0]})
+    pairs = algorithm.pairing.pairs(rows.with_columns(pl.col("sample_index").cast(pl.Int32)))
+    found = pairs.select("chosen_index", "rejected_index", "preference", "margin").rows()
+    likely = pytest.approx(1 / (1 + math.exp(-1)))
+    assert found == [(0, 1, likely, 1.0), (2, 1, likely, 1.0), (0, 2, 0.5, 0.0)]
+    without = algorithm.replace(pairing=dataclasses.replace(algorithm.pairing, ties=False)).pairing.pairs(rows)
+    assert len(without) == 2
+
+
+def test_opa_dpo_by_hand(make_tokens: MakeTokens, pull: Pull) -> None:
+    # h = .5 and Delta(chosen) = .6; the reference is the policy at the start, not the base model.
+    tokens = pair(make_tokens, margin=0.5)
+    tokens = dataclasses.replace(tokens, proximal=tokens.reference, reference=None)
+    loss, gradient = pull(resolve("opa-dpo"), tokens)
+    assert loss == pytest.approx(0.668460 + math.log1p(math.exp(-0.06)), abs=5e-7)
+    anchor = -0.1 / (1 + math.exp(0.06))
+    assert gradient.tolist() == pytest.approx([-0.048750 + anchor, -0.048750 + anchor, 0.048750], abs=5e-6)
+    shifted = resolve("opa-dpo", {"offset": 1.0, "slope": 0.2, "anchors.0.coefficient": 0.5})
+    expected = 0.668460 + 0.5 * math.log1p(math.exp(-0.12 + 1.0))
+    assert pull(shifted, tokens)[0] == pytest.approx(expected, abs=5e-7)
+
+
+def test_any_method_on_pairs_may_be_anchored(make_tokens: MakeTokens, pull: Pull) -> None:
+    anchored = pull(resolve("slic", {"anchors.0.coefficient": 1.0}), pair(make_tokens, margin=0.5))[0]
+    assert anchored == pytest.approx(0.95 + math.log1p(math.exp(-0.06)))
+
+
 def test_kto_by_hand(make_tokens: MakeTokens, pull: Pull) -> None:
     # z0 = (.5 - .1) / 2 = .2: 1 - sigmoid(.1 (.5 - .2)), and 1 - sigmoid(.1 (.2 + .3)) where Delta = -.3 and z0 is the same.
     good = pull(resolve("kto"), labelled(make_tokens, 0.5, -0.1, good=[True, True], weight=[1.0, 0.0]))[0]
@@ -198,7 +244,12 @@ def test_kto_takes_its_labels_from_whether_a_completion_is_solved() -> None:
     assert not hasattr(resolve("kto"), "pairing")
 
 
-@pytest.mark.parametrize("name", [*PAIRWISE, "kto"])
+def test_opa_dpo_needs_the_policy_at_the_start_and_no_other_reference() -> None:
+    assert resolve("opa-dpo").needs == ("proximal_logprobs",)
+    assert resolve("opa-dpo").whole_step
+
+
+@pytest.mark.parametrize("name", [*PAIRWISE, "ipo-md", "kto"])
 def test_preferences_need_a_reference_and_all_of_the_step(name: str) -> None:
     assert resolve(name).needs == ("reference_logprobs",)
     assert resolve(name).whole_step

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.drift import Drift
 from pipeline.algorithms.cells.importance import ClippedGeometricRatio, GammaGate, SigmoidGate
-from pipeline.algorithms.tokens import Tokens
+from pipeline.algorithms.tokens import Tokens, Totals
 
 MakeTokens = Callable[..., Tokens]
 MakeDrift = Callable[..., Drift]
@@ -70,17 +70,27 @@ def test_gspo_has_the_gradient_of_its_clipped_objective(advantage: list[float], 
 
 def test_weight_of_gmpo_by_hand(drift_of: MakeDrift) -> None:
     drift = drift_of([[math.exp(0.6), math.exp(-0.8)], [math.exp(0.6), math.exp(-0.8)]], [1.0, -1.0])
-    expected = [math.exp((0.4 - 0.8) / 2)] * 2 + [math.exp((0.6 - 0.4) / 2)] * 2
+    expected = [0, math.exp((0.4 - 0.8) / 2), math.exp((0.6 - 0.4) / 2), 0]  # what is clipped counts, and does not pull
     assert ClippedGeometricRatio().weight(drift).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("limit", [0.05, 0.4, 1.2])
 @pytest.mark.parametrize("advantage", [[1.0, -1.0], [-0.5, 2.0], [0.0, 1.0]])
-def test_gmpo_has_the_gradient_of_its_clipped_objective(advantage: list[float], make_tokens: MakeTokens, pull: Pull) -> None:
+def test_gmpo_has_the_gradient_of_its_clipped_objective(
+    advantage: list[float], limit: float, make_tokens: MakeTokens, pull: Pull
+) -> None:
     tokens = with_ratios(make_tokens, (1.6, 0.5, 1.1), (0.4, 3.0, 0.9, 1.3), advantage=advantage)
     moved = log_ratios(tokens)
-    clipped = torch.where(tokens.per_token(tokens.advantage) > 0, moved.clamp(max=0.4), moved.clamp(min=-0.4))
+    clipped = torch.where(tokens.per_token(tokens.advantage) > 0, moved.clamp(max=limit), moved.clamp(min=-limit))
     objective = (tokens.per_sequence(clipped) / tokens.lengths).exp() * tokens.advantage
-    torch.testing.assert_close(pull(resolve("gmpo"), tokens)[1], gradient_of(objective, tokens), rtol=1e-12, atol=1e-15)
+    gmpo = resolve("gmpo", {"limit": limit})
+    torch.testing.assert_close(pull(gmpo, tokens)[1], gradient_of(objective, tokens), rtol=1e-12, atol=1e-15)
+
+
+def test_tokens_that_gmpo_clips_are_reported_as_stopped(make_tokens: MakeTokens) -> None:
+    tokens = with_ratios(make_tokens, (1.6, 0.5, 1.1), (0.4, 3.0, 0.9), advantage=[1.0, -1.0])
+    stopped = resolve("gmpo").loss(tokens, Totals(tokens=6, sequences=2)).stopped
+    assert stopped.tolist() == [True, False, False, True, False, False]
 
 
 def test_soft_gate_of_sapo_by_hand(drift_of: MakeDrift) -> None:

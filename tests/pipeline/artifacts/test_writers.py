@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,42 +21,7 @@ from pipeline.errors import StageFailed
 from schemas import Shaped
 
 REQUEST = Request("shaped", "test/1", {})
-PRELUDE = """
-    import sys, time
-    from pathlib import Path
-    import polars as pl
-    from pipeline.artifacts import Request, Store, Work
-    from pipeline.artifacts.files import whole_file
-    from schemas import Shaped
-
-    def rows(name):
-        types = {name: column.dtype for name, column in Shaped.columns().items()}
-        return pl.DataFrame([(name, i, 0.5, 1.0, True, None) for i in range(2000)], schema=types, orient="row")
-
-    def say(*words):
-        print(*words, flush=True)
-
-    store = Store(sys.argv[1])
-    request = Request("shaped", "test/1", {})
-"""
-Start = Callable[[str], "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(store: Store) -> Iterator[Start]:
-    """start(source): a process that runs the source with `store` and `request` at hand."""
-    running: list[subprocess.Popen[str]] = []
-
-    def run(source: str) -> subprocess.Popen[str]:
-        program = textwrap.dedent(PRELUDE) + textwrap.dedent(source)
-        command = [sys.executable, "-c", program, str(store.root)]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return running[-1]
-
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def next_line(process: subprocess.Popen[str]) -> str:

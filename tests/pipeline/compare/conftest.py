@@ -18,6 +18,7 @@ from pipeline.compare.plan import Plan, Snapshot, Variant
 from pipeline.compare.trials import Judged, Trial, Trials
 from pipeline.config import RunConfig
 from pipeline.evaluate.stage import summarize
+from pipeline.parts import Part
 from pipeline.run import Answers, Iteration, Run, save_run
 from schemas import Evaluation, Metrics, Timing
 
@@ -77,14 +78,15 @@ class Synthetic:
         """A trial of an algorithm; `strength` is about the gain of pass@1, `columns` replace those of the metrics."""
         config = plan.training(variant)
         share = 0.25 + strength * (1 - math.exp(-variant.epochs))
-        shaped = self._finish(requests.shape_request(config, self.rollouts), {}, {})
+        shaped = self._finish(requests.shape_request(config, 0, self.rollouts), {}, {})
+        parts = (Part(self.rollouts, shaped),)
         draw = random.Random(f"{variant.choice.label} {variant.seed}")
         rows = [{**step_row(step, strength, draw), **columns} for step in range(variant.epochs * STEPS)]
         timing = [{"step": n, "seconds": 0.5, "tokens_per_second": 900.0, "data_seconds": 0.01} for n in range(len(rows))]
         tables = {"metrics.parquet": (frame_of(rows, Metrics), Metrics), "timing.parquet": (frame_of(timing, Timing), Timing)}
-        request = requests.train_request(config, 0, self.base, self.rollouts, shaped, {})
+        request = requests.train_request(config, 0, self.base, parts)
         checkpoint = self._finish(request, tables, {"iteration": 1})
-        return Trial(shaped, {}, checkpoint, self.judged(plan.judging(variant), checkpoint, share, 30 + 20 * strength))
+        return Trial(parts, checkpoint, self.judged(plan.judging(variant), checkpoint, share, 30 + 20 * strength))
 
     def judged(self, config: RunConfig, policy: Artifact, share: float, tokens: float) -> Judged:
         draw = random.Random(policy.id)
@@ -127,6 +129,8 @@ def step_row(step: int, strength: float, draw: random.Random) -> dict[str, Any]:
         "reward_mean": 0.25,
         "advantage_mean": 0.0,
         "completion_tokens_mean": 25.0,
+        "age_mean": 0.0,
+        "age_max": 0,
         "entropy": 2.0 - strength * step / 5 * noise,
         "kl_behavior": spread**2 * noise,
         "ratio_q01": 1 - 3 * spread if spread < 0.3 else 0.1,

@@ -15,6 +15,7 @@ from pipeline.compare import choices
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, make_plan
 from pipeline.errors import UserError
+from pipeline.parts import Part
 
 Synthetic = Callable[..., Any]
 
@@ -95,7 +96,7 @@ def test_seeds_vary_the_training_and_not_the_judgment(run: Any) -> None:
 
 def test_the_first_trial_of_the_runs_own_algorithm_is_the_runs_own_training(run: Any) -> None:
     plan = make_plan(run.root, ["rec-oneside-nois"], seeds=2)
-    parents = (plan.snapshot.policy, plan.snapshot.rollouts, plan.snapshot.rollouts, {})
+    parents = (plan.snapshot.policy, [Part(plan.snapshot.rollouts, plan.snapshot.rollouts)])
     own = requests.train_request(run.config, 0, *parents).key
     assert [requests.train_request(plan.training(v), 0, *parents).key == own for v in plan.variants()] == [True, False]
 

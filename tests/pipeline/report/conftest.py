@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from flows.chain import chain
 from pipeline.artifacts import Artifact, Request, Store
 from pipeline.config import RunConfig
 from pipeline.local import Missing
+from pipeline.parts import Part
+from pipeline.requests import train_request
 from pipeline.run import Answers, Run
 from schemas import Evaluation, Metrics, Prompts, Rollouts, Shaped, Timing
 
@@ -187,9 +189,12 @@ class Synthetic:
     def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
         return {}
 
-    def train(
-        self, iteration: int, policy: Artifact, rollouts: Artifact, shaped: Artifact, scores: Mapping[str, Artifact]
-    ) -> Artifact:
+    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
+        window = earlier[: self.config.replay.iterations]
+        shaped = [self.store.find(Request("shaped", "shape/1", {}, (rollouts.as_parent("rollouts"),))) for rollouts in window]
+        return tuple(Part(rollouts, whole) for rollouts, whole in zip(window, shaped, strict=True) if whole)
+
+    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
         self._look(f"train {iteration}")
         steps = STEPS_PER_EPOCH * EPOCHS
         metrics = [self._step(iteration, step) for step in range(steps)]
@@ -197,7 +202,7 @@ class Synthetic:
             metrics[4]["loss"] = float("nan")
             metrics[5]["grad_norm"] = float("inf")
         timing = [{"step": step, "seconds": 0.5, "tokens_per_second": 900.0, "data_seconds": 0.01} for step in range(steps)]
-        parents = (policy.as_parent("policy"), rollouts.as_parent("rollouts"), shaped.as_parent("shaped"))
+        parents = train_request(self.config, iteration, policy, parts).parents
         with self.store.work(Request("checkpoint", "train/1", {"iteration": iteration + 1}, parents)) as work:
             if self.tokenizer:
                 byte_tokenizer().save(str(work.path / "tokenizer.json"))
@@ -222,6 +227,8 @@ class Synthetic:
             "reward_mean": 0.5,
             "advantage_mean": 0.0,
             "completion_tokens_mean": 25.0,
+            "age_mean": 0.5 * min(iteration, self.config.replay.iterations),
+            "age_max": min(iteration, self.config.replay.iterations),
             "entropy": 2.0 - 0.3 * iteration - 0.01 * step + 0.05 * noise(),
             "kl_behavior": spread**2,
             "ratio_q01": 1 - 3 * spread,

@@ -207,3 +207,9 @@ def test_a_lost_shard_is_an_error_that_names_it(make_run: Callable[..., Run]) ->
     (run.iterations[0].answers.rollouts.path / "part-00001.parquet").unlink()
     with pytest.raises(IntegrityError, match=r"part-00001\.parquet"):
         render(run)
+
+
+def test_a_run_that_replays_shows_the_age_of_what_it_trained_on(make_run: Callable[..., Run], run: Run) -> None:
+    page = render(make_run(replay={"iterations": 1}))
+    assert "Age of the completions" in page
+    assert "rollouts of 0, replay 1 rollouts of 1" in page

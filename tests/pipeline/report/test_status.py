@@ -77,3 +77,11 @@ def shown(run: Run) -> str:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(iteration_table(run))
     return console.export_text()
+
+
+def test_replayed_rollouts_are_counted_and_named(make_run: Callable[..., Run]) -> None:
+    first, second, _ = status(make_run(replay={"iterations": 1}))["iterations"]
+    assert (first["replayed_completions"], "replay 1 rollouts" in first["artifacts"]) == (0, False)
+    assert second["artifacts"]["replay 1 rollouts"] == first["artifacts"]["rollouts"]
+    assert second["artifacts"]["replay 1 shaped"] == first["artifacts"]["shaped"]
+    assert second["replayed_completions"] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
@@ -16,15 +16,22 @@ Completions = list[tuple[str, float | None]]
 
 @pytest.fixture
 def make_rollouts(store: Store) -> Callable[..., Artifact]:
-    """make_rollouts({file: {group: [(status, reward), ...]}}): an artifact of one file per entry. Sample n has n + 2 tokens."""
+    """make_rollouts({file: {group: [(status, reward), ...]}}, {group: version}): an artifact of one file per entry.
 
-    def make(files: dict[str, dict[str, Completions]]) -> Artifact:
-        recipe = {"files": files, "sampling": {"max_tokens": 10}}
+    Sample n has n + 2 tokens.
+    """
+
+    def make(files: dict[str, dict[str, Completions]], versions: Mapping[str, int] | None = None) -> Artifact:
+        recipe = {"files": files, "versions": versions, "sampling": {"max_tokens": 10}}
         with store.work(Request("rollouts", "generate/1", recipe)) as work:
             if not isinstance(work, Work):
                 return work
             for name, groups in files.items():
-                rows = [row_of(group, sample, *one) for group, all in groups.items() for sample, one in enumerate(all)]
+                rows = [
+                    {**row_of(group, sample, *one), "policy_version": (versions or {}).get(group, 0)}
+                    for group, all in groups.items()
+                    for sample, one in enumerate(all)
+                ]
                 types = {column: kind.dtype for column, kind in Rollouts.columns().items()}
                 work.write_table(name, pl.DataFrame(rows, schema=types), Rollouts)
             return work.finish({"groups": sum(len(groups) for groups in files.values())})

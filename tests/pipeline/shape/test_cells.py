@@ -23,7 +23,7 @@ from pipeline.algorithms.cells.shaping import (
     Weighting,
     ZeroVariance,
 )
-from pipeline.config import ShapeConfig
+from pipeline.config_data import ShapeConfig
 from pipeline.shape.choices import shape_rows, shaped_table
 
 REINFORCE = resolve("reinforce")

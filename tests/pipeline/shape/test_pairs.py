@@ -19,7 +19,9 @@ from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.preference import Preference
 from pipeline.artifacts import Artifact, Store, read_table
 from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig, ShapeConfig
+from pipeline.config import RunConfig
+from pipeline.config_data import ShapeConfig
+from pipeline.parts import Part
 from pipeline.process import Reporter
 from pipeline.requests import shape_request
 from pipeline.shape.choices import shape_rows, shaped_table, with_pairs
@@ -156,7 +158,7 @@ def run(store: Store, make_config: Callable[..., RunConfig]) -> Callable[..., Ar
         config = make_config({"train": train})
         spec = {
             "store": str(store.root),
-            "request": shape_request(config, rollouts).to_json(),
+            "request": shape_request(config, 0, rollouts).to_json(),
             "rollouts": str(rollouts.path),
             "shape": config.shape.model_dump(mode="json"),
             **train,
@@ -202,7 +204,7 @@ def snapshot(make_rollouts: MakeRollouts, run: Run, tmp_path: Path) -> Callable[
 
     def make(**settings: Any) -> Snapshot:
         rollouts = make_rollouts(FILES)
-        return open_snapshot(tmp_path / "snapshot", rollouts, run(rollouts, **settings), {}, resolve("dpo"))
+        return open_snapshot(tmp_path / "snapshot", [Part(rollouts, run(rollouts, **settings))], resolve("dpo"), "base")
 
     return make
 

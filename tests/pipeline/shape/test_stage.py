@@ -12,6 +12,7 @@ import pytest
 from pipeline.artifacts import Artifact, Store, read_table
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import RunConfig
+from pipeline.errors import UserError
 from pipeline.process import Reporter
 from pipeline.requests import shape_request
 from pipeline.shape.stage import shape
@@ -27,16 +28,21 @@ FILES = {
 
 @pytest.fixture
 def run(store: Store, make_config: Callable[..., RunConfig]) -> Run:
-    """run(rollouts, algorithm, args, seed, **choices): the shaped artifact."""
+    """run(rollouts, algorithm, args, seed, iteration, **choices): the shaped artifact."""
 
     def make(
-        rollouts: Artifact, algorithm: str = "grpo", args: dict[str, Any] | None = None, seed: int = 0, **choices: Any
+        rollouts: Artifact,
+        algorithm: str = "grpo",
+        args: dict[str, Any] | None = None,
+        seed: int = 0,
+        iteration: int = 0,
+        **choices: Any,
     ) -> Artifact:
         train = {"algorithm": algorithm, "algorithm_args": args or {}}
         config = make_config({"train": train, "shape": choices, "seed": seed})
         spec = {
             "store": str(store.root),
-            "request": shape_request(config, rollouts).to_json(),
+            "request": shape_request(config, iteration, rollouts).to_json(),
             "rollouts": str(rollouts.path),
             "shape": config.shape.model_dump(mode="json"),
             **train,
@@ -125,3 +131,55 @@ def test_the_reasons_are_readable_with_any_parquet_reader(make_rollouts: MakeRol
     frame = pl.read_parquet(run(make_rollouts(FILES), truncated="drop").tables("shaped"))
     dropped = frame.filter(~pl.col("keep")).select("group_id", "sample_index", "drop_reason").rows()
     assert dropped == [("b", 1, "truncated"), ("d", 1, "reward_error"), ("d", 2, "engine_error")]
+
+
+def test_completions_of_policies_beyond_the_age_limit_are_dropped(make_rollouts: MakeRollouts, run: Run) -> None:
+    rollouts = make_rollouts(FILES, {"a": 3, "b": 4, "c": 5, "d": 5})
+    table = read_table(run(rollouts, iteration=5, max_age=1), Shaped)
+    assert table.filter(drop_reason="age")["group_id"].to_list() == ["a", "a"]
+    assert read_table(run(rollouts, iteration=5, max_age=2), Shaped).filter(drop_reason="age").is_empty()
+    assert read_table(run(rollouts, iteration=3, max_age=0), Shaped).filter(drop_reason="age").is_empty()
+
+
+def test_an_age_limit_makes_a_table_of_its_own_for_each_iteration_and_nothing_else_does(
+    make_rollouts: MakeRollouts, run: Run
+) -> None:
+    rollouts = make_rollouts(FILES)
+    assert run(rollouts, iteration=1).path == run(rollouts, iteration=2).path
+    assert run(rollouts, iteration=1, max_age=0).path != run(rollouts, iteration=2, max_age=0).path
+
+
+def test_a_share_of_positives_is_reached_over_all_files(make_rollouts: MakeRollouts, run: Run) -> None:
+    # Kept: a (1, 0), b (1, 1), c (0, 0), d (1): under TOPR 4 positives and 3 negatives.
+    rollouts = make_rollouts(FILES)
+    weighed = run(rollouts, "topr", positive_fraction=0.2)
+    table = read_table(weighed, Shaped).filter("keep")
+    assert sorted(set(table["weight"].to_list())) == pytest.approx([0.2 / (4 / 7), 0.8 / (3 / 7)])
+    assert (weighed.summary["positives"], weighed.summary["negatives"], weighed.summary["positive_share"]) == (4, 3, 0.2)
+    left = run(rollouts, "topr", positive_fraction=0.25, positive_fraction_by="drop")
+    assert (left.summary["positives"], left.summary["negatives"]) == (1, 3)
+    assert left.summary["dropped"] == {"engine_error": 1, "reward_error": 1, "surplus_positive": 3}
+    assert left.summary["kept_groups"] == len(set(read_table(left, Shaped).filter("keep")["group_id"]))
+
+
+def test_a_share_of_whitened_advantages_counts_their_final_sign(make_rollouts: MakeRollouts, run: Run) -> None:
+    # Before whitening no advantage is negative; after it the three rewards of 0 are.
+    summary = run(make_rollouts(FILES), "reinforce++", positive_fraction=0.5).summary
+    assert (summary["positives"], summary["negatives"], summary["positive_share"]) == (4, 3, 0.5)
+
+
+def test_draws_over_the_whole_artifact_do_not_depend_on_how_it_is_cut_into_files(make_rollouts: MakeRollouts, run: Run) -> None:
+    groups = {name: [("ok", 1.0), *[("ok", 0.0)] * 3] for name in "abcdef"}
+    cuts = [{"part-00000.parquet": groups}, {f"part-{n:05d}.parquet": {name: groups[name]} for n, name in enumerate("fbdace")}]
+    choices = {"positive_fraction": 0.5, "positive_fraction_by": "drop"}
+    tables = [read_table(run(make_rollouts(cut), "topr", **choices), Shaped).sort("group_id", "sample_index") for cut in cuts]
+    assert tables[0].equals(tables[1])
+    assert tables[0].filter("keep", advantage=-1.0).height == 6
+
+
+def test_a_setting_that_the_algorithm_cannot_have_is_refused_before_anything_is_written(
+    make_rollouts: MakeRollouts, run: Run, store: Store
+) -> None:
+    with pytest.raises(UserError, match=r"shape\.positive_weight and negative_weight: red-weight weighs completions itself"):
+        run(make_rollouts(FILES), "red-weight", positive_weight=2.0)
+    assert not list(store.root.glob("shaped/*/part-*"))

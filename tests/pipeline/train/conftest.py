@@ -20,6 +20,7 @@ from pipeline.algorithms import resolve
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import RunConfig
+from pipeline.parts import Part
 from pipeline.process import Event, Reporter
 from pipeline.requests import score_request, train_request
 from pipeline.score.stage import score
@@ -200,14 +201,20 @@ class Bench:
         return self._artifact(Request("checkpoint", "import/1", {"path": str(path)}), (), None, {"iteration": 0}, path)
 
     def rollouts(self, rows: Rows | None = None, *, files: int = 2, backwards: bool = False) -> Artifact:
-        """Rollouts, whole groups to a file. `backwards`: files, and rows within them, the other way round."""
+        """Rollouts, whole groups to a file. `backwards`: files, and rows within them, the other way round.
+
+        The policy "base" stands for the one that `policy` gives.
+        """
         rows = self.default_rows if rows is None else rows
+        rows = [{**row, "policy_id": self.policy().id} if row["policy_id"] == "base" else row for row in rows]
         ids = list(dict.fromkeys(row["group_id"] for row in rows))
         parts = [[row for row in rows if ids.index(row["group_id"]) * files // len(ids) == part] for part in range(files)]
         if backwards:
             parts = [part[::-1] for part in parts[::-1]]
         recipe = {"rows": str(rows), "files": files, "backwards": backwards}
-        return self._artifact(Request("rollouts", "generate/1", recipe), parts, Rollouts, {"groups": len(ids)})
+        tokens = sum(len(row["completion_token_ids"]) for row in rows)
+        summary = {"groups": len(ids), "completions": len(rows), "tokens": tokens}
+        return self._artifact(Request("rollouts", "generate/1", recipe), parts, Rollouts, summary)
 
     def shaped(self, rollouts: Artifact, *, keep: pl.Expr | None = None, **columns: pl.Expr) -> Artifact:
         """All rows kept with weight 1 and the reward minus its group's mean, unless told otherwise."""
@@ -229,16 +236,24 @@ class Bench:
     def scores(self, rollouts: Artifact, checkpoint: Artifact | None = None) -> Artifact:
         """Logprobs of the rollouts under a checkpoint."""
         checkpoint = checkpoint or self.policy()
-        request = score_request(self.make_config({"model.dtype": "float32"}), rollouts, checkpoint)
+        config = self.make_config({"model.dtype": "float32"})
+        request = score_request(config, rollouts, checkpoint)
         spec = {"request": request.to_json(), "rollouts": str(rollouts.path), "checkpoint": str(checkpoint.path)}
+        spec |= {"train": config.train.model_dump(mode="json")}
         result = score({**spec, "store": str(self.store.root), "trust_remote_code": False}, silent())
         return load_artifact(result["artifact"])
 
     def snapshot(
-        self, rollouts: Artifact, shaped: Artifact | None = None, algorithm: str = "rec-oneside-is", **scores: Artifact
+        self,
+        rollouts: Artifact,
+        shaped: Artifact | None = None,
+        algorithm: str = "rec-oneside-is",
+        replayed: Sequence[Part] = (),
+        **scores: Artifact,
     ) -> Snapshot:
         scratch = Path(tempfile.mkdtemp(dir=self.store.root))
-        return open_snapshot(scratch, rollouts, shaped or self.shaped(rollouts), scores, resolve(algorithm))
+        parts = [Part(rollouts, shaped or self.shaped(rollouts), scores), *replayed]
+        return open_snapshot(scratch, parts, resolve(algorithm), self.policy().id)
 
     def spec(
         self,
@@ -246,21 +261,20 @@ class Bench:
         shaped: Artifact | None = None,
         policy: Artifact | None = None,
         scores: dict[str, Artifact] | None = None,
+        replayed: Sequence[Part] = (),
         seed: int = 0,
         **settings: Any,
     ) -> Event:
         """What the train stage is given: six steps of 12 completions, unless `settings` of TrainConfig say otherwise."""
         policy, rollouts, scores = policy or self.policy(), rollouts or self.rollouts(), scores or {}
-        shaped = shaped or self.shaped(rollouts)
+        parts = [Part(rollouts, shaped or self.shaped(rollouts), scores), *replayed]
         train = {"epochs": 3, "batch_completions": 12, "learning_rate": 0.01, "save_every_steps": 2, **settings}
         config = self.make_config({"seed": seed, "model.dtype": "float32", "train": train})
         return {
             "store": str(self.store.root),
-            "request": train_request(config, 0, policy, rollouts, shaped, scores).to_json(),
+            "request": train_request(config, 0, policy, parts).to_json(),
             "policy": str(policy.path),
-            "rollouts": str(rollouts.path),
-            "shaped": str(shaped.path),
-            "scores": {role: str(artifact.path) for role, artifact in scores.items()},
+            "parts": [part.to_json() for part in parts],
             "train": config.train.model_dump(mode="json"),
             "trust_remote_code": False,
         }

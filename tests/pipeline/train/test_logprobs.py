@@ -1,4 +1,4 @@
-"""Chunked logprobs and entropies against log_softmax on all logits, in fp64 where gradients are compared."""
+"""Tiled logprobs and entropies against log_softmax on all logits, in fp64 where gradients are compared."""
 
 from __future__ import annotations
 
@@ -41,12 +41,20 @@ def gradients(results: Sequence[Tensor], given: Inputs) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [tensor for tensor in given[:3] if tensor is not None]))
 
 
+def cut(monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, kept: int = 0) -> None:
+    """Work in tiles of rows x columns, and keep so many logits for the backward pass."""
+    monkeypatch.setitem(logprobs.TILES, "cpu", (rows, columns))
+    monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
+
+
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kept", [0, 4 * VOCABULARY, 100 * VOCABULARY])
+@pytest.mark.parametrize("columns", [1, 4, VOCABULARY, 100])
 @pytest.mark.parametrize("rows", [1, 2, 3, TOKENS, 100])
-def test_values_and_gradients_are_those_of_log_softmax_whatever_the_chunk(
-    rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+def test_values_and_gradients_are_those_of_log_softmax_whatever_the_tiles(
+    rows: int, columns: int, kept: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * VOCABULARY)
+    cut(monkeypatch, rows, columns, kept)
     given = inputs(bias=bias)
     found, expected = linear_logprobs(*given), all_at_once(*given)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -55,13 +63,31 @@ def test_values_and_gradients_are_those_of_log_softmax_whatever_the_chunk(
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_gradients_agree_with_finite_differences(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 2 * VOCABULARY)
+    cut(monkeypatch, 2, 4, 2 * VOCABULARY)
     hidden, weight, offset, targets, temperature = inputs(tokens=3, bias=bias)
 
     def function(*parts: Tensor) -> Any:
         return linear_logprobs(parts[0], parts[1], parts[2] if bias else None, targets, temperature)
 
     assert torch.autograd.gradcheck(function, [part for part in (hidden, weight, offset) if part is not None])
+
+
+def test_a_second_backward_pass_gives_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(monkeypatch, 2, 4, 4 * VOCABULARY)
+    given = inputs()
+    loss = torch.stack(linear_logprobs(*given)).sin().sum()
+    leaves = [tensor for tensor in given[:3] if tensor is not None]
+    first, second = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+
+
+def test_tokens_without_a_gradient_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(monkeypatch, 2, 4, 4 * VOCABULARY)
+    given = inputs()
+    counts = (torch.arange(TOKENS) % 4 > 1).double()
+    found, expected = (function(*given)[0] @ counts for function in (linear_logprobs, all_at_once))
+    for one, other in zip(torch.autograd.grad(found, given[:3]), torch.autograd.grad(expected, given[:3]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("used", [0, 1])
@@ -128,8 +154,16 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("tokens", [64, 512])
 def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, rows = 300, 8
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows * vocabulary)
+    cut(monkeypatch, rows, 50, kept=2 * rows * vocabulary)
     given = inputs(tokens=tokens, vocabulary=vocabulary)
     with Largest() as largest:
         gradients(linear_logprobs(*given), given)
     assert largest.elements == max(rows * vocabulary, tokens * WIDTH)
+
+
+def test_without_a_gradient_no_logits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(monkeypatch, 8, 50, kept=100_000)
+    given = inputs(tokens=64, vocabulary=300)
+    with torch.no_grad(), Largest() as largest:
+        linear_logprobs(*given)
+    assert largest.elements == 8 * 50

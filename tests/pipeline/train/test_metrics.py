@@ -110,6 +110,22 @@ def test_ess_of_long_completions_does_not_overflow() -> None:
 
 
 def test_difference_to_the_stored_logprobs_is_over_tokens_that_count() -> None:
-    mean, largest = record(FIRST, SECOND).logprob_difference()
-    assert mean == pytest.approx((2 * math.log(2) + math.log(3)) / 3)
-    assert largest == pytest.approx(math.log(3))
+    found = record(FIRST, SECOND).logprob_difference()
+    assert found == pytest.approx(((2 * math.log(2) + math.log(3)) / 3, math.log(3)))
+
+
+def test_difference_to_the_stored_logprobs_is_over_what_the_parent_drew() -> None:
+    tokens, completions = FIRST
+    replayed = tokens, [dataclasses.replace(one, from_parent=False) for one in completions]
+    assert record(replayed, SECOND).logprob_difference() == pytest.approx((math.log(3), math.log(3)))
+    assert record(replayed).logprob_difference() is None
+
+
+def test_age_is_counted_from_the_policy_that_training_started_from() -> None:
+    tokens, (fresh,) = FIRST
+    record = StepRecord(has_behavior=True, iteration=5)
+    for version in (5, 5, 2):
+        loss = resolve("rec-oneside-nois").loss(tokens, TOTALS)
+        record.add(tokens, loss, [dataclasses.replace(fresh, policy_version=version)])
+    row = record.row(groups=1)
+    assert (row["age_mean"], row["age_max"]) == (1.0, 3)

@@ -19,6 +19,7 @@ from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.errors import UserError
 from pipeline.train.batch import Batch, collate
+from pipeline.train.check import self_check
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
 from pipeline.train.snapshot import Group
@@ -182,8 +183,7 @@ def test_packed_logprobs_are_those_of_the_model_alone(
     assert float(entropy.min()) > 0
     assert float(entropy.max()) < math.log(40)
     for group in groups:
-        with torch.no_grad():
-            policy.self_check(collate([Row(group, group.completions)], policy.device))
+        self_check(policy, collate([Row(group, group.completions)], policy.device))
 
 
 def test_activation_checkpointing_changes_nothing(groups: list[Group], make_policy: MakePolicy, uncut: Uncut) -> None:
@@ -219,8 +219,8 @@ def test_a_model_whose_logits_are_more_than_a_linear_map_is_refused(groups: list
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
     CohereForCausalLM(CohereConfig(**sizes, logit_scale=3.0, initializer_range=0.3)).save_pretrained(tmp_path)
     policy = Policy(tmp_path, "float32", trust_remote_code=False, activation_checkpointing=False)
-    with torch.no_grad(), pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
-        policy.self_check(collate([Row(groups[0], groups[0].completions)], policy.device))
+    with pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
+        self_check(policy, collate([Row(groups[0], groups[0].completions)], policy.device))
 
 
 def test_a_model_that_ignores_who_sees_whom_is_refused(
@@ -230,8 +230,8 @@ def test_a_model_that_ignores_who_sees_whom_is_refused(
     inner: Any = policy.model.base_model
     whole = inner.forward
     monkeypatch.setattr(inner, "forward", lambda **given: whole(**{**given, "attention_mask": None}))
-    with torch.no_grad(), pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
-        policy.self_check(collate([Row(groups[0], groups[0].completions)], policy.device))
+    with pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
+        self_check(policy, collate([Row(groups[0], groups[0].completions)], policy.device))
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:

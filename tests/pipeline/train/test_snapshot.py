@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import DataError, UserError
+from pipeline.parts import Part
 from pipeline.train.snapshot import Completion, Snapshot
 
 Rows = list[dict[str, Any]]
@@ -160,3 +161,59 @@ def test_scores_of_other_rollouts_are_refused(bench: Any, rows: Rows) -> None:
     scores = bench.scores(bench.rollouts(rows[3:], files=1))
     with pytest.raises(DataError, match="3 completions have no reference logprobs"):
         bench.snapshot(bench.rollouts(rows, files=1), reference=scores)
+
+
+def older(rows: Rows, version: int = 0) -> Rows:
+    """The same completions by another policy."""
+    return changed(rows, policy_id="another", policy_version=version)
+
+
+def replayed(bench: Any, rollouts: Any, **columns: Any) -> Part:
+    return Part(rollouts, bench.shaped(rollouts, **columns))
+
+
+def test_several_rollouts_are_opened_together(bench: Any, rows: Rows) -> None:
+    fresh, old = bench.rollouts(rows[:12]), bench.rollouts(older(rows[12:], 3), files=3)
+    snapshot = bench.snapshot(fresh, replayed=[replayed(bench, old, weight=pl.lit(0.5))])
+    alone, found = contents(bench.snapshot(fresh)), contents(snapshot)
+    assert {name: found[name] for name in alone} == alone
+    behind = {name.removeprefix(f"{old.id[:16]}/"): group for name, group in found.items() if name not in alone}
+    assert sorted(behind) == ["g4", "g5", "g6", "g7"]
+    for _, completions in behind.values():
+        assert {(one["policy_version"], one["from_parent"], one["weight"]) for one in completions} == {(3, False, 0.5)}
+    of_old = contents(bench.snapshot(old))
+    for name, (prompt, completions) in behind.items():
+        assert (prompt, [one["tokens"] for one in completions]) == (of_old[name][0], [one["tokens"] for one in of_old[name][1]])
+    assert [snapshot.from_parent[number] for number, name in enumerate(snapshot.groups)] == [
+        "/" not in name for name in snapshot.groups
+    ]
+
+
+def test_groups_of_the_same_name_stay_apart(bench: Any, rows: Rows) -> None:
+    fresh, old = bench.rollouts(rows), bench.rollouts(older(rows))
+    snapshot = bench.snapshot(fresh, replayed=[replayed(bench, old)])
+    assert sorted(snapshot.groups) == sorted([f"g{n}" for n in range(8)] + [f"{old.id[:16]}/g{n}" for n in range(8)])
+    assert snapshot.sizes == [3] * 16
+
+
+def test_the_order_of_replayed_rollouts_does_not_matter(bench: Any, rows: Rows) -> None:
+    fresh = bench.rollouts(rows[:6])
+    parts = [replayed(bench, bench.rollouts(older(rows[9:15]))), replayed(bench, bench.rollouts(older(rows[15:])))]
+    assert contents(bench.snapshot(fresh, replayed=parts)) == contents(bench.snapshot(fresh, replayed=parts[::-1]))
+
+
+def test_a_part_of_which_nothing_is_kept_adds_nothing(bench: Any, rows: Rows) -> None:
+    fresh, old = bench.rollouts(rows[:6]), bench.rollouts(older(rows[6:]))
+    nothing = {"keep": pl.lit(False)}
+    assert contents(bench.snapshot(fresh, replayed=[replayed(bench, old, **nothing)])) == contents(bench.snapshot(fresh))
+    assert len(bench.snapshot(fresh, bench.shaped(fresh, **nothing), replayed=[replayed(bench, old)]).groups) == 6
+    with pytest.raises(DataError, match="no completion is kept"):
+        bench.snapshot(fresh, bench.shaped(fresh, **nothing), replayed=[replayed(bench, old, **nothing)])
+
+
+def test_replayed_rollouts_without_a_usable_ratio_are_refused_or_leave_all_without_one(bench: Any, rows: Rows) -> None:
+    fresh, old = bench.rollouts(rows[:6]), bench.rollouts(older(changed(rows[6:], behavior_logprobs=None)))
+    with pytest.raises(UserError, match=f"{old.path}: rec-oneside-is needs behavior_logprobs, but 18 of 18"):
+        bench.snapshot(fresh, replayed=[replayed(bench, old)])
+    snapshot = bench.snapshot(fresh, algorithm="reinforce", replayed=[replayed(bench, old)])
+    assert not snapshot.has_behavior

@@ -20,7 +20,7 @@ from pipeline.artifacts.store import load_artifact
 from pipeline.config import TrainConfig
 from pipeline.errors import StageFailed, UserError
 from pipeline.process import Event, Reporter, StageProcess
-from pipeline.train.stage import learning_rate
+from pipeline.train.training import learning_rate
 from schemas import Metrics, Timing
 
 Rows = list[dict[str, Any]]
@@ -230,10 +230,10 @@ def test_resume_points_may_lie_differently_without_changing_the_result(bench: An
 
 
 @pytest.mark.parametrize("algorithm", ["rec-oneside-nois", "p3o"])
-def test_the_token_budget_changes_speed_only(algorithm: str, bench: Any) -> None:
-    rows = [
-        read_table(bench.train(algorithm=algorithm, tokens_per_micro_batch=n), Metrics).row(1, named=True) for n in (16, 10_000)
-    ]
+def test_the_token_budget_changes_speed_only(algorithm: str, bench: Any, train_spec: Train, tmp_path: Path) -> None:
+    specs = [bench.spec(algorithm=algorithm, tokens_per_micro_batch=budget) for budget in (16, 10_000)]
+    assert specs[0]["request"] == specs[1]["request"]
+    rows = [read_table(train_spec(elsewhere(spec, tmp_path)), Metrics).row(1, named=True) for spec in specs]
     for name in ("loss", "grad_norm", "kl_behavior", "ess", "entropy", "ratio_q90", "advantage_mean"):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3, abs=1e-6), name
 

@@ -1,0 +1,145 @@
+"""A run that goes on by itself: every firing of a schedule does some more iterations, from where the last one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_client, get_run_logger, runtime
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
+from prefect.types.entrypoint import EntrypointType
+from prefect.events import emit_event
+from prefect.states import Completed, Failed
+
+from flows.chain import chain
+from flows.check import check_config
+from flows.iterate import iterate
+from pipeline.artifacts.lock import Lock
+from pipeline.config import RunConfig, change_config, load_config
+from pipeline.errors import UserError
+from pipeline.local import LocalStages
+from pipeline.report.page import write_report
+from pipeline.report.terminal import closing_lines
+from pipeline.run import Run, load_run
+
+ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
+"""A firing that comes while another one works is cancelled, not queued."""
+
+
+@flow(name="scheduled", flow_run_name="{config} by schedule", persist_result=False)
+def scheduled(directory: str, config: str, overrides: list[str] | None = None, max_hours: float | None = None) -> State[Any]:
+    """One firing: `iterations` more rounds of the run, or what an earlier firing left undone.
+
+    Args:
+        directory: where relative paths of the config start.
+        config: the run's YAML file.
+        overrides: `key=value` texts.
+        max_hours: start no further stage after this long; the next firing goes on.
+
+    Returns:
+        Completed; named Stopped if a rule of `stop` ended the run (its schedule is then paused), and Failed if that rule
+        says that something went wrong.
+    """
+    os.chdir(directory)
+    settings = load_config(config, overrides or ())
+    with Lock(settings.directory / "schedule.lock"):
+        found, target = look(settings)
+        if found.stopped is None:
+            target_config = change_config(settings, [f"iterations={target}"])
+            check_config(target_config)
+            iterate(settings.name, target_config.model_dump(mode="json"), max_hours=max_hours)
+            found = load_run(settings.directory)
+            write_report(found, settings.directory / "report.html")
+    for line in closing_lines(found):
+        get_run_logger().info(line)
+    return _conclude(found)
+
+
+def look(config: RunConfig) -> tuple[Run, int]:
+    """What there is of a scheduled run, and the iteration that this firing works towards.
+
+    An unfinished firing is finished first; a finished one is followed by `config.iterations` more.
+    """
+    aim = config.iterations
+    with contextlib.suppress(UserError):  # the first firing finds no run
+        aim = max(aim, load_run(config.directory).config.iterations)
+    found = chain(change_config(config, [f"iterations={aim}"]), LocalStages(config, only_look=True))
+    return found, aim + config.iterations if found.missing is None else aim
+
+
+def _conclude(run: Run) -> State[Any]:
+    if run.stopped is None:
+        at = f"at iteration {run.iterations[-1].iteration}"
+        return Completed(message=f"{at}, paused before {run.missing}" if run.missing else at)
+    _pause()
+    why = f"stopped after iteration {run.stopped.iteration}: {run.stopped.why}"
+    place = {"prefect.resource.id": f"rollbook.run.{run.config.name}", "prefect.resource.name": run.config.name}
+    emit_event("rollbook.run.stopped", resource=place, payload={"rule": run.stopped.rule, "why": run.stopped.why})
+    return Completed(name="Stopped", message=why) if run.stopped.healthy else Failed(name="Stopped", message=why)
+
+
+def _pause() -> None:
+    """Stop the schedule that started this firing, if one did."""
+    if runtime.deployment.id:
+        with get_client(sync_client=True) as client:
+            client.pause_deployment(runtime.deployment.id)
+
+
+def parameters_of(config: Path, overrides: list[str], max_hours: float | None) -> dict[str, Any]:
+    """What a firing is told; the config is checked first, so that a typo shows now and not at night."""
+    check_config(load_config(config, overrides))
+    return {"directory": str(Path.cwd()), "config": str(config), "overrides": overrides, "max_hours": max_hours}
+
+
+def serve(config: Path, cron: str, overrides: list[str], max_hours: float | None) -> None:
+    """Serve the schedule from this process until it is stopped. Needs PREFECT_API_URL."""
+    told = parameters_of(config, overrides, max_hours)
+    scheduled.serve(
+        name=deployment_name(config, overrides),
+        cron=cron,
+        parameters=told,
+        global_limit=ALONE,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        print_starting_message=False,
+        paused=False,
+    )
+
+
+def deploy(config: Path, pool: str, cron: str | None, overrides: list[str], max_hours: float | None) -> str:
+    """Register the schedule with a work pool. Returns the deployment's name.
+
+    Raises:
+        UserError: there is no such work pool.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    told = parameters_of(config, overrides, max_hours)
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            raise UserError(
+                f"there is no work pool {pool!r}; make one with `prefect work-pool create {pool} --type process`"
+            ) from None
+    name = deployment_name(config, overrides)
+    code = Path(__file__).parent.parent
+    flow_of_code: Any = scheduled.from_source(source=str(code), entrypoint="flows/schedule.py:scheduled")
+    flow_of_code.deploy(
+        name=name,
+        work_pool_name=pool,
+        cron=cron,
+        parameters=told,
+        concurrency_limit=ALONE,
+        build=False,
+        push=False,
+        print_next_steps=False,
+        ignore_warnings=True,
+    )
+    return f"{scheduled.name}/{name}"
+
+
+def deployment_name(config: Path, overrides: list[str]) -> str:
+    """One deployment per run: the run's name."""
+    return load_config(config, overrides).name

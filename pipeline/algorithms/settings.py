@@ -1,0 +1,112 @@
+"""Settings of an algorithm by name, as `train.algorithm_args` gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipeline.algorithms.algorithm import Algorithm, cells_of
+from pipeline.algorithms.cells.mismatch import MaskedImportance, NoMismatch, ProximalRatio, TruncatedImportance
+from pipeline.algorithms.cells.regularizers import (
+    EntropyBonus,
+    ForwardKL,
+    ReferenceKL,
+    SquaredLogRatio,
+)
+from pipeline.errors import UserError
+
+MODIFIERS: Mapping[str, tuple[type[Any], ...]] = {
+    "mismatch": (TruncatedImportance, MaskedImportance, ProximalRatio, NoMismatch),
+    "regularizers": (EntropyBonus, ReferenceKL, ForwardKL, SquaredLogRatio),
+}
+"""Cells that go with any policy gradient, by the field they are set in. Another cell elsewhere makes another algorithm."""
+
+
+def settings_of(algorithm: Algorithm) -> Iterator[tuple[str, str, Any]]:
+    """Every setting: the cell it belongs to, its name, its value."""
+    for slot, place, cell in cells_of(algorithm):
+        owner = slot if place is None else f"{slot}.{place}"
+        for field in dataclasses.fields(cell):
+            yield owner, field.name, getattr(cell, field.name)
+
+
+def with_settings(algorithm: Algorithm, settings: Mapping[str, Any]) -> Algorithm:
+    """The algorithm with some of its cells' settings changed.
+
+    Args:
+        settings: by the field's name, such as {"low": 0.6}; or with its cell's, such as {"trust_region.low": 0.6}. A modifier
+            is named before its settings are: {"mismatch": "TruncatedImportance", "mismatch.high": 3.0}.
+
+    Raises:
+        UserError: no such setting (with the nearest name), or a value that it does not take.
+    """
+    for key in settings:
+        if key in MODIFIERS and key in algorithm.loss_cells:
+            algorithm = _with_modifier(algorithm, key, settings[key])
+    for key, value in settings.items():
+        if not (key in MODIFIERS and key in algorithm.loss_cells):
+            algorithm = _with_setting(algorithm, key, value)
+    if "regularizers" in settings:
+        for place, cell in enumerate(getattr(algorithm, "regularizers", ())):
+            if cell.coefficient == 0:
+                raise UserError(
+                    f"train.algorithm_args: regularizers: {type(cell).__name__} has coefficient 0 and does nothing; set "
+                    f"regularizers.{place}.coefficient"
+                )
+    return algorithm
+
+
+def _with_modifier(algorithm: Algorithm, slot: str, value: Any) -> Algorithm:
+    names = value if isinstance(value, list) else [value]
+    cells = {cell.__name__: cell for cell in MODIFIERS[slot]}
+    if unknown := [name for name in names if name not in cells]:
+        raise UserError(f"train.algorithm_args: {slot}: no cell {unknown[0]!r}; {nearest(str(unknown[0]), list(cells))}")
+    several = isinstance(getattr(algorithm, slot), tuple)
+    if not several and len(names) != 1:
+        raise UserError(f"train.algorithm_args: {slot}: expected the name of one cell (found {value!r})")
+    chosen = tuple(cells[name]() for name in names)
+    try:
+        return algorithm.replace(**{slot: chosen if several else chosen[0]})
+    except ValueError as error:
+        raise UserError(f"train.algorithm_args: {slot}: {error}") from None
+
+
+def _with_setting(algorithm: Algorithm, key: str, value: Any) -> Algorithm:
+    owner, _, name = key.rpartition(".")
+    found = [(slot, place, cell) for slot, place, cell in cells_of(algorithm) if _matches(owner, name, slot, place, cell)]
+    if not found:
+        names = [f"{cell}.{field}" if owner else field for cell, field, _ in settings_of(algorithm)]
+        raise UserError(f"train.algorithm_args: {algorithm.name} has no setting {key!r}; {nearest(key, names)}")
+    if len(found) > 1:
+        names = [f"{slot if place is None else f'{slot}.{place}'}.{name}" for slot, place, _ in found]
+        raise UserError(f"train.algorithm_args: {key!r} is a setting of several cells; write {' or '.join(names)}")
+    slot, place, cell = found[0]
+    changed = dataclasses.replace(cell, **{name: _checked(key, get_type_hints(type(cell), include_extras=True)[name], value)})
+    if place is None:
+        return algorithm.replace(**{slot: changed})
+    cells = list(getattr(algorithm, slot))
+    cells[place] = changed
+    return algorithm.replace(**{slot: tuple(cells)})
+
+
+def _matches(owner: str, name: str, slot: str, place: int | None, cell: Any) -> bool:
+    owners = ("", slot) if place is None else ("", slot, f"{slot}.{place}")
+    return owner in owners and name in {field.name for field in dataclasses.fields(cell)}
+
+
+def _checked(key: str, kind: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(Annotated[kind, Field(allow_inf_nan=False)] if kind is float else kind).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"train.algorithm_args: {key}: {error.errors()[0]['msg']} (found {value!r})") from None
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """What may have been meant, for an error."""
+    near = difflib.get_close_matches(name, names, n=1)
+    known = f"known: {', '.join(names)}" if names else "it has none"
+    return f"did you mean {near[0]!r}?" if near else known

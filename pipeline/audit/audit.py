@@ -1,0 +1,229 @@
+"""An audit: everything below a path opened and hashed by several threads, its tables checked beside that, figures recomputed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pipeline.audit.findings import Count, Finding, Ledger, Severity, Spot
+from pipeline.audit.gather import gather
+from pipeline.audit.hashes import Hashes
+from pipeline.audit.holdings import Held
+from pipeline.audit.integrity import check_lineage, check_listing
+from pipeline.audit.record import check_record
+from pipeline.audit.rows import Share, TableFile, open_table
+from pipeline.audit.scope import scope_of
+from pipeline.audit.tables.checkpoint import CheckpointChecks
+from pipeline.audit.tables.checks import Checks
+from pipeline.audit.tables.comparison import ComparisonChecks
+from pipeline.audit.tables.evaluation import EvaluationChecks
+from pipeline.audit.tables.per_completion import ScoresChecks, ShapedChecks
+from pipeline.audit.tables.prompts import PromptsChecks
+from pipeline.audit.tables.rollouts import RolloutsChecks
+from pipeline.audit.world import World
+from schemas import TABLES
+from schemas.manifest import File
+
+if TYPE_CHECKING:
+    from pipeline.audit.deep.logprobs import Distribution
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how many bytes of it are done, and how many there are."""
+CHECKS: dict[str, type[Checks]] = {
+    "checkpoint": CheckpointChecks,
+    "comparison": ComparisonChecks,
+    "evaluation": EvaluationChecks,
+    "prompts": PromptsChecks,
+    "rollouts": RolloutsChecks,
+    "scores": ScoresChecks,
+    "shaped": ShapedChecks,
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found."""
+
+    path: str
+    kind: str
+    """artifact, run or store."""
+    deep: bool
+    created: str
+    """UTC time."""
+    seconds: float
+    bytes: int
+    """Read and hashed."""
+    held: tuple[Held, ...]
+    """What was audited."""
+    findings: tuple[Finding, ...]
+    counts: tuple[Count, ...]
+    distributions: tuple[Distribution, ...]
+    """How far recomputed logprobs lie from the stored ones; empty unless the audit is deep."""
+
+    def count(self, severity: Severity) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+    @property
+    def status(self) -> int:
+        """0 sound, 1 findings, 2 cannot tell. Notes count for nothing."""
+        if self.count("error") or self.count("warning"):
+            return 1
+        return 2 if self.count("unknown") else 0
+
+
+def audit(
+    path: str | Path,
+    *,
+    deep: bool = False,
+    samples: int = 64,
+    steps: int = 2,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Audit:
+    """Audit an artifact, a run directory or a store. Nothing in it is changed, and none of its code is run.
+
+    Args:
+        deep: also recompute figures from what they were computed from.
+        samples: completions whose logprobs a deep audit recomputes, per artifact; 0 for all.
+        steps: training steps that a deep audit takes again, per checkpoint.
+
+    Raises:
+        UserError: there is nothing to audit.
+    """
+    started, ledger = time.monotonic(), Ledger()
+    scope = scope_of(path)
+    gathered = gather(scope, ledger)
+    ledger.count("integrity", "artifacts opened", len(gathered.audited), len(gathered.audited) + gathered.unopened)
+    total = sum(file.bytes for held in gathered.audited for file in held.files)
+    hashes = Hashes(lambda done: on_progress("reading", done, total))
+    world = World(gathered.shelf, hashes, ledger, deep)
+    for held in gathered.audited:
+        check_listing(held, ledger)
+    check_lineage(gathered.audited, gathered.shelf, ledger, alone=scope.artifact is not None and not scope.shared)
+    if scope.record is not None:
+        check_record(scope, gathered.shelf, ledger)
+    _Reading(gathered.audited, world).run()
+    distributions: tuple[Distribution, ...] = ()
+    if deep:
+        from pipeline.audit.deep.derive import derive
+
+        distributions = derive(gathered.audited, world, samples=samples, steps=steps, on_work=on_progress)
+    return Audit(
+        path=str(path),
+        kind=scope.kind,
+        deep=deep,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 3),
+        bytes=hashes.bytes,
+        held=gathered.audited,
+        findings=tuple(ledger.findings),
+        counts=tuple(ledger.counts),
+        distributions=distributions,
+    )
+
+
+class _Reading:
+    """Every file read once: hashed, and if it is a table that is intact, its rows checked while other files are hashed."""
+
+    def __init__(self, audited: Iterable[Held], world: World) -> None:
+        self._audited, self._world = list(audited), world
+        self._checks = {held.name: CHECKS.get(held.kind, Checks)(held, world) for held in self._audited}
+        self._facts: dict[tuple[str, str], dict[str, pl.DataFrame]] = {}
+        self._damaged: set[tuple[str, str]] = set()
+        self._prepared: dict[str, threading.Lock] = {held.name: threading.Lock() for held in self._audited}
+        self._ready: set[str] = set()
+
+    def run(self) -> None:
+        files = [(held, file) for held in self._audited for file in held.files]
+        files.sort(key=lambda pair: -pair[1].bytes)
+        with ThreadPoolExecutor(_workers()) as pool:
+            try:
+                _finish(pool.submit(self._read, held, file) for held, file in files)
+                _finish(pool.submit(self._conclude, held) for held in self._audited)
+            except BaseException:
+                self._world.hashes.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _read(self, held: Held, file: File) -> None:
+        spot = held.spot(self._world.ledger, file.path)
+        intact = self._world.hashes.check(held, file, spot)
+        self._world.ledger.count("integrity", "files", 1)
+        self._world.ledger.count("integrity", "bytes", file.bytes if intact else 0, file.bytes)
+        if file.table is None:
+            return
+        title = file.table.partition("/")[0]
+        opened = None
+        if intact:
+            with _reported(spot):
+                opened = open_table(held, file, spot, Share.of(held, self._world.deep))
+        if opened is None:
+            self._damaged.add((held.name, title))
+            self._world.ledger.count("schema", "rows", 0, file.rows or 0)
+            return
+        with _reported(spot):
+            self._check_table(held, opened, spot)
+
+    def _check_table(self, held: Held, opened: TableFile, spot: Spot) -> None:
+        self._prepare(held)
+        checks, table, path = self._checks[held.name], opened.table, opened.file.path
+        facts = checks.facts(table)
+        parts = []
+        for batch in opened.batches():
+            checks.check_batch(batch, table, spot)
+            row = pl.int_range(pl.len(), dtype=pl.Int64) + batch.first
+            parts.append(batch.frame.select(row=row, whole=pl.lit(batch.whole), **facts))
+            self._world.ledger.count("schema", "rows", len(batch.frame))
+        checks.check_unread(opened, spot)
+        if parts:
+            self._facts.setdefault((held.name, table.title()), {})[path] = pl.concat(parts)
+
+    def _prepare(self, held: Held) -> None:
+        """Have an artifact's checks look up what they need, once."""
+        with self._prepared[held.name]:
+            if held.name not in self._ready:
+                self._ready.add(held.name)
+                with _reported(held.spot(self._world.ledger)):
+                    self._checks[held.name].check_artifact()
+
+    def _conclude(self, held: Held) -> None:
+        self._prepare(held)
+        for (name, title), facts in list(self._facts.items()):
+            if name == held.name and (name, title) not in self._damaged:
+                with _reported(held.spot(self._world.ledger)):
+                    self._checks[name].conclude(TABLES[title], facts)
+
+
+class _reported:
+    """Turn a failure of a check into a finding: that it could not be made is all that can be said."""
+
+    def __init__(self, spot: Spot) -> None:
+        self._spot = spot
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception | pl.exceptions.PanicException):
+            return False
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        remedy = "Look at the file by hand; if it is as it should be, this is a fault of rollbook: please report it."
+        self._spot.unknown("schema", "check failed", expected="a check that ends", found=found, remedy=remedy)
+        return True
+
+
+def _finish(jobs: Iterable[Future[None]]) -> None:
+    for job in as_completed(list(jobs)):
+        job.result()
+
+
+def _workers() -> int:
+    return min(16, (os.cpu_count() or 1) + 2)

@@ -1,0 +1,107 @@
+"""What an audit is of: an artifact, a run directory, or a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.artifacts.cache import MANIFEST
+from pipeline.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, Root
+from pipeline.errors import UserError
+from pipeline.run import RECORD
+
+ARTIFACTS = "artifacts"
+"""Where a run's own store lies in its directory."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is looked at."""
+
+    kind: Literal["artifact", "run", "store"]
+    path: str
+    """As it was asked for."""
+    whole: tuple[Root, ...] = ()
+    """Stores of which everything is audited."""
+    shared: tuple[Root, ...] = ()
+    """Stores of which only what the run or the artifact needs is audited."""
+    artifact: Folder | None = None
+    directory: Path | None = None
+    """The run's."""
+
+    @property
+    def record(self) -> Path | None:
+        return self.directory / RECORD if self.directory else None
+
+
+def scope_of(path: str | Path) -> Scope:
+    """What lies at a path.
+
+    Raises:
+        UserError: nothing that can be audited.
+    """
+    place = Path(path)
+    if place.name == RECORD and place.is_file():
+        place = place.parent
+    if not place.exists():
+        raise UserError(f"{path}: no such file or directory")
+    if not place.is_dir():
+        raise UserError(f"{path}: a file. Name the directory of an artifact, a run or a store")
+    if (place / MANIFEST).exists():
+        store = place.absolute().parent.parent
+        in_store = place.absolute().parent.name in KINDS
+        return Scope(
+            "artifact", str(path), shared=(LocalRoot(store),) if in_store else (), artifact=LocalFolder(place.absolute())
+        )
+    if (place / RECORD).exists() or _is_store(place / ARTIFACTS):
+        return _run(str(path), place)
+    if _is_store(place):
+        return Scope("store", str(path), whole=(LocalRoot(place),))
+    raise UserError(
+        f"{path}: nothing to audit. It has no {MANIFEST} (an artifact), no {RECORD} (a run) and no directory such as "
+        "rollouts/ or checkpoint/ (a store)"
+    )
+
+
+def _is_store(place: Path) -> bool:
+    return any((place / kind).is_dir() for kind in KINDS)
+
+
+def _run(path: str, directory: Path) -> Scope:
+    """A run's own store is audited whole; of a store that it shares with others, what its record names."""
+    own = directory / ARTIFACTS
+    roots = {(directory / reference).absolute().parent.parent for reference in _references(directory / RECORD)}
+    shared = sorted(root for root in roots if root.resolve() != own.resolve())
+    whole = (LocalRoot(own),) if own.is_dir() else ()
+    return Scope("run", path, whole, tuple(LocalRoot(root) for root in shared), directory=directory)
+
+
+def _references(record: Path) -> Iterator[str]:
+    """Paths of artifacts that a record names; none if it cannot be read, which is reported elsewhere."""
+    try:
+        value = json.loads(record.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    yield from (entry["path"] for entry in references_in(value))
+
+
+def named_places(scope: Scope) -> set[str]:
+    """Kind and directory of every artifact that a run's record names."""
+    record = scope.record
+    return {"/".join(Path(path).parts[-2:]) for path in _references(record)} if record else set()
+
+
+def references_in(value: Any) -> Iterator[dict[str, str]]:
+    """Every reference to an artifact (kind, id and path) inside a record, at any depth."""
+    if isinstance(value, dict):
+        if {"kind", "id", "path"} <= value.keys() and all(isinstance(value[name], str) for name in ("kind", "id", "path")):
+            yield value
+        else:
+            for part in value.values():
+                yield from references_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from references_in(part)

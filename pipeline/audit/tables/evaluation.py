@@ -1,0 +1,85 @@
+"""Evaluations: every row is a completion of the answers they were made from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from pipeline.audit.findings import Spot
+from pipeline.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
+from pipeline.audit.tables.checks import Checks, Facts, joined
+from schemas import Rollouts
+from schemas.table import Table
+
+KEY = ["prompt_id", "mode", "sample_index"]
+COPIED = ("reward", "status", "completion_tokens")
+MODES = ("sampled", "greedy")
+
+
+class EvaluationChecks(Checks):
+    """Checks of an evaluation artifact."""
+
+    @cached_property
+    def _answers(self) -> pl.DataFrame | None:
+        """What the rows should hold, by the answers; None if those are not here whole."""
+        parts = []
+        for mode in MODES:
+            if not any(parent.role == mode for parent in self.held.manifest.content.parents):
+                continue
+            answers = self.world.shelf.parent(self.held, mode)
+            tokens = pl.col("completion_token_ids").list.len().cast(pl.Int32)
+            columns = {name: pl.col(name) for name in ("prompt_id", "sample_index", "reward", "status")}
+            part = self.world.columns(answers, Rollouts, {**columns, "completion_tokens": tokens}) if answers else None
+            if part is None:
+                return None
+            parts.append(part.drop("row", "file").with_columns(mode=pl.lit(mode)))
+        return pl.concat(parts) if parts else None
+
+    def check_artifact(self) -> None:
+        self.world.ledger.count("schema", "evaluations compared with the answers", int(self._answers is not None), 1)
+
+    def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
+        return {**super().facts(table), **{name: pl.col(name) for name in (*KEY, *COPIED)}}
+
+    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+        check_rows(batch, table, spot)
+        threshold = self.held.recipe.get("solved_at")
+        if isinstance(threshold, int | float):
+            broken = pl.col("solved") != (pl.col("reward") >= threshold).fill_null(False)
+            expected = f"solved exactly where the reward is at least {threshold}"
+            rule = Rule(check="solved", broken=broken, expected=expected, found=pl.col("solved"), column="solved")
+            check_rules(batch, [rule], spot)
+        if self._answers is None:
+            return
+        known = self._answers.rename({name: f"known_{name}" for name in COPIED}).with_columns(there=True)
+        rows = Batch(batch.first, batch.frame.join(known, on=KEY, how="left", maintain_order="left"), batch.whole)
+        absent, name = pl.col("there").is_null(), pl.format("prompt {}, {}, sample {}", *KEY)
+        rules = [Rule(check="aligned", broken=absent, expected="a completion of the answers", found=name)]
+        for column in COPIED:
+            broken = ~absent & pl.col(column).ne_missing(pl.col(f"known_{column}"))
+            rules.append(
+                Rule(check="answers", broken=broken, expected="as the answers have it", found=pl.col(column), column=column)
+            )
+        check_rules(rows, rules, spot)
+
+    def conclude(self, table: type[Table], facts: Facts) -> None:
+        self.check_unique(table, facts)
+        rows = joined(facts)
+        sampled = rows.filter(pl.col("mode") == "sampled")
+        self.check_summary(
+            {
+                "prompts": sampled["prompt_id"].n_unique(),
+                "reward_mean": sampled["reward"].mean(),
+                "completion_tokens_mean": sampled["completion_tokens"].mean(),
+                "failed": int(rows["status"].is_in(["reward_error", "engine_error"]).sum()),
+            }
+        )
+        if self._answers is not None:
+            missing = self._answers.join(rows, on=KEY, how="anti", maintain_order="left")
+            if not missing.is_empty():
+                first: dict[str, Any] = missing.row(0, named=True)
+                found = f"{len(missing)} answers without a row, the first of prompt {first['prompt_id']}, {first['mode']}"
+                said: dict[str, Any] = {"remedy": MAKE_ANEW, "count": len(missing)}
+                self.spot().error("schema", "aligned", expected="a row for every answer", found=found, **said)

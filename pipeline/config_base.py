@@ -1,0 +1,34 @@
+"""What every section of the configuration is."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+
+class Model(BaseModel):
+    """Base of every section: unknown keys, infinite numbers and truth values for numbers are errors; values do not change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1; who writes `epochs: true` meant something else."""
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in items) and not allows_truth(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("expected another value than true or false (yes, no, on and off are these too, unless in quotes)")
+        return value
+
+
+def allows_truth(annotation: Any) -> bool:
+    """Whether true and false are among the values of a type.
+
+    >>> allows_truth(bool | None), allows_truth(float), allows_truth(tuple[int, ...])
+    (True, False, False)
+    """
+    return annotation in (bool, Any) or any(allows_truth(part) for part in typing.get_args(annotation))

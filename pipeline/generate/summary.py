@@ -1,0 +1,41 @@
+"""The figures of a rollouts artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+
+def read_scalars(paths: Sequence[Path]) -> pl.DataFrame:
+    """What the figures are made of, row by row."""
+    rows = pl.scan_parquet(list(paths)).select(
+        "group_id",
+        "status",
+        "reward",
+        "policy_version",
+        "error",
+        tokens=pl.col("completion_token_ids").list.len(),
+        prompt_tokens=pl.col("prompt_token_ids").list.len(),
+    )
+    return rows.collect()
+
+
+def summarize(rows: pl.DataFrame) -> dict[str, Any]:
+    """Figures of all completions, as the manifest has them.
+
+    Args:
+        rows: of `read_scalars`.
+    """
+    statuses = rows.group_by("status").len().sort("status")
+    return {
+        "groups": rows["group_id"].n_unique(),
+        "completions": len(rows),
+        "tokens": int(rows["tokens"].sum()),
+        "prompt_tokens": int(rows["prompt_tokens"].sum()),
+        "reward_mean": rows["reward"].mean(),
+        "statuses": dict(statuses.iter_rows()),
+        "policy_version": int(rows["policy_version"][0]),
+    }

@@ -1,0 +1,76 @@
+"""YAML as it comes from strangers: plain values only, no tags, no aliases that unfold into more than was written."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+MOST_NODES = 100_000
+"""Values and keys of a text once every alias is written out."""
+CHARACTERS_PER_NODE = 100
+"""A longer text counts for several values."""
+MOST_CHARACTERS = 4 << 20
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    1e-4 is a number, as in YAML 1.2. A key that is there twice, a tag, or text that unfolds is an error.
+
+    Raises:
+        ValueError: says on one line what is wrong and where.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"{len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("too many lists or mappings inside one another") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(" ".join(filter(None, (error.context, error.problem))) + place) from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Counts nodes as they are composed; an alias counts for all that it stands for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._left = MOST_NODES
+        self._sizes: dict[int, int] = {}
+        """Nodes inside each finished one, by its identity."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag!r}; tags are not read", event.start_mark)
+        alias, before = isinstance(event, yaml.AliasEvent), self._left
+        node = super().compose_node(parent, index)
+        if alias and id(node) not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, "an alias that stands for what it lies in", node.start_mark)
+        self._left -= self._sizes[id(node)] if alias else 1 + len(node.value) // CHARACTERS_PER_NODE
+        if self._left < 0:
+            raise yaml.composer.ComposerError(None, None, f"unfolds into more than {MOST_NODES:,} values", node.start_mark)
+        self._sizes.setdefault(id(node), before - self._left)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError) as error:  # 2024-13-45 looks like a date
+            raise yaml.constructor.ConstructorError(None, None, str(error).partition(";")[0], node.start_mark) from None
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))

@@ -1,0 +1,84 @@
+"""Who sees whom in packed rows, and the attention that computes it.
+
+    sdpa   a dense mask, rows x length x length. Forward and backward everywhere; what a CPU trains with.
+    flex   flex_attention with a block-sparse mask: rows are laid out in one line without padding, and blocks that nobody
+           sees cost nothing. Compiled on a GPU; on a CPU it has no backward pass.
+
+Both read one rule from the same two tensors. The self-check at start compares what comes out with the model alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    from pipeline.train.batch import Batch
+
+Kind = Literal["sdpa", "flex"]
+IMPLEMENTATIONS: dict[Kind, str] = {"sdpa": "sdpa", "flex": "flex_attention"}
+"""Their names in transformers."""
+BLOCK = 128
+"""Side of flex_attention's blocks. Lines are padded to whole blocks, so that few shapes are compiled."""
+
+
+def choose(wanted: Literal["auto", "sdpa", "flex"], device: torch.device) -> Kind:
+    """The attention to try.
+
+    Raises:
+        UserError: one that cannot train on this device.
+    """
+    if wanted == "flex" and device.type == "cpu":
+        raise UserError("train.attention=flex: flex_attention has no backward pass on a CPU; use auto or sdpa")
+    if wanted == "auto":
+        return "sdpa" if device.type == "cpu" else "flex"
+    return wanted
+
+
+def dense_mask(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
+    """Position q sees position k <= q in its own part or in its prompt. Padding (part -1) sees itself, so no row is empty."""
+    length = part.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=part.device).tril()
+    key = part[:, None, :]
+    sees = ((part[:, :, None] == key) | (prompt[:, :, None] == key)) & (part[:, :, None] >= 0) & causal
+    return (sees | torch.eye(length, dtype=torch.bool, device=part.device)).unsqueeze(1)
+
+
+def block_mask(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows length"]) -> BlockMask:
+    """The rule of `dense_mask`, block by block."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own, other = part[row, query], part[row, key]
+        return ((own == other) | (prompt[row, query] == other)) & (own >= 0) & (query >= key) | (query == key)
+
+    rows, length = part.shape
+    return create_block_mask(sees, rows, None, length, length, part.device, BLOCK, _compile=part.device.type != "cpu")
+
+
+def in_line(batch: Batch) -> Batch:
+    """The same rows one after the other in a single one, without their padding, filled up to whole blocks at its end."""
+    there = batch.part.flatten() >= 0
+    number = torch.arange(len(batch.part), device=batch.part.device)[:, None]
+    parts_per_row = int(batch.part.max()) + 1
+    fill = -int(there.sum()) % BLOCK
+
+    def line(values: Tensor, empty: int) -> Tensor:
+        return torch.nn.functional.pad(values.flatten()[there], (0, fill), value=empty)[None]
+
+    return dataclasses.replace(
+        batch,
+        input_ids=line(batch.input_ids, 0),
+        position_ids=line(batch.position_ids, 0),
+        part=line(batch.part + number * parts_per_row, -1),
+        prompt=line(batch.prompt + number * parts_per_row, -1),
+        predicted_from=(there.cumsum(0) - 1)[batch.predicted_from],
+    )

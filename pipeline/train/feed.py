@@ -1,0 +1,137 @@
+"""What each optimizer step reads: its groups, cut into rows, dealt to the ranks, and laid out as tensors ahead of time.
+
+Which groups make a step follows from lengths and the seed; how its rows are dealt follows from those and the number of
+ranks. So every rank knows what the others do, and nothing has to be exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.algorithms.tokens import Totals
+from pipeline.config import TrainConfig
+from pipeline.train.batch import Batch, Flat, collate, flatten
+from pipeline.train.plan import CostModel, Row, micro_batches, rows_of, steps_of_epoch
+from pipeline.train.snapshot import Completion, Snapshot
+from pipeline.train.team import Team
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward and backward pass of a rank."""
+
+    batch: Batch
+    idle: bool
+    """Whether the rank only keeps the others company: weights are gathered by all ranks together, so all make as many passes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """An optimizer step as one rank sees it."""
+
+    number: int
+    epoch: int
+    groups: int
+    completions: list[Completion]
+    """Of the whole step."""
+    totals: Totals
+    """Sizes of the whole step."""
+    passes: list[Pass]
+    """This rank's share."""
+    whole: Flat | None
+    """All tokens of the step in order of ranks and passes, for losses that need them at once."""
+    start: int
+    """Where this rank's tokens start in `whole`."""
+
+
+class Feed:
+    """The steps of a training, in order."""
+
+    def __init__(
+        self, snapshot: Snapshot, config: TrainConfig, seed: int, cost: CostModel, team: Team, *, whole_step: bool
+    ) -> None:
+        self._snapshot, self._config, self._cost, self._team, self._whole_step = snapshot, config, cost, team, whole_step
+        sizes, per_step = snapshot.sizes, config.batch_completions
+        if config.batch_tokens is not None:
+            sizes, per_step = snapshot.tokens_of_groups, config.batch_tokens
+        self.plan: list[tuple[int, list[int]]] = [
+            (epoch, groups)
+            for epoch in range(config.epochs)
+            for groups in steps_of_epoch(snapshot.groups, sizes, per_step, seed, epoch)
+        ]
+        """Epoch and groups of every step."""
+
+    def steps(self, start: int) -> Iterator[Step]:
+        """Every step from a number on. The next one is read and laid out in a thread while the caller works on the last."""
+        return ahead(self._step(number) for number in range(start, len(self.plan)))
+
+    def rows(self, group: int) -> list[Row]:
+        """The rows of one group."""
+        return rows_of(self._snapshot[group], self._cost)
+
+    def _step(self, number: int) -> Step:
+        epoch, numbers = self.plan[number]
+        groups = [self._snapshot[group] for group in numbers]
+        completions = [completion for group in groups for completion in group.completions]
+        rows = [row for group in groups for row in rows_of(group, self._cost)]
+        shares = deal(rows, self._team.size, self._config.tokens_per_micro_batch, self._cost)
+        own, device = shares[self._team.rank], self._team.device
+        shortest = min(rows, key=lambda row: row.length)
+        before = [row for share in shares[: self._team.rank] for part in share for row in part]
+        return Step(
+            number=number,
+            epoch=epoch,
+            groups=len(groups),
+            completions=completions,
+            totals=Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions))),
+            passes=[Pass(batch=collate(part or [shortest], device), idle=not part) for part in own],
+            whole=flatten([row for share in shares for part in share for row in part], device) if self._whole_step else None,
+            start=sum(len(completion.tokens) for row in before for completion in row.completions),
+        )
+
+
+def deal(rows: Sequence[Row], ranks: int, token_budget: int, cost: CostModel) -> list[list[list[Row]]]:
+    """Micro-batches of each rank: as many for every rank, and about as much work.
+
+    The costliest row goes first, always to the rank that has least. A rank with fewer micro-batches than another cuts its
+    largest ones in two; one that has too few rows for that gets empty ones.
+    """
+    dealt: list[list[Row]] = [[] for _ in range(ranks)]
+    loads = [0.0] * ranks
+    for row in sorted(rows, key=lambda row: row.length, reverse=True) if ranks > 1 else rows:
+        rank = loads.index(min(loads))
+        dealt[rank].append(row)
+        loads[rank] += cost.row(row.length)
+    shares = [micro_batches(own, token_budget) for own in dealt]
+    count = max(len(share) for share in shares)
+    return [_in_parts(share, count) for share in shares]
+
+
+def _in_parts(share: list[list[Row]], count: int) -> list[list[Row]]:
+    """A share in exactly `count` micro-batches, of which it has no more yet."""
+    share = list(share)
+    while len(share) < count:
+        most = max(range(len(share)), key=lambda part: len(share[part]), default=None)
+        if most is None or len(share[most]) < 2:
+            share += [[] for _ in range(count - len(share))]
+            break
+        part = share[most]
+        share[most : most + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return share
+
+
+_END = object()
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; each is made in a thread while the caller still uses the one before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
+        coming = pool.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, items, _END)
+            yield item  # type: ignore[misc]

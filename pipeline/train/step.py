@@ -1,0 +1,148 @@
+"""One optimizer step: the gradient of its loss, added up over passes and ranks, and the update.
+
+Denominators, statistics of the whole step and metrics do not depend on how the step was cut or on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from pipeline.algorithms import Algorithm
+from pipeline.algorithms.tokens import Loss, Tokens
+from pipeline.config import TrainConfig
+from pipeline.errors import StageFailed
+from pipeline.train.feed import Step
+from pipeline.train.metrics import StepRecord
+from pipeline.train.model import Policy
+from pipeline.train.snapshot import Completion
+from pipeline.train.team import Team
+
+
+class Stepper:
+    """Takes optimizer steps. With several ranks, all of them take each step together."""
+
+    def __init__(
+        self, policy: Policy, algorithm: Algorithm, config: TrainConfig, iteration: int, team: Team, rate: Callable[[int], float]
+    ) -> None:
+        """
+        Args:
+            iteration: version of the policy that is being made.
+            rate: learning rate of each step.
+        """
+        self.policy, self.algorithm, self.config, self.iteration, self.team = policy, algorithm, config, iteration, team
+        self.rate = rate
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters.values(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def gradient(self, step: Step, record: StepRecord) -> tuple[StepRecord, float]:
+        """Compute the step's gradient, scaled down to max_grad_norm.
+
+        Args:
+            record: an empty one.
+
+        Returns:
+            What was seen of the whole step, and the norm of the gradient before scaling.
+
+        Raises:
+            StageFailed: the loss or the norm is not finite. The step must not be taken.
+        """
+        if self.algorithm.whole_step:
+            suspects = self._accumulate_whole(step, record)
+        else:
+            suspects = self._accumulate(step, record)
+            record = record.of_all_ranks(self.team, step.completions)
+        if not math.isfinite(record.loss):
+            named = [name for names in self.team.gather_json(suspects) for name in names]
+            raise StageFailed(_not_finite(step.number, "loss", record.loss, named))
+        norm: Any = torch.nn.utils.clip_grad_norm_(self.policy.parameters.values(), self.config.max_grad_norm)
+        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not math.isfinite(value):
+            raise StageFailed(_not_finite(step.number, "gradient norm", value, names_of(step.completions)))
+        return record, value
+
+    def update(self, step: int) -> None:
+        """Take the step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.masters.refresh()
+
+    def _accumulate(self, step: Step, record: StepRecord) -> list[str]:
+        """Add the gradient of every pass. Returns completions of passes whose loss is not finite."""
+        suspects: list[str] = []
+        for one in step.passes:
+            outputs = self.policy.logprobs(one.batch)
+            if one.idle:
+                _carry_back(outputs, torch.zeros_like(outputs[0]), torch.zeros_like(outputs[1]))
+                continue
+            tokens = one.batch.flat.tokens(*outputs, self.iteration)
+            loss = self.algorithm.loss(tokens, step.totals)
+            torch.autograd.backward(loss.value)
+            record.add(tokens, loss, one.batch.flat.completions)
+            if not math.isfinite(loss.value.detach()):
+                suspects += names_of(one.batch.flat.completions)
+        return suspects
+
+    def _accumulate_whole(self, step: Step, record: StepRecord) -> list[str]:
+        """Add the gradient of a loss that needs all tokens of the step at once, in two passes over them.
+
+        The first computes every logprob without a graph; the loss over those of all ranks gives the derivative by each
+        logprob and entropy; the second carries these derivatives back through the model, pass by pass.
+        """
+        assert step.whole is not None
+        with torch.no_grad():
+            outputs = [self.policy.logprobs(one.batch) for one in step.passes]
+        kept = [pair for pair, one in zip(outputs, step.passes, strict=True) if not one.idle]
+        logprobs, entropy = (self._of_all_ranks(values).requires_grad_() for values in (_column(kept, 0), _column(kept, 1)))
+        tokens, loss = self._whole_loss(step, logprobs, entropy)
+        derivatives = torch.autograd.grad(loss.value, (logprobs, entropy), allow_unused=True, materialize_grads=True)
+        record.add(tokens, loss, step.whole.completions)
+        start = step.start
+        for one in step.passes:
+            again = self.policy.logprobs(one.batch)
+            here = slice(start, start if one.idle else start + len(again[0]))
+            _carry_back(again, *(torch.zeros_like(again[0]) if one.idle else values[here] for values in derivatives))
+            start = here.stop
+        return names_of(step.whole.completions) if self.team.leads else []
+
+    def _of_all_ranks(self, values: Tensor) -> Tensor:
+        return values if self.team.size == 1 else self.team.gather(values).to(values.device)
+
+    def _whole_loss(self, step: Step, logprobs: Tensor, entropy: Tensor) -> tuple[Tokens, Loss]:
+        assert step.whole is not None
+        tokens = step.whole.tokens(logprobs, entropy, self.iteration)
+        return tokens, self.algorithm.loss(tokens, step.totals)
+
+
+def _column(pairs: list[tuple[Tensor, Tensor]], place: int) -> Tensor:
+    return torch.cat([pair[place] for pair in pairs]) if pairs else torch.zeros(0)
+
+
+def _carry_back(outputs: tuple[Tensor, Tensor], by_logprob: Tensor, by_entropy: Tensor) -> None:
+    torch.autograd.backward(outputs, (by_logprob, by_entropy))
+
+
+def names_of(completions: list[Completion]) -> list[str]:
+    return [f"{c.group_id} sample {c.sample_index}" for c in completions]
+
+
+def _not_finite(step: int, what: str, value: float, completions: list[str]) -> str:
+    more = f" and {len(completions) - 8} more" if len(completions) > 8 else ""
+    return (
+        f"step {step}: the {what} is {value}, in a batch of these completions: {', '.join(completions[:8])}{more}. The step was "
+        "not taken; the checkpoint before this training and the last resume point are kept. A lower learning rate or a smaller "
+        "max_grad_norm may help"
+    )

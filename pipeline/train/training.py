@@ -1,0 +1,168 @@
+"""One rank's training: from the last resume point to the last step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.algorithms import Algorithm
+from pipeline.algorithms.tokens import Loss
+from pipeline.artifacts import Artifact, Work
+from pipeline.config import TrainConfig
+from pipeline.process import Reporter
+from pipeline.train import resume
+from pipeline.train.batch import collate
+from pipeline.train.check import check_difference, check_window, settle_attention
+from pipeline.train.feed import Feed, Step
+from pipeline.train.metrics import StepRecord
+from pipeline.train.model import Policy
+from pipeline.train.snapshot import Snapshot
+from pipeline.train.step import Stepper
+from pipeline.train.team import Team
+
+
+class Training:
+    """What one rank holds. All ranks call the same methods in the same order."""
+
+    def __init__(
+        self,
+        *,
+        parent: Artifact,
+        snapshot: Snapshot,
+        algorithm: Algorithm,
+        config: TrainConfig,
+        recipe: dict[str, Any],
+        trust_remote_code: bool,
+        team: Team,
+        reporter: Reporter,
+    ) -> None:
+        """
+        Args:
+            parent: the checkpoint to start from.
+            recipe: of the checkpoint that is made.
+            reporter: told what the user should see; heard from the leading rank only.
+        """
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.parent, self.snapshot, self.config, self.team, self.reporter = parent, snapshot, config, team, reporter
+        self.iteration: int = recipe["iteration"]
+        self.policy = Policy(
+            parent.path,
+            recipe["dtype"],
+            trust_remote_code=trust_remote_code,
+            activation_checkpointing=config.activation_checkpointing,
+            attention=config.attention,
+            compiled=config.compile,
+            lora=config.lora,
+            seed=recipe["seed"] + self.iteration,
+            team=team,
+        )
+        check_window(self.policy.model, snapshot.longest)
+        cost = self.policy.cost_model()
+        self.feed = Feed(snapshot, config, recipe["seed"], cost, team, whole_step=algorithm.whole_step)
+        rate = learning_rate(config, len(self.feed.plan))
+        self.stepper = Stepper(self.policy, algorithm, config, self.iteration, team, rate)
+        self.records = resume.Records()
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.policy.model.parameters())
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(master.numel() for master in self.policy.parameters.values())
+
+    def run(self, scratch: Path, work: Work | None) -> None:
+        """Take every step that is still to be taken.
+
+        Args:
+            scratch: where resume points lie.
+            work: the leading rank's artifact in the making.
+        """
+        done, self.records = resume.load(scratch, self.policy.parameters, self.stepper.optimizer, self.team)
+        self.policy.masters.refresh()
+        self.records.ranks.append({"from_step": done, "processes": self.team.size})
+        first = self.feed.rows(self.feed.plan[0][1][0])
+        settle_attention(self.policy, collate(first, self.team.device), self.config, self.reporter.note)
+        print(f"attention: {self.policy.attention}, processes: {self.team.size}, device: {self.team.device}", flush=True)
+        tokens, started = 0, time.monotonic()
+        with closing(self.feed.steps(done)) as steps:
+            while True:
+                began = time.monotonic()
+                step = next(steps, None)
+                if step is None:
+                    break
+                row = self._take(step, began, time.monotonic() - began)
+                tokens += row["tokens"]
+                speed = tokens / (time.monotonic() - started)
+                total = len(self.feed.plan)
+                self.reporter.progress(step.number + 1, total, "steps", tokens_per_second=speed, loss=row["loss"])
+                if (step.number + 1) % self.config.save_every_steps == 0 and step.number + 1 < total:
+                    self._save(scratch, step.number + 1, work)
+
+    def _take(self, step: Step, began: float, waited: float) -> dict[str, Any]:
+        """Take a step and record it. Returns its row of the metrics table."""
+        record, norm = self.stepper.gradient(step, self._record())
+        row = record.row(step.groups)
+        if step.number == 0 and self.snapshot.has_behavior and self.config.check_logprobs:
+            row |= self._check_difference(record)
+        self.stepper.update(step.number)
+        row = {
+            "step": step.number,
+            "epoch": step.epoch,
+            "grad_norm": norm,
+            "learning_rate": self.stepper.rate(step.number),
+            **row,
+        }
+        seconds = time.monotonic() - began
+        timing = {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "data_seconds": waited}
+        self.records.metrics.append(row)
+        self.records.timing.append({"step": step.number, **timing})
+        return row
+
+    def _save(self, scratch: Path, step: int, work: Work | None) -> None:
+        point = resume.save(scratch, step, self.policy.parameters, self.stepper.optimizer, self.records, self.team)
+        if work is not None:
+            work.keep(point)
+
+    def _record(self) -> StepRecord:
+        return StepRecord(self.snapshot.has_behavior, self.iteration - 1)
+
+    def _check_difference(self, record: StepRecord) -> dict[str, float]:
+        found = check_difference(record, self.config)
+        if found is None and any(self.snapshot.from_parent):
+            found = check_difference(self._record_of_parent(), self.config)
+        if found is None:
+            self.reporter.note(
+                "the stored logprobs are not compared with the trainer's: no completion is by the policy that training starts "
+                f"from (policy_id {self.parent.id[:16]})"
+            )
+        return found or {}
+
+    def _record_of_parent(self) -> StepRecord:
+        """What the model makes of the first group that the parent drew; the snapshot has one."""
+        record = self._record()
+        first = next(number for _, numbers in self.feed.plan for number in numbers if self.snapshot.from_parent[number])
+        batch = collate(self.feed.rows(first), self.team.device)
+        with torch.no_grad():
+            tokens = batch.flat.tokens(*self.policy.logprobs(batch), self.iteration)
+        record.add(tokens, Loss(value=tokens.logprobs.sum(), stopped=~tokens.mask), batch.flat.completions)
+        return record
+
+
+def learning_rate(config: TrainConfig, steps: int) -> Callable[[int], float]:
+    """The learning rate of each step: linear warm-up, then the schedule, which ends at 0 after the last step."""
+
+    def rate(step: int) -> float:
+        if step < config.warmup_steps:
+            return config.learning_rate * (step + 1) / config.warmup_steps
+        share = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+        factor = {"constant": 1.0, "linear": 1 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}
+        return config.learning_rate * factor[config.schedule]
+
+    return rate

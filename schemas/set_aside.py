@@ -1,0 +1,13 @@
+"""Rows of a prompts source that did not fit: kept, so that nothing is lost."""
+
+import dataframely as dy
+
+from schemas.table import Table, column
+
+
+class SetAside(Table):
+    """One row that was not taken into the prompts."""
+
+    place = column(dy.String, "Where it stands: line 3 of a JSONL file (from 1), row 2 of a table (from 0).", primary_key=True)
+    why = column(dy.String, "The reasons.")
+    content = column(dy.String, "The row: a line as it came, or its values as a JSON object.", nullable=True)

@@ -1,0 +1,62 @@
+"""What a firing works towards, and what the commands refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import schedule
+from flows.cli import app
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.run import Run, save_run
+from pipeline.stopping import Stop
+
+Config = Callable[..., RunConfig]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "missing", "target"),
+    [(None, "generate 0", 2), (2, "train 1", 2), (2, None, 4), (4, None, 6), (4, "evaluate 3", 4)],
+    ids=["first firing", "an unfinished one is finished first", "then two more", "and two more", "whatever it was"],
+)
+def test_a_firing_goes_on_where_the_last_one_ended(
+    make_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: int | None, missing: str | None, target: int
+) -> None:
+    config = make_config({"iterations": 2, "run_dir": str(tmp_path / "run")})
+    if recorded is not None:
+        save_run(Run(config.model_copy(update={"iterations": recorded})), tmp_path / "run")
+    looked: list[int] = []
+
+    def chain(config: RunConfig, stages: Any) -> Run:
+        looked.append(config.iterations)
+        return Run(config, missing=missing)
+
+    monkeypatch.setattr(schedule, "chain", chain)
+    assert schedule.look(config)[1] == target
+    assert looked == [recorded or 2]
+
+
+def test_a_collapse_ends_a_firing_as_failed_and_a_target_reached_does_not(
+    make_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(schedule, "emit_event", lambda event, resource, payload: told.append({event: payload}))
+    collapsed = Run(make_config(), stopped=Stop("min_entropy", 3, "entropy fell", healthy=False))
+    reached = Run(make_config(), stopped=Stop("target_pass_at_1", 3, "pass@1 is 0.900", healthy=True))
+    for run, failed in ((collapsed, True), (reached, False)):
+        state = schedule._conclude(run)
+        assert (state.name, state.is_failed()) == ("Stopped", failed)
+        assert state.message == f"stopped after iteration 3: {run.stopped.why}" if run.stopped else ""
+    assert told[0] == {"rollbook.run.stopped": {"rule": "min_entropy", "why": "entropy fell"}}
+
+
+@pytest.mark.parametrize("cron", ["every night", "61 * * * *", "* * * *"])
+def test_a_wrong_cron_line_is_refused(cron: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["deploy", "run.yaml", "--pool", "p", "--cron", cron])
+    assert isinstance(result.exception, UserError)
+    assert repr(cron) in str(result.exception)

@@ -1,0 +1,116 @@
+"""Who sees whom, by dense mask and by block mask, and flex_attention's forward pass against sdpa."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import TrainConfig
+from pipeline.errors import UserError
+from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask, in_line
+from pipeline.train.batch import Batch, collate
+from pipeline.train.check import check_window, largest_difference, settle_attention
+from pipeline.train.model import Policy
+from pipeline.train.plan import Row
+from pipeline.train.snapshot import Group
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+MakePolicy = Callable[..., Policy]
+
+
+@pytest.fixture
+def batch(make_group: Callable[..., Group]) -> Batch:
+    """Rows of 9, 19 and 151 positions."""
+    groups = [make_group(5, [3, 1], 0), make_group(7, [4, 8], 1), make_group(1, [100, 50], 2)]
+    return collate([Row(group, group.completions) for group in groups], CPU)
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def as_dense(part: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+    """The mask function of the block mask, at every pair of positions."""
+    mask = block_mask(part, prompt)
+    rows, length = part.shape
+    places = torch.meshgrid(torch.arange(rows), torch.tensor([0]), torch.arange(length), torch.arange(length), indexing="ij")
+    found: torch.Tensor = mask.mask_mod(*places)
+    return found
+
+
+def test_block_and_dense_mask_are_one_rule(batch: Batch) -> None:
+    assert torch.equal(as_dense(batch.part, batch.prompt), batch.attends)
+
+
+def test_rows_in_a_line_see_what_they_saw_and_nothing_of_each_other(batch: Batch) -> None:
+    line = in_line(batch)
+    lengths = (batch.part >= 0).sum(1).tolist()
+    assert lengths == [9, 19, 151]
+    assert line.input_ids.shape == (1, 2 * BLOCK)
+    expected = torch.eye(2 * BLOCK, dtype=torch.bool)
+    start = 0
+    for row, length in enumerate(lengths):
+        here = slice(start, start + length)
+        expected[here, here] = batch.attends[row, 0, :length, :length]
+        assert torch.equal(line.input_ids[0, here], batch.input_ids[row, :length])
+        assert torch.equal(line.position_ids[0, here], batch.position_ids[row, :length])
+        start += length
+    assert torch.equal(dense_mask(line.part, line.prompt)[0, 0], expected)
+    assert torch.equal(as_dense(line.part, line.prompt)[0, 0], expected)
+    assert torch.equal(line.input_ids.flatten()[line.predicted_from], batch.input_ids.flatten()[batch.predicted_from])
+
+
+def test_blocks_that_nobody_sees_are_left_out(make_group: Callable[..., Group]) -> None:
+    group = make_group(BLOCK, [BLOCK] * 6)
+    mask = block_mask(*(getattr(collate([Row(group, group.completions)], CPU), name) for name in ("part", "prompt")))
+    # Of 7 x 7 blocks: the prompt's own, and for each completion its own and the prompt's.
+    assert mask.sparsity() == pytest.approx(100 * (1 - 13 / 49))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "tied"])
+def test_flex_attention_gives_the_logprobs_of_sdpa(name: str, batch: Batch, make_policy: MakePolicy, uncompiled: None) -> None:
+    policy = make_policy(name, max_position_embeddings=256)
+    with torch.no_grad():
+        expected = policy.logprobs(batch)
+        policy.use_attention("flex")
+        found = policy.logprobs(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert largest_difference(policy, batch) < 1e-4
+
+
+def test_the_attention_follows_from_the_device() -> None:
+    assert (choose("auto", CPU), choose("auto", GPU), choose("sdpa", GPU), choose("flex", GPU)) == (
+        "sdpa",
+        "flex",
+        "sdpa",
+        "flex",
+    )
+    with pytest.raises(UserError, match="flex_attention has no backward pass on a CPU"):
+        choose("flex", CPU)
+
+
+def test_an_attention_that_does_not_work_is_replaced_and_named(
+    batch: Batch, make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, notes = make_policy("qwen2", max_position_embeddings=256), list[str]()
+    policy.attention = "flex"
+    monkeypatch.setattr("pipeline.train.model.block_mask", lambda part, prompt: dense_mask(part, torch.full_like(prompt, -2)))
+    with pytest.raises(UserError, match=r"packed rows give logprobs that differ by .* \(attention: flex\)"):
+        settle_attention(policy, batch, TrainConfig(attention="flex"), notes.append)
+    settle_attention(policy, batch, TrainConfig(), notes.append)
+    assert policy.attention == "sdpa"
+    assert notes[0].startswith("attention: flex does not work here (qwen2: packed rows give logprobs that differ")
+
+
+def test_sequences_beyond_a_sliding_window_are_refused(make_policy: MakePolicy) -> None:
+    windowed: Any = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": None}
+    policy = make_policy("qwen2", **windowed)
+    check_window(policy.model, longest=8)
+    with pytest.raises(UserError, match="sliding_window=8 tokens, but the longest prompt and completion have 9"):
+        check_window(policy.model, longest=9)
+    check_window(make_policy("qwen2", sliding_window=8).model, longest=1000)

@@ -1,0 +1,67 @@
+"""Algorithms of the user's own through the real stage processes: shaped, trained, and known by their source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.algorithms import plugins
+from pipeline.artifacts import Artifact, read_table
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.local import LocalStages
+from pipeline.parts import Part
+from schemas import Metrics, Shaped
+
+ROOT = Path(__file__).resolve().parents[3]
+MakeConfig = Callable[..., RunConfig]
+
+
+class Stages(LocalStages):
+    """As a run's, without the engine that it would start early."""
+
+    def warm_up(self) -> None:
+        pass
+
+
+@pytest.fixture
+def trained(bench: Any, make_config: MakeConfig, tmp_path: Path) -> Callable[..., tuple[Artifact, Artifact]]:
+    """trained(file, algorithm, **args): what its own processes make of the tiny model's rollouts: (shaped, checkpoint)."""
+
+    def make(file: Path, algorithm: str, **args: Any) -> tuple[Artifact, Artifact]:
+        train = {"algorithm": algorithm, "algorithm_args": args, "epochs": 1, "batch_completions": 12, "learning_rate": 0.01}
+        changes = {"train": train, "plugins": [str(file)], "store": str(bench.store.root), "run_dir": str(tmp_path / "run")}
+        stages = Stages(make_config({**changes, "model.dtype": "float32"}))
+        policy, rollouts = bench.policy(), bench.rollouts()
+        shaped = stages.shape(0, rollouts)
+        return shaped, stages.train(0, policy, [Part(rollouts, shaped)])
+
+    return make
+
+
+Trained = Callable[..., tuple[Artifact, Artifact]]
+
+
+def test_the_examples_train_in_processes_of_their_own(trained: Trained) -> None:
+    for name, file in {"raw-clip": ROOT / "examples/own_algorithm.py", "luffy": ROOT / "examples/own_cell.py"}.items():
+        shaped, checkpoint = trained(file, name)
+        source = plugins.from_file(str(file))[0].source
+        assert shaped.recipe["source"] == checkpoint.recipe["algorithm"]["source"] == source
+        metrics = read_table(checkpoint, Metrics)
+        assert len(metrics) == 2
+        assert metrics["grad_norm"].min() > 0
+        if name == "raw-clip":  # raw rewards less .5
+            assert set(read_table(shaped, Shaped)["advantage"].to_list()) == {0.5, -0.5}
+
+
+def test_a_file_that_was_edited_while_a_run_went_on_is_refused_by_the_stage(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    source = (ROOT / "examples/own_algorithm.py").read_text(encoding="utf-8")
+    file.write_text(source, encoding="utf-8")
+    plugins.from_file(str(file))  # as the run read it when it started
+    file.write_text(source.replace("0.5", "0.25"), encoding="utf-8")
+    with pytest.raises(UserError, match="raw-clip: its plugin was edited since the command started"):
+        trained(file, "raw-clip")

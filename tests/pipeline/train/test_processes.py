@@ -1,0 +1,133 @@
+"""Two processes and one: the same plan, losses and metrics to rounding, and resume points that either number goes on from."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from pipeline.artifacts import Artifact, read_table
+from pipeline.errors import StageCrashed
+from pipeline.process import Event, StageProcess
+from schemas import Metrics
+
+Train = Callable[..., Artifact]
+STEPS = 6
+
+
+class Killed(Exception):
+    """Stands for the end of the caller."""
+
+
+def in_store(spec: Event, place: Path, **settings: Any) -> Event:
+    """The same work in another store, done in another way."""
+    return {**spec, "store": str(place), "train": {**spec["train"], **settings}}
+
+
+def train_until(spec: Event, step: int, log: Path) -> Path:
+    """Train in a process of its own and end it when it reports a step. Returns what it left behind."""
+
+    def end(event: Event) -> None:
+        if event.get("done") == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        StageProcess("pipeline.train", log, {}).run(spec, log, end)
+    (scratch,) = Path(spec["store"]).glob("checkpoint/*/.resume")
+    return scratch
+
+
+def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return load_file(artifact.path / "model.safetensors")
+
+
+def hashes(artifact: Artifact) -> dict[str, str]:
+    artifact.verify()
+    return {file.path: file.sha256 for file in artifact.manifest.content.files}
+
+
+def assert_same_training(found: Artifact, expected: Artifact) -> None:
+    """Metrics and weights are equal to rounding, which six steps at a large learning rate let grow."""
+    rows, expected_rows = (read_table(artifact, Metrics) for artifact in (found, expected))
+    for row, expected_row in zip(rows.to_dicts(), expected_rows.to_dicts(), strict=True):
+        for name, value in expected_row.items():
+            assert (row[name] is None) == (value is None), name
+            if value is not None:
+                assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), (name, row["step"])
+    for name, tensor in weights(expected).items():
+        torch.testing.assert_close(weights(found)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def ranks(artifact: Artifact) -> list[tuple[int, int]]:
+    return [(stretch["from_step"], stretch["processes"]) for stretch in artifact.manifest.provenance.notes["ranks"]]
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["rec-oneside-is", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bapo", "m2po"))]
+)
+def test_two_processes_train_as_one(algorithm: str, bench: Any, train_spec: Train, tmp_path: Path) -> None:
+    spec = bench.spec(algorithm=algorithm, tokens_per_micro_batch=40)
+    one = train_spec(in_store(spec, tmp_path / "one"))
+    two = train_spec(in_store(spec, tmp_path / "two", processes=2))
+    assert two.manifest.content.key == one.manifest.content.key
+    assert (ranks(one), ranks(two)) == ([(0, 1)], [(0, 2)])
+    assert_same_training(two, one)
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_where_one_was_killed(bench: Any, train_spec: Train, tmp_path: Path) -> None:
+    policy = bench.policy(bench.model_path("tied"))
+    spec = bench.spec(
+        policy=policy, algorithm="reinforce", warmup_steps=2, schedule="cosine", weight_decay=0.1, check_logprobs=False
+    )
+    one = train_spec(in_store(spec, tmp_path / "one"))
+    for before, after in ((2, 1), (1, 2)):
+        store = tmp_path / f"{before}-{after}"
+        scratch = train_until(in_store(spec, store, processes=before), 5, tmp_path / "log")
+        assert len(list(scratch.glob("step-00000004/rank-*"))) == before
+        found = train_spec(in_store(spec, store, processes=after))
+        assert ranks(found) == [(0, before), (4, after)]
+        assert_same_training(found, one)
+        assert "lm_head.weight" not in weights(found)
+        model = AutoModelForCausalLM.from_pretrained(found.path)
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.slow
+def test_killed_and_restarted_two_processes_give_the_same_bytes(bench: Any, train_spec: Train, tmp_path: Path) -> None:
+    spec = bench.spec(processes=2)
+    unbroken = train_spec(in_store(spec, tmp_path / "unbroken"))
+    broken = in_store(spec, tmp_path / "broken")
+    train_until(broken, 3, tmp_path / "log")
+    train_until(broken, 5, tmp_path / "log")
+    found = train_spec(broken)
+    assert ranks(found) == [(0, 2), (2, 2), (4, 2)]
+    assert (found.id, hashes(found)) == (unbroken.id, hashes(unbroken))
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_training_and_says_so(bench: Any, tmp_path: Path) -> None:
+    spec, log = in_store(bench.spec(processes=2, epochs=200), tmp_path / "store"), tmp_path / "log"
+
+    def kill_rank_1(event: Event) -> None:
+        if event.get("done") == 3:
+            (found,) = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if is_rank_1(path, log)]
+            os.kill(found, signal.SIGKILL)
+
+    with pytest.raises(StageCrashed, match=r"pipeline.train was ended by SIGKILL[^|]*rank-1.log"):
+        StageProcess("pipeline.train", log, {"NAME_OF_TEST": str(log)}).run(spec, log, kill_rank_1)
+
+
+def is_rank_1(environment: Path, test: Path) -> bool:
+    try:
+        variables = environment.read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"RANK=1" in variables and f"NAME_OF_TEST={test}".encode() in variables
