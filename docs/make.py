@@ -6,6 +6,8 @@ python docs/make.py --check  ends with status 1 if one of them is not what would
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.algorithms import ALGORITHMS, settings_of
 from pipeline.algorithms.algorithm import Algorithm, cells_of
+from pipeline.algorithms.settings import MODIFIERS
 from pipeline.config import RunConfig
 from schemas import TABLES
 from schemas.manifest import Content, File, Manifest, Parent, Provenance
@@ -44,7 +47,11 @@ def configuration() -> str:
 
 
 def algorithms() -> str:
-    parts = [NOTE, (DOCS / "parts" / "algorithms.md").read_text(encoding="utf-8")]
+    examples = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS.parent / "examples").glob("own_*.py")}
+    text = (DOCS / "parts" / "algorithms.md").read_text(encoding="utf-8")
+    for name, source in examples.items():
+        text = text.replace(f"{{{name}}}", source)
+    parts = [NOTE, text, _modifiers(), "## All algorithms\n"]
     parts.append("| name | loss | needs | source |\n|---|---|---|---|")
     for algorithm in ALGORITHMS.values():
         needs = ", ".join(f"`{need}`" for need in algorithm.needs) or "rewards"
@@ -106,9 +113,27 @@ def _default(value: Any) -> str:
 def _type(annotation: Any) -> str:
     text = getattr(annotation, "__name__", None) if not get_args(annotation) else None
     shown = text or str(annotation)
-    for prefix in ("typing.", "pipeline.config.", "schemas.manifest."):
-        shown = shown.replace(prefix, "")
-    return shown
+    return re.sub(r"\b(typing|pipeline\.config(_\w+)?|schemas\.manifest)\.", "", shown)
+
+
+def _modifiers() -> str:
+    """Cells that can be set in any policy gradient."""
+    lines = [
+        "## Modifiers",
+        "",
+        "These go with any policy gradient. `train.algorithm_args: {mismatch: TruncatedImportance, mismatch.high: 3.0}` corrects",
+        "for the mismatch of engine and trainer, `{regularizers: [EntropyBonus, ForwardKL], regularizers.0.coefficient: 0.01}`",
+        "puts penalties in place of the algorithm's own. A correction changes what ratios are taken against, so it is never",
+        "applied twice. In `rollbook compare`: `--algorithms grpo,grpo:mismatch=MaskedImportance,mismatch.level=sequence`.",
+        "",
+        "| in | cell | what it does | settings |",
+        "|---|---|---|---|",
+    ]
+    for slot, cells in MODIFIERS.items():
+        for cell in cells:
+            settings = ", ".join(f"`{field.name}={field.default}`" for field in dataclasses.fields(cell))
+            lines.append(f"| `{slot}` | `{cell.__name__}` | {_cell(cell.__doc__ or '')} | {settings} |")
+    return "\n".join(lines) + "\n"
 
 
 def _algorithm(algorithm: Algorithm) -> str:
@@ -119,7 +144,7 @@ def _algorithm(algorithm: Algorithm) -> str:
     lines = [f"- {slot}: {'; '.join(shown)}" for slot, shown in cells.items()]
     settings = [f"`{cell}.{name}={value}`" for cell, name, value in settings_of(algorithm)]
     return (
-        f"## {algorithm.name}\n\n{algorithm.summary}\n\n    {algorithm.formula}\n\n" + "\n".join(lines)
+        f"### {algorithm.name}\n\n{algorithm.summary}\n\n    {algorithm.formula}\n\n" + "\n".join(lines)
         + f"\n\nSettings: {', '.join(settings) or 'none'}.\n"
     )  # fmt: skip
 

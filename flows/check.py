@@ -10,7 +10,8 @@ from pipeline.algorithms import Algorithm, resolve
 from pipeline.artifacts import Store
 from pipeline.config import RunConfig
 from pipeline.errors import DataError, UserError
-from pipeline.mix.shares import check_replay
+from pipeline.mix.shares import check_replay, described
+from pipeline.mix.tokens import check_tokens
 from pipeline.prompts import NO_CHAT_TEMPLATE
 from pipeline.rehearsal import rehearse
 from pipeline.report.text import visible
@@ -48,6 +49,8 @@ def check_config(config: RunConfig) -> list[str]:
     if algorithm.source:
         rehearse(algorithm)
     files = base_model.model_files(base_model.locate(config.model), trust_remote_code=config.model.trust_remote_code)
+    if "tokenizer.json" in files:
+        check_tokens(config.replay, files["tokenizer.json"])
     prompts.template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
         raise UserError(NO_CHAT_TEMPLATE)
@@ -63,6 +66,7 @@ def check_config(config: RunConfig) -> list[str]:
         *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
         f"algorithm  {algorithm.name}: {algorithm.summary}",
+        *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
         f"store      {Store(config.store_url).home.describe()}",
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]

@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from flows import algorithms, doctor, inspect, scheduling, tracking
+from flows import algorithms, audit, doctor, inspect, scheduling, spec, tracking
 from flows.algorithms import Plugins
-from pipeline.errors import UserError
+from flows.streams import outlive_readers
+from pipeline.errors import UserError, as_answer
 from pipeline.process import COMMAND
 from pipeline.report.text import visible
 
@@ -47,33 +48,25 @@ def run(config: Config, overrides: Overrides = None, plugins: Plugins = None) ->
 
 
 @app.command()
-def generate(
-    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
-) -> None:
+def generate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
     """Go as far as the rollouts of an iteration."""
     _run(config, overrides, plugins, ("generate", iteration))
 
 
 @app.command()
-def evaluate(
-    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
-) -> None:
+def evaluate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
     """Go as far as the evaluation of a checkpoint (iteration 0 is the base model)."""
     _run(config, overrides, plugins, ("evaluate", iteration))
 
 
 @app.command()
-def shape(
-    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
-) -> None:
+def shape(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
     """Go as far as the advantages of an iteration."""
     _run(config, overrides, plugins, ("shape", iteration))
 
 
 @app.command()
-def train(
-    config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None
-) -> None:
+def train(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
     """Go as far as the checkpoint that an iteration trains."""
     _run(config, overrides, plugins, ("train", iteration))
 
@@ -109,16 +102,27 @@ def status(
 
 @app.command()
 def report(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write. Default: report.html in the run directory.")] = None,
+    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Default: report.html in the run directory, or runs.html here.")
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown for a pull request instead.")] = False,
 ) -> None:
-    """Write one self-contained HTML page with a run's curves, rollouts, settings and lineage."""
+    """Write one self-contained HTML page with a run's curves, rollouts, settings and lineage, or one that compares runs."""
+    from pipeline.report.markdown import markdown
     from pipeline.report.page import write_report
+    from pipeline.report.runs import labels_of, write_runs
     from pipeline.run import load_run
 
-    path = out or run_directory / "report.html"
-    write_report(load_run(run_directory), path)
-    typer.echo(str(path))
+    runs = [load_run(directory) for directory in run_directories]
+    if as_markdown:
+        text = "\n".join(markdown(run) for run in runs)
+        typer.echo(text, nl=False) if out is None else out.write_text(text, encoding="utf-8")
+    elif len(runs) > 1:
+        labels = labels_of(run_directories, runs)
+        typer.echo(str(write_runs(dict(zip(labels, runs, strict=True)), out or Path("runs.html"))))
+    else:
+        typer.echo(str(write_report(runs[0], out or run_directories[0] / "report.html")))
 
 
 @app.command()
@@ -148,8 +152,10 @@ def compare(
 algorithms.register(app)
 scheduling.register(app)
 tracking.register(app)
+audit.register(app)
 doctor.register(app)
 inspect.register(app)
+spec.register(app)
 
 
 def _run(path: Path, overrides: list[str] | None, plugins: list[str] | None, until: tuple[Stage, int] | None) -> None:
@@ -254,17 +260,34 @@ def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:
         from pipeline.report.page import write_report
 
         page = directory / "report.html"
-        if not page.exists() or page.stat().st_mtime < (directory / "run.json").stat().st_mtime:
+        record = (directory / "run.json").stat()
+        if not page.exists() or page.stat().st_mtime_ns != record.st_mtime_ns:
             write_report(found, page)
+            os.utime(page, ns=(record.st_mtime_ns, record.st_mtime_ns))  # it belongs to that record, whatever clocks say
         console.print(f"report:    {page}", highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:
     """Entry point of the `rollbook` command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    outlive_readers()
     os.environ[COMMAND] = json.dumps(["rollbook", *sys.argv[1:]])
+    code = answer(sys.argv[1:])
     try:
-        code = app(standalone_mode=False) or 0  # typer returns the status of an Exit, and 130 for Ctrl-C
+        sys.stdout.flush()
+    except OSError as error:
+        _say(f"standard output: {error.strerror}")
+        os._exit(code or 1)
+    sys.stderr.flush()
+    if "prefect" in sys.modules:
+        os._exit(code)  # Prefect's threads would hold the process up for a second.
+    sys.exit(code)
+
+
+def answer(arguments: list[str]) -> int:
+    """Do one command. Returns its exit status; what the user can mend is told on standard error in one message."""
+    try:
+        code = app(arguments, standalone_mode=False) or 0  # typer returns the status of an Exit, and 130 for Ctrl-C
     except UserError as error:
         _say(str(error))
         code = error.exit_code
@@ -273,17 +296,17 @@ def main() -> NoReturn:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        if (refusal := as_answer(error)) is not None:
+            _say(str(refusal))
+            code = refusal.exit_code
+        elif hasattr(error, "format_message"):
+            error.show()  # type: ignore[attr-defined]
+            code = 2
+        else:
             raise
-        error.show()  # type: ignore[attr-defined]
-        code = 2
     if code in (130, 143):
         _say("stopped; the same command goes on from here")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if "prefect" in sys.modules:
-        os._exit(code)  # Prefect's threads would hold the process up for a second.
-    sys.exit(code)
+    return int(code)
 
 
 def _say(message: str) -> None:

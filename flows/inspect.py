@@ -57,6 +57,25 @@ def diff(
         raise typer.Exit(1)
 
 
+def gc(
+    path: Annotated[str, typer.Argument(help="A run directory, or a store in a directory.", show_default=False)],
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Without this, only say what could be.")] = False,
+    runs: Annotated[
+        list[Path] | None, typer.Option("--run", help="A run that uses the store; its artifacts stay.", show_default=False)
+    ] = None,
+    no_other_runs: Annotated[bool, typer.Option("--no-other-runs", help="No run but those named uses the store.")] = False,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Also what an unfinished run could go on from.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what can be deleted: leftovers of killed processes, artifacts that nothing uses, old locks.
+
+    Nothing is deleted while a process works in the store.
+    """
+    from flows.gc import collect
+
+    collect(path, delete, runs or [], no_other_runs, abandon, as_json)
+
+
 def sign(
     path: Annotated[str, typer.Argument(help="An artifact, a run directory or a store.", show_default=False)],
     key: Annotated[Path, typer.Option(help="Private key: elliptic curve, PEM.", show_default=False)],
@@ -106,5 +125,5 @@ def repair(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (show, diff, repair, sign, verify):
+    for command in (show, diff, repair, gc, sign, verify):
         app.command()(command)

@@ -207,7 +207,8 @@ class RunConfig(Model):
     run_dir: str | None = None
     """Where the run lies. Default: runs/<name>."""
     store: str | None = None
-    """Where artifacts lie; runs that share a store share finished work. Default: the run directory's own."""
+    """Where artifacts lie: a directory, or s3://bucket/prefix. Runs that share one share finished work. Default: the run
+    directory's own."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Every random choice follows from it."""
     iterations: int = Field(default=1, ge=1)

@@ -19,7 +19,7 @@ class ShapeConfig(Model):
     min_group: int = Field(default=1, ge=1)
     """Groups with fewer usable completions are dropped."""
     max_age: int | None = Field(default=None, ge=0)
-    """Completions by a policy that is more iterations older than the one training starts from are dropped; 0 keeps fresh ones."""
+    """Completions that a policy of more than this many iterations ago drew are dropped; 0 keeps fresh ones alone."""
     solved_at: float = 1.0
     """Least reward of a solved completion, for pass_rate and anna_karenina."""
     pass_rate: tuple[float, float] | None = None
@@ -55,7 +55,7 @@ class ShapeConfig(Model):
 
 class ReplayArtifact(Model):
     path: str = Field(min_length=1)
-    """Directory of a rollouts artifact, of this run's model."""
+    """Where a rollouts artifact lies, such as runs/demo/artifacts/rollouts/77d0… Its tokens must be those of this run's model."""
     weight: float = Field(default=1.0, gt=0)
     """How many of the replayed groups it gives, relative to the iteration before (1)."""
 

@@ -54,8 +54,9 @@ class TrainConfig(Model):
     """Train low-rank adapters beside frozen weights: {rank: 16, alpha: 32}. The checkpoint holds them, and the merged model."""
     processes: int = Field(default=1, ge=1)
     """Processes of this machine that train together; on GPUs, one each. Weights, gradients and optimizer are spread over them."""
-    attention: Literal["auto", "sdpa", "flex"] = "auto"
-    """sdpa: a dense mask. flex: flex_attention with a block-sparse mask, for GPUs. auto: flex on a GPU where it works, else sdpa."""
+    attention: Literal["auto", "segments", "flex", "sdpa"] = "auto"
+    """segments: for CPUs, only what is seen is computed. flex: the same for GPUs, block by block. sdpa: a dense mask, everywhere.
+    auto: segments or flex; sdpa where that does not work."""
     compile: bool = False
     """torch.compile the model's layers. The first step then takes longer, which counts as its time."""
     activation_checkpointing: bool = False

@@ -17,8 +17,7 @@ def hub_answers(*, unless: bool = False) -> Iterator[None]:
         unless: the hub is not needed.
     """
     import datasets
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if unless or constants.HF_HUB_OFFLINE:
         yield

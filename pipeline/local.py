@@ -226,10 +226,13 @@ class LocalStages:
     def _process(self, module: str, title: str, spec: dict[str, Any]) -> Event:
         if self.only_look:
             raise Missing(title)
-        log = self.config.directory / "logs" / f"{title.replace(' ', '-')}.log"
         common = {"store": str(self.store.root), "trust_remote_code": self.config.model.trust_remote_code}
-        common["plugins"] = list(self.config.plugins)
+        return self.work(module, title, {**common, "plugins": list(self.config.plugins), **spec})
+
+    def work(self, module: str, title: str, spec: Event) -> Event:
+        """Have a stage's process do its work. Returns its result."""
+        log = self.config.directory / "logs" / f"{title.replace(' ', '-')}.log"
         self.on_stage(title, {"event": "started"})
-        result = self.processes.run(module, {**common, **spec}, log, lambda event: self.on_stage(title, event))
+        result = self.processes.run(module, spec, log, lambda event: self.on_stage(title, event))
         self.on_stage(title, {"event": "finished"})
         return result

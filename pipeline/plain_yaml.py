@@ -47,11 +47,11 @@ class _Loader(yaml.SafeLoader):
         """Nodes inside each finished one, by its identity."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None):
             raise yaml.composer.ComposerError(None, None, f"the tag {event.tag!r}; tags are not read", event.start_mark)
         alias, before = isinstance(event, yaml.AliasEvent), self._left
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         if alias and id(node) not in self._sizes:
             raise yaml.composer.ComposerError(None, None, "an alias that stands for what it lies in", node.start_mark)
         self._left -= self._sizes[id(node)] if alias else 1 + len(node.value) // CHARACTERS_PER_NODE

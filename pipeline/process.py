@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -217,9 +218,13 @@ class Reporter:
 def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ()) -> NoReturn:
     """The child's main: do the work of one spec after another, report each result, and exit after an error or at the end.
 
+    With the path of a spec as the command line's argument, do that one's.
+
     Args:
         preload: modules to import while the first spec is still to come.
     """
+    if len(sys.argv) > 1:
+        _serve_file(Path(sys.argv[1]), work)
     reporter = Reporter(os.dup(1))
     os.dup2(2, 1)
     threading.Thread(target=_end_with_caller, daemon=True).start()
@@ -236,9 +241,37 @@ def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ())
         except UserError as error:
             reporter.send("error", kind=type(error).__name__, message=str(error))
             _exit(error.exit_code)
+        except Exception as error:
+            answer = errors.as_answer(error)
+            if answer is None:
+                raise
+            traceback.print_exc()
+            reporter.send("error", kind=type(answer).__name__, message=str(answer))
+            _exit(answer.exit_code)
         sys.stdout.flush()
         sys.stderr.flush()
         reporter.send("result", **result)
+    _exit(0)
+
+
+def _serve_file(path: Path, work: Callable[[Event, Reporter], Event]) -> NoReturn:
+    """`python -m pipeline.train SPEC.json`: do the work of a spec, started by hand or by torchrun.
+
+    Events go to standard output, those of the first rank only; an error goes to standard error.
+    """
+    leads = os.environ.get("RANK", "0") == "0"
+    reporter = Reporter(os.dup(1) if leads else os.open(os.devnull, os.O_WRONLY))
+    os.dup2(2, 1)
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"{path}: not a readable spec: {error}", file=sys.stderr)
+        _exit(UserError.exit_code)
+    try:
+        reporter.send("result", **work(spec, reporter))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        _exit(error.exit_code)
     _exit(0)
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FORMAT = "rollbook/1"
 UNSEALED = "0" * 64
@@ -34,7 +35,7 @@ class Parent(_Part):
 class File(_Part):
     path: str
     """Relative to the artifact, with forward slashes."""
-    bytes: int
+    bytes: int = Field(ge=0)
     """Size."""
     sha256: str
     """Hash of the bytes, in hex."""
@@ -42,6 +43,14 @@ class File(_Part):
     """Rows, for a table."""
     table: str | None = None
     """Name and version of the table, such as rollouts/1."""
+
+    @field_validator("path")
+    @classmethod
+    def _lies_inside(cls, path: str) -> str:
+        """A manifest may be a stranger's: what it names lies in the artifact's own directory."""
+        if any(part in ("", ".", "..") for part in path.split("/")) or not path.isprintable() or "\\" in path:
+            raise ValueError(f"lists {path!r}, which lies outside the artifact")
+        return path
 
 
 class Content(_Part):
@@ -60,11 +69,28 @@ class Content(_Part):
     summary: dict[str, Any]
     """Figures worth knowing without opening a file."""
 
+    @model_validator(mode="after")
+    def _summary_is_figures(self) -> Content:
+        if self.kind != "comparison" and (wrong := _no_figure(self.summary)):
+            raise ValueError(f"summary.{wrong} is no number")
+        return self
+
+
+def _no_figure(figures: dict[str, Any]) -> str | None:
+    """The place of the first value that is neither a number, nor null, nor a mapping of these."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            if inside := _no_figure(value):
+                return f"{name}.{inside}"
+        elif not isinstance(value, int | float | None):
+            return name
+    return None
+
 
 class Provenance(_Part):
     created: str
     """UTC time at which the artifact was finished."""
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     """Wall time of the work in the process that finished it."""
     command: tuple[str, ...]
     """Arguments of that process."""
@@ -80,6 +106,12 @@ class Provenance(_Part):
     """Files that may differ between equal results, such as timings."""
     notes: dict[str, Any] = {}
     """What the stage saw of its machine: device, threads, engine."""
+
+    @field_validator("created")
+    @classmethod
+    def _is_a_time(cls, created: str) -> str:
+        datetime.fromisoformat(created)
+        return created
 
 
 class Manifest(_Part):

@@ -29,7 +29,7 @@ class Metrics(Table):
     completion_tokens_mean = column(dy.Float64, "Mean length of the completions.", unit="tokens")
     age_mean = column(
         dy.Float64,
-        "Mean age of the completions: how many iterations older their policy is than the one training started from. 0 is fresh.",
+        "Mean age of the completions: iterations between their policy and the one training started from. 0 is fresh.",
         unit="iterations",
     )
     age_max = column(dy.Int32, "Greatest age of the step's completions.", unit="iterations")

@@ -6,6 +6,7 @@ reader of the Parquet file sees them), validation, and the split of good rows fr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 import dataframely as dy
 import polars as pl
 import pyarrow as pa
+
+MOST_EXTRA = 1000
+"""Columns beyond the declared ones that a file may have."""
 
 
 class Checked(NamedTuple):
@@ -87,9 +91,14 @@ class Table(dy.Schema):
     @classmethod
     def differences(cls, found: pa.Schema) -> list[str]:
         """How a file's columns differ from the table's: one sentence per column. Empty if they fit."""
-        problems = []
+        names = Counter(found.names)
+        problems = [f"column {name} is there {count} times" for name, count in names.items() if count > 1]
+        if len(names) > len(cls._declared()) + MOST_EXTRA:
+            return [*problems, f"{len(names):,} columns, expected at most {len(cls._declared()) + MOST_EXTRA:,}"]
         for field in cls.arrow_schema():
             index = found.get_field_index(field.name)
+            if names[field.name] > 1:
+                continue
             if index < 0:
                 problems.append(f"column {field.name} ({field.type}) is missing")
             elif not _same_type(found.field(index).type, field.type):

@@ -98,7 +98,7 @@ def make_artifact(store: Store) -> Callable[..., Artifact]:
             if not isinstance(work, Work):
                 return work
             (work.path / "file.txt").write_text(f"{kind} {recipe}", encoding="utf-8")
-            return work.finish({"iteration": 0, **recipe})
+            return work.finish({"iteration": 0, **{key: value for key, value in recipe.items() if not isinstance(value, str)}})
 
     return make
 

@@ -63,7 +63,7 @@ def with_settings(algorithm: Algorithm, settings: Mapping[str, Any]) -> Algorith
 def _with_modifier(algorithm: Algorithm, slot: str, value: Any) -> Algorithm:
     names = value if isinstance(value, list) else [value]
     cells = {cell.__name__: cell for cell in MODIFIERS[slot]}
-    if unknown := [name for name in names if name not in cells]:
+    if unknown := [name for name in names if not isinstance(name, str) or name not in cells]:
         raise UserError(f"train.algorithm_args: {slot}: no cell {unknown[0]!r}; {nearest(str(unknown[0]), list(cells))}")
     several = isinstance(getattr(algorithm, slot), tuple)
     if not several and len(names) != 1:

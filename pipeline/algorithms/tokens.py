@@ -37,7 +37,7 @@ class Tokens:
     number: Int[Tensor, " sequences"] | None = None
     """A random number below 2^32 of each completion, from its group and sample: the same in any order and cut."""
     age: Float[Tensor, " sequences"] | None = None
-    """Policy versions between the one being trained and the one that drew the sequence."""
+    """Policy versions between the one being made and the one that drew the sequence: 1 for fresh ones."""
     reference: Float[Tensor, " tokens"] | None = None
     """log ref of each token, a cached score."""
     proximal: Float[Tensor, " tokens"] | None = None

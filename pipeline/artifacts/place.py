@@ -22,6 +22,8 @@ from schemas.manifest import File
 
 LOCKS = "locks"
 REMEDY = "Restore it from a copy, or delete the artifact's directory and run again to make it anew."
+LONGEST_MANIFEST = 64 << 20
+"""Bytes; some 300,000 files."""
 Tell = Callable[[str], None]
 """Called with a sentence that the user should see."""
 
@@ -49,6 +51,9 @@ class Place(Protocol):
         Raises:
             IntegrityError: names the first file that is missing or differs.
         """
+
+    def refuse_others(self, files: Sequence[File]) -> None:
+        """Refuse files on this machine that the manifest does not list. Raises IntegrityError."""
 
     def room(self, needed: int, what: str) -> None:
         """Refuse to start what will not fit on the disk. Raises StageFailed."""
@@ -109,6 +114,8 @@ class Directory:
 
     def manifest(self) -> str | None:
         try:
+            if (size := (self._path / MANIFEST).stat().st_size) > LONGEST_MANIFEST:
+                raise IntegrityError(f"{self._path / MANIFEST}: not a manifest: it has {size:,} bytes. {REMEDY}")
             return (self._path / MANIFEST).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -118,11 +125,19 @@ class Directory:
             raise UserError(f"{self._path / MANIFEST}: cannot be read: {error.strerror}") from None
 
     def have(self, file: File) -> Path:
+        refuse_links(self._path, file)
         return self._path / file.path
 
     def verify(self, files: Sequence[File]) -> None:
         for file in files:
             verify_file(self._path, file)
+
+    def refuse_others(self, files: Sequence[File]) -> None:
+        listed = {MANIFEST, *(file.path for file in files)}
+        for path in sorted(self._path.rglob("*")):
+            name = path.relative_to(self._path).as_posix()
+            if name not in listed and not name.startswith(".") and not path.is_dir():
+                raise IntegrityError(f"{path}: not in the manifest, and a model's library could read it. Take it out of there")
 
     def room(self, needed: int, what: str) -> None:
         refuse_full(self._path, needed, what)
@@ -182,12 +197,26 @@ class LocalHome:
         return f"{self._root} ({readable(free_bytes(place))} free)"
 
 
+def refuse_links(root: Path, file: File) -> None:
+    """A link in an artifact of a stranger's could lead anywhere on this machine.
+
+    Raises:
+        IntegrityError: the file, or a directory on the way to it, is a link.
+    """
+    path = root
+    for part in file.path.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise IntegrityError(f"{path}: a link to {path.readlink()}; artifacts hold files only. {REMEDY}")
+
+
 def verify_file(root: Path, file: File) -> None:
     """Compare one file with its manifest entry.
 
     Raises:
         IntegrityError: the file is missing, or its size or hash differs.
     """
+    refuse_links(root, file)
     path = root / file.path
     if not path.is_file():
         raise IntegrityError(f"{path}: listed in the manifest but missing. {REMEDY}")

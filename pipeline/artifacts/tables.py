@@ -9,6 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import memory
+from pipeline.artifacts.space import readable
 from pipeline.artifacts.store import Artifact
 from pipeline.errors import DataError, IntegrityError
 from schemas.table import Table
@@ -50,11 +52,18 @@ def check_columns(path: Path, table: type[Table]) -> None:
     """Compare a Parquet file's columns with a table's.
 
     Raises:
-        DataError: names the file and every column that differs.
+        DataError: names the file and every column that differs, or the row group that would not fit into memory.
     """
     try:
-        found = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        metadata = pq.read_metadata(path)
+        found = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from None
     if problems := table.differences(found):
         raise DataError(f"{path}: " + "; ".join(problems))
+    for group in range(metadata.num_row_groups):
+        if (size := memory.claimed(metadata, [group])) > memory.budget():
+            raise DataError(
+                f"{path}: row group {group} says that it expands to {readable(size)}, more than the {readable(memory.budget())} "
+                "that one may take on this machine. If you trust the file, read it on a larger one"
+            )

@@ -14,23 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pipeline.audit.findings import Count, Finding, Ledger, Severity, Spot
+from pipeline.audit.findings import Count, Figure, Finding, Ledger, Severity, Spot
 from pipeline.audit.gather import gather
 from pipeline.audit.hashes import Hashes
 from pipeline.audit.holdings import Held
+from pipeline.audit.hygiene import overlap_figures
 from pipeline.audit.integrity import check_lineage, check_listing
+from pipeline.audit.lineage import Graph, graph_of
 from pipeline.audit.record import check_record
 from pipeline.audit.rows import Share, TableFile, open_table
 from pipeline.audit.scope import scope_of
 from pipeline.audit.tables.checkpoint import CheckpointChecks
-from pipeline.audit.tables.checks import Checks
+from pipeline.audit.tables.checks import Checks, joined
 from pipeline.audit.tables.comparison import ComparisonChecks
 from pipeline.audit.tables.evaluation import EvaluationChecks
 from pipeline.audit.tables.per_completion import ScoresChecks, ShapedChecks
 from pipeline.audit.tables.prompts import PromptsChecks
 from pipeline.audit.tables.rollouts import RolloutsChecks
 from pipeline.audit.world import World
-from schemas import TABLES
+from schemas import TABLES, Prompts
 from schemas.manifest import File
 
 if TYPE_CHECKING:
@@ -66,8 +68,11 @@ class Audit:
     """What was audited."""
     findings: tuple[Finding, ...]
     counts: tuple[Count, ...]
+    figures: tuple[Figure, ...]
     distributions: tuple[Distribution, ...]
     """How far recomputed logprobs lie from the stored ones; empty unless the audit is deep."""
+    graph: Graph
+    """Lineage of what was audited."""
 
     def count(self, severity: Severity) -> int:
         return sum(finding.severity == severity for finding in self.findings)
@@ -110,7 +115,10 @@ def audit(
     check_lineage(gathered.audited, gathered.shelf, ledger, alone=scope.artifact is not None and not scope.shared)
     if scope.record is not None:
         check_record(scope, gathered.shelf, ledger)
-    _Reading(gathered.audited, world).run()
+    reading = _Reading(gathered.audited, world)
+    reading.run()
+    for figure, row in overlap_figures(reading.questions(), world):
+        ledger.figure(figure, ledger.at(figure.artifact), row)
     distributions: tuple[Distribution, ...] = ()
     if deep:
         from pipeline.audit.deep.derive import derive
@@ -126,7 +134,9 @@ def audit(
         held=gathered.audited,
         findings=tuple(ledger.findings),
         counts=tuple(ledger.counts),
+        figures=tuple(ledger.figures),
         distributions=distributions,
+        graph=graph_of(gathered.audited, gathered.shelf),
     )
 
 
@@ -198,8 +208,17 @@ class _Reading:
         self._prepare(held)
         for (name, title), facts in list(self._facts.items()):
             if name == held.name and (name, title) not in self._damaged:
-                with _reported(held.spot(self._world.ledger)):
-                    self._checks[name].conclude(TABLES[title], facts)
+                spot, checks, table = held.spot(self._world.ledger), self._checks[name], TABLES[title]
+                with _reported(spot):
+                    checks.conclude(table, facts)
+                    for figure in checks.figures(table, joined(facts)):
+                        self._world.ledger.figure(figure, spot)
+
+    def questions(self) -> dict[str, pl.DataFrame]:
+        """Facts of every whole prompts artifact, by its name."""
+        title = Prompts.title()
+        there = {name for name, table in self._facts if table == title and (name, title) not in self._damaged}
+        return {name: joined(self._facts[name, title]) for name in there}
 
 
 class _reported:

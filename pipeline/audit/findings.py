@@ -75,6 +75,21 @@ class Count:
     """How many there are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of an artifact, for whoever wants to judge the data."""
+
+    artifact: str
+    name: str
+    value: float | None
+    """None if it is not defined for these data."""
+    limit: str
+    """What is still no finding, in words; empty if there is no limit."""
+    beyond: bool
+    severity: Severity = "note"
+    remedy: str = ""
+
+
 class Ledger:
     """Collects findings and counts from many threads. Equal findings of one file become one, with a count."""
 
@@ -82,6 +97,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._findings: dict[tuple[Any, ...], Finding] = {}
         self._counts: dict[tuple[Area, str], list[int]] = {}
+        self._figures: list[Figure] = []
 
     def add(self, finding: Finding) -> None:
         key = (finding.check, finding.severity, finding.artifact, finding.file, finding.column, finding.expected)
@@ -103,6 +119,23 @@ class Ledger:
             entry[0] += done
             entry[1] += done if total is None else total
 
+    def figure(self, figure: Figure, spot: Spot, row: int | None = None) -> None:
+        """Keep a figure; one beyond its limit is a finding too.
+
+        Args:
+            row: the first row that makes it so.
+        """
+        with self._lock:
+            self._figures.append(figure)
+        if figure.beyond:
+            said: dict[str, Any] = {"expected": f"{figure.name}: {figure.limit}", "found": f"{figure.value:.4g}"}
+            spot.report(figure.severity, "hygiene", "figure", **said, remedy=figure.remedy, row=row)
+
+    @property
+    def figures(self) -> list[Figure]:
+        with self._lock:
+            return sorted(self._figures, key=lambda figure: (figure.artifact, figure.name))
+
     @property
     def findings(self) -> list[Finding]:
         """The worst first, then in order of places."""
@@ -116,7 +149,7 @@ class Ledger:
         order = list(AREAS)
         with self._lock:
             entries = [Count(area=area, what=what, done=n[0], total=n[1]) for (area, what), n in self._counts.items()]
-        return sorted(entries, key=lambda count: order.index(count.area))
+        return sorted(entries, key=lambda count: (order.index(count.area), count.what))
 
     def at(self, artifact: str | None = None, id: str | None = None, file: str | None = None) -> Spot:
         return Spot(self, artifact, id, file)

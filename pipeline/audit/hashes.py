@@ -16,7 +16,7 @@ from schemas.manifest import File
 BLOCK = 4 << 20
 """Bytes that are read and hashed at a time."""
 OnBytes = Callable[[int], None]
-"""Called with the number of bytes that were read."""
+"""Called with the number of bytes that were read so far."""
 
 
 class Hashes:
@@ -88,9 +88,9 @@ class Hashes:
         with held.folder.local(file).open("rb", buffering=0) as handle:
             while not self._stopped and (count := handle.readinto(block)):
                 hashed.update(view[:count])
-                self._on_bytes(count)
                 with self._lock:
                     self.bytes += count
+                    self._on_bytes(self.bytes)
         return hashed.hexdigest()
 
 

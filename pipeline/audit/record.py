@@ -134,7 +134,7 @@ class _Recipes:
         for prompts, source, apart in ((train, data.train, None), (heldout, data.heldout, None if data.allow_overlap else train)):
             if prompts is not None:
                 model = _artifact(base) if data.chat else None
-                digest = str((prompts.recipe.get("source") or {}).get("hash"))
+                digest = str(_part(prompts.recipe, "source").get("hash"))
                 options = {"model": model, "disjoint_from": _artifact(apart)}
                 yield prompts, requests.prompts_request(self._config, source, digest, **options)
         for entry in record["iterations"]:
@@ -216,6 +216,12 @@ class _Recipes:
             held.spot(self._ledger, "manifest.json").error(
                 "lineage", "recipe", expected=wanted, found=stated, column=f"content.recipe.{name}", **said
             )
+
+
+def _part(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a recipe; nothing if it has none."""
+    value = recipe.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _artifact(held: Held | None) -> Artifact | None:

@@ -11,6 +11,7 @@ from pipeline.artifacts.store import load_artifact
 from pipeline.compare.choices import Choice, parse_choices
 from pipeline.config import RunConfig, change_config, with_plugins
 from pipeline.errors import UserError
+from pipeline.mix.tokens import check_tokens
 from pipeline.run import RECORD, Run, load_run
 
 SECTIONS = ("train", "shape", "replay", "evaluate", "engine", "plugins")
@@ -126,6 +127,7 @@ def make_plan(
     config = with_plugins(change_config(snapshot.config, overrides), plugins)
     choices = parse_choices(algorithms, config.plugins)
     _refuse_other_snapshot(snapshot.config, config)
+    check_tokens(config.replay, snapshot.base.file("tokenizer.json"))
     if curve and config.train.schedule != "constant":
         raise UserError(
             f"--curve: with train.schedule={config.train.schedule} a training of fewer epochs is not the beginning of a longer "

@@ -114,7 +114,7 @@ def select(answers: Iterable[Answers], query: Query) -> Selection:
     shown = found.head(query.rows)
     by_key: dict[tuple[Any, ...], Completion] = {}
     for (number,), keys in shown.group_by("part"):
-        part = parts[int(number)]  # type: ignore[call-overload]
+        part = parts[int(number)]
         for row in _whole(part, keys):
             by_key[number, row["group_id"], row["sample_index"]] = Completion(row, part)
     mean = found["reward"].mean()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.artifacts import Artifact, Store
 from pipeline.artifacts.cache import MANIFEST
@@ -22,7 +23,9 @@ from pipeline.inspect.repair import ASIDE
 from pipeline.inspect.signing import SUFFIX
 from pipeline.requests import STAGES
 from pipeline.run import Run
+from schemas.manifest import Kind
 
+KEY = re.compile(r"[0-9a-f]{16}")
 Reason = Literal["temporary", "unfinished", "unreferenced", "set aside", "lock"]
 ABOUT: dict[Reason, str] = {
     "temporary": "files that a killed process was writing",
@@ -58,6 +61,8 @@ class Users:
     """Who uses a store."""
 
     runs: Sequence[Run]
+    unfinished: Sequence[str]
+    """What else is not finished: comparisons."""
     all_known: bool
     """Whether no other run uses it."""
     abandon: bool = False
@@ -70,13 +75,12 @@ def find_garbage(root: Path, users: Users) -> Garbage:
     Raises:
         IntegrityError: a manifest is damaged, so that it cannot be told what its artifact was made from.
     """
-    items = [
-        Item(path, "temporary", path.lstat().st_size) for path in sorted(root.glob(f"*/*/**/{TEMPORARY}*")) if path.is_file()
-    ]
+    folders = list(artifact_folders(root))
+    leftovers = [path for folder in folders for path in sorted(folder.rglob(f"{TEMPORARY}*")) if path.is_file()]
+    items = [Item(path, "temporary", path.lstat().st_size) for path in leftovers]
     items += [Item(path, "set aside", _size(path)) for path in sorted(root.glob(f"{ASIDE}/*/*/*"))]
     kept: list[str] = []
-    unfinished = [run.config.name for run in users.runs if run.missing is not None]
-    folders = [path for path in sorted(root.glob("*/*")) if path.is_dir() and path.parent.name not in (LOCKS, ASIDE)]
+    unfinished = [f"run {run.config.name}" for run in users.runs if run.missing is not None] + list(users.unfinished)
     if not users.all_known:
         kept.append("artifacts and unfinished work: other runs may use this store. Name them all: --run RUN, and --no-other-runs")
     elif unfinished and not users.abandon:
@@ -90,6 +94,12 @@ def find_garbage(root: Path, users: Users) -> Garbage:
     return Garbage(tuple(items), tuple(kept), tuple(held))
 
 
+def artifact_folders(root: Path) -> Iterator[Path]:
+    """<kind>/<key>, finished or not. Nothing else in a directory is taken for a part of the store."""
+    for kind in get_args(Kind):
+        yield from (path for path in sorted((root / kind).glob("*")) if KEY.fullmatch(path.name) and path.is_dir())
+
+
 def delete(root: Path, items: Sequence[Item]) -> Iterator[Item]:
     """Delete, one after the other. Yields what is gone.
 
@@ -101,27 +111,42 @@ def delete(root: Path, items: Sequence[Item]) -> Iterator[Item]:
     if held := _locks(root)[0]:
         raise UserError(f"{root}: work goes on there ({'; '.join(held)}). Nothing was deleted; try again when it is done")
     for item in items:
-        lock = item.path if item.reason == "lock" else root / LOCKS / f"{item.path.parent.name}-{item.path.name}.lock"
-        with _held(lock) as is_free:
-            if not is_free:
-                continue
-            if item.path.is_dir() and not item.path.is_symlink():
-                (item.path / MANIFEST).unlink(missing_ok=True)
-                shutil.rmtree(item.path)
-                item.path.with_name(item.path.name + SUFFIX).unlink(missing_ok=True)
-            else:
-                item.path.unlink(missing_ok=True)
+        if item.reason in ("unfinished", "unreferenced"):
+            lock = root / LOCKS / f"{item.path.parent.name}-{item.path.name}.lock"
+            with _held(lock, create=True) as is_free:
+                if not is_free:
+                    continue
+                _remove(item.path)
+        elif item.reason == "lock":
+            with _held(item.path) as is_free:
+                if not is_free:
+                    continue
+        else:
+            _remove(item.path)
+            if item.reason == "set aside":
+                with suppress(OSError):  # others are kept there
+                    for empty in list(item.path.parents)[:3]:
+                        empty.rmdir()
         yield item
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)
+    path.with_name(path.name + SUFFIX).unlink(missing_ok=True)
 
 
 def _unreferenced(store: Store, runs: Sequence[Run]) -> list[Artifact]:
     """Artifacts that are no root and no ancestor of one.
 
-    Roots are what runs name, comparisons, and what no stage of a run makes: somebody asked for it by itself.
+    Roots are what runs name, and what no stage of a run makes, such as comparisons: somebody asked for it by itself.
     """
     artifacts = {artifact.id: artifact for artifact in store.artifacts()}
     wanted = [id for run in runs for id in _named(run)]
-    wanted += [id for id, a in artifacts.items() if a.kind == "comparison" or a.manifest.content.stage not in STAGES.values()]
+    wanted += [id for id, a in artifacts.items() if a.manifest.content.stage.partition("/")[0] not in STAGES]
     reached: set[str] = set()
     while wanted:
         id = wanted.pop()
@@ -182,10 +207,10 @@ def _holder(path: Path) -> str:
 
 
 @contextmanager
-def _held(path: Path, remove: bool = True) -> Iterator[bool]:
+def _held(path: Path, *, create: bool = False, remove: bool = True) -> Iterator[bool]:
     """Hold a lock if nobody else does. The file goes with it, unless it is only looked at."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
     except FileNotFoundError:
         yield True
         return

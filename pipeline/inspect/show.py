@@ -86,11 +86,16 @@ def in_full(found: Selection, by: By) -> RenderableType:
     return Group(*parts, Text(""), *filter(None, [legend(by)]), *notes(found), summary_line(found))
 
 
-def facts(completion: Completion) -> Text:
-    """Figures of one completion on a line."""
+def facts(completion: Completion, named: bool = False) -> Text:
+    """Figures of one completion on a line.
+
+    Args:
+        named: say of which set it is.
+    """
     row = completion.row
     scores = [f"{name.removeprefix('reward_')} {number(value)}" for name, value in row.items() if name.startswith("reward_")]
-    parts = [f"#{row['sample_index']}", f"reward {number(row['reward'])}", *(scores if len(scores) > 1 else [])]
+    number_of_it = f"{completion.answers.name} #{row['sample_index']}" if named else f"#{row['sample_index']}"
+    parts = [number_of_it, f"reward {number(row['reward'])}", *(scores if len(scores) > 1 else [])]
     if row["advantage"] is not None:
         parts.append(f"advantage {row['advantage']:+.3g}")
     parts += [row["status"], f"{row['tokens']} tokens", f"mean logprob {number(row['logprob'])}"]
@@ -112,14 +117,15 @@ def side_by_side(left: Selection, right: Selection, by: By) -> RenderableType:
     for side in (left, right):
         names = ", ".join(dict.fromkeys(completion.answers.name for completion in side.shown))
         table.add_column(f"iteration {side.shown[0].row['policy_version']}, {names}", ratio=1)
+    several = len({completion.answers.name for side in (left, right) for completion in side.shown}) > 1
     sides = [{(c.answers.name, c.row["sample_index"]): c for c in side.shown} for side in (left, right)]
     for key in sorted(sides[0] | sides[1]):
         pair = [side.get(key) for side in sides]
-        table.add_row(*(Group(facts(c), completion_text(c, by), Text("")) if c else Text(ABSENT) for c in pair))
+        table.add_row(*(Group(facts(c, several), completion_text(c, by), Text("")) if c else Text(ABSENT) for c in pair))
     row = left.shown[0].row
     title = Text(f"{one_line(row['prompt_id'])}  answer: {one_line(row['answer'] or ABSENT)}")
-    head = [Rule(title, align="left", style="dim"), Padding(Text(visible(row["prompt_text"]), style="bold"), (0, 0, 0, 2))]
-    return Group(*head, table, *filter(None, [legend(by)]))
+    question = Padding(Text(visible(row["prompt_text"]), style="bold"), (0, 0, 0, 2))
+    return Group(Rule(title, align="left", style="dim"), question, table, *filter(None, [legend(by)]))
 
 
 def completion_json(completion: Completion) -> dict[str, Any]:

@@ -117,7 +117,8 @@ def _configured(module: Literal["signing", "verifying"], use: Callable[[Any], An
     if not key.is_file():
         raise UserError(f"--key {key}: no such file")
     config = getattr(model_signing, module).Config()
-    hashing = model_signing.hashing.Config().set_ignored_paths(paths=(), ignore_git_paths=False)
+    hashing_of: Any = model_signing.hashing
+    hashing = hashing_of.Config().set_ignored_paths(paths=(), ignore_git_paths=False)
     try:
         return use(config.set_hashing_config(hashing))
     except (ValueError, TypeError, AttributeError) as error:

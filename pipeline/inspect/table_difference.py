@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.artifacts import Artifact, scan_table
+from pipeline.errors import DataError
 from pipeline.inspect.reading import read
 from schemas import TABLES, Table
 
@@ -58,6 +59,9 @@ def table_difference(a: Artifact, b: Artifact, name: str) -> TableDifference:
     table = TABLES[name]
     key = table.primary_key()
     one, other = (_hashed(artifact, table) for artifact in (a, b))
+    for artifact, rows in ((a, one), (b, other)):
+        if rows.select(pl.struct(key).is_duplicated().any()).item():
+            raise DataError(f"{artifact.url}: table {name} has rows with the same {' + '.join(key)}, so they cannot be matched")
     columns = [column for column in one.columns if column not in key and column in other.columns]
     both = one.join(other, on=key, how="inner", suffix="|b")
     differs = both.select(*key, *(pl.col(c).ne_missing(pl.col(f"{c}|b")).alias(c) for c in columns))

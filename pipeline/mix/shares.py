@@ -82,6 +82,19 @@ def check_replay(replay: ReplayConfig, algorithm: Algorithm) -> None:
             )
 
 
+def described(replay: ReplayConfig) -> str:
+    """What is replayed, in words.
+
+    >>> described(ReplayConfig(iterations=2, share=0.4))
+    '40 % of the groups of each training, from 2 earlier iterations'
+    """
+    share = "all groups" if replay.share is None else f"{100 * replay.share:g} % of the groups of each training"
+    plural = "" if replay.iterations == 1 else "s"
+    sources = [f"{replay.iterations} earlier iteration{plural}"] if replay.iterations else []
+    sources += [artifact.path for artifact in replay.artifacts]
+    return f"{share}, from {', '.join(sources)}"
+
+
 def groups_of_each(replay: ReplayConfig, fresh: int, weights: Sequence[float], available: Sequence[int]) -> list[int]:
     """How many groups each source gives, so that `share` of all are replayed; all of them without a share.
 

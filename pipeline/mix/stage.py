@@ -39,13 +39,16 @@ def _draw(work: Work, shaped: Artifact) -> Artifact:
     recipe = work.request.recipe
     groups = read_table(shaped, Shaped, ["group_id", "keep"]).filter("keep")["group_id"].unique().to_list()
     chosen = pl.Series("group_id", drawn(groups, recipe["groups"], recipe["seed"], recipe["iteration"]), pl.String)
-    tables = []
-    for path in shaped.tables("shaped"):
-        tables.append(mixed(pl.read_parquet(path), chosen, recipe["loss_weight"]))
-        work.write_table(path.name, tables[-1], Shaped)
+    files = shaped.tables("shaped")
+    for path in files:
+        if not work.has_table(path.name, Shaped):
+            work.write_table(path.name, mixed(pl.read_parquet(path), chosen, recipe["loss_weight"]), Shaped)
     for path in shaped.tables("pairs"):
-        work.write_table(path.name, pl.read_parquet(path).filter(pl.col("group_id").is_in(chosen.implode())), Pairs)
-    return work.finish({**fates(pl.concat(tables)), "groups": shaped.summary["groups"]})
+        if not work.has_table(path.name, Pairs):
+            pairs = pl.read_parquet(path)
+            work.write_table(path.name, pairs.filter(pl.col("group_id").is_in(chosen.implode())), Pairs)
+    rows = pl.read_parquet([work.path / path.name for path in files])
+    return work.finish({**fates(rows), "groups": shaped.summary["groups"]})
 
 
 def drawn(groups: list[str], count: int, seed: int, iteration: int) -> list[str]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from pipeline.artifacts import Artifact, read_table, scan_table
 from pipeline.report import figures
 from pipeline.report.figures import MUTED, RAMP, RULE, SERIES, Values
+from pipeline.report.groups import solved_panel
 from pipeline.report.rewards import reward_shares
 from pipeline.report.sections import Grid, Key, Panel, Section, section
 from pipeline.report.terminal import COLUMNS, iteration_cells
@@ -82,7 +83,8 @@ def rollouts_section(run: Run) -> Section:
     slug, title = "training-rollouts", "Training rollouts"
     if not any(step.answers and step.answers.rollouts for step in run.iterations):
         return Section(slug, title, absent="No training rollouts are there yet.")
-    return section(slug, title, [_reward_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)])
+    panels = [_reward_panel(run), solved_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)]
+    return section(slug, title, panels)
 
 
 def _reward_panel(run: Run) -> Panel | str:

@@ -16,6 +16,7 @@ from pipeline.artifacts.files import write_text
 from pipeline.report import figures, outcomes
 from pipeline.report.curves import read_curves, training_section
 from pipeline.report.examples import SHADES, read_examples
+from pipeline.report.previous import changed_settings
 from pipeline.report.status import artifacts_of, status
 from pipeline.report.text import ABSENT, count, duration, interval, percent, visible
 from pipeline.run import Run
@@ -77,17 +78,22 @@ def render(run: Run) -> str:
         sections=sections,
         examples=read_examples(run),
         shades=SHADES,
+        changed=changed_settings(run),
         settings=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
         lineage=lineage(_artifacts(run)),
         short=SHORT,
     )
 
 
-def page_environment() -> jinja2.Environment:
-    """Every text that the template prints is escaped, after its controls and bidi marks were made visible."""
+def page_environment(*places: Path) -> jinja2.Environment:
+    """Every text that the template prints is escaped, after its controls and bidi marks were made visible.
+
+    Args:
+        places: directories with templates beside the report's own.
+    """
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
+        loader=jinja2.FileSystemLoader([here, *places]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -7,17 +7,21 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from pipeline.artifacts import Artifact, Request, Store
-from pipeline.artifacts.store import verified
+from pipeline.artifacts import Artifact, Request, Store, Work
+from pipeline.artifacts.store import load_artifact, verified
 from pipeline.artifacts.tables import scan_table
+from pipeline.artifacts.work import SCRATCH
 from pipeline.config import TrainConfig
 from pipeline.estimates import scores_bytes
 from pipeline.process import Event, Reporter
 from pipeline.train.batch import collate
 from pipeline.train.check import settle_attention
+from pipeline.train.feed import deal
+from pipeline.train.launch import team_of
 from pipeline.train.model import Policy
-from pipeline.train.plan import Row, micro_batches, rows_of
-from pipeline.train.snapshot import Completion, groups_of
+from pipeline.train.plan import Row, rows_of
+from pipeline.train.snapshot import groups_of
+from pipeline.train.team import Team, join, rank_of_this
 from schemas import Rollouts, Scores
 
 
@@ -32,27 +36,19 @@ def score(spec: Event, reporter: Reporter) -> Event:
         {"artifact": path}.
     """
     request, config = Request.from_json(spec["request"]), TrainConfig.model_validate(spec["train"])
-    with Store(spec["store"], reporter.note).work(request) as work:
-        if isinstance(work, Artifact):
-            return {"artifact": str(work.path)}
-        rollouts = verified(spec["rollouts"])
-        work.room(scores_bytes(rollouts), "scores")
-        scan_table(rollouts, Rollouts)
-        files = rollouts.tables("rollouts")
-        missing = [path for path in files if not work.has_table(path.name, Scores)]
-        if missing:
-            policy = Policy(
-                verified(spec["checkpoint"]).path,
-                request.recipe["dtype"],
-                trust_remote_code=spec["trust_remote_code"],
-                trains=False,
-                attention=config.attention,
-            )
-            if first := _first_rows(policy, missing[0]):
-                settle_attention(policy, collate(first, policy.device), config, reporter.note)
-        for number, path in enumerate(missing):
-            work.write_table(path.name, score_file(policy, path, config.tokens_per_micro_batch), Scores)
-            reporter.progress(number + 1, len(missing), "files")
+    store = Store(spec["store"], reporter.note)
+    if rank_of_this() > 0:
+        team = join()
+        _score([Path(name) for name in team.gather_json(None)[0]], spec, request, config, None, team, reporter)
+        team.leave()
+        return {"artifact": str(store.path_of(request))}
+    with store.work(request) as work:
+        missing, files = ([], []) if isinstance(work, Artifact) else _files(spec, work)
+        with team_of(config.processes if missing else 1, "pipeline.score", spec, store.path_of(request) / SCRATCH) as team:
+            team.gather_json([str(path) for path in missing])
+            if isinstance(work, Artifact):
+                return {"artifact": str(work.path)}
+            _score(missing, spec, request, config, work, team, reporter)
         rows = pl.scan_parquet([work.path / path.name for path in files]).select(
             pl.len(), tokens=pl.col("logprobs").list.len().sum(), mean=pl.col("logprobs").explode().mean()
         )
@@ -60,26 +56,63 @@ def score(spec: Event, reporter: Reporter) -> Event:
         return {"artifact": str(work.finish({"completions": length, "tokens": tokens, "logprob_mean": mean}).path)}
 
 
+def _files(spec: Event, work: Work) -> tuple[list[Path], list[Path]]:
+    """Files of the rollouts that are still to be scored, and all of them."""
+    rollouts = verified(spec["rollouts"])
+    work.room(scores_bytes(rollouts), "scores")
+    scan_table(rollouts, Rollouts)
+    files = rollouts.tables("rollouts")
+    return [path for path in files if not work.has_table(path.name, Scores)], files
+
+
+def _score(
+    files: list[Path], spec: Event, request: Request, config: TrainConfig, work: Work | None, team: Team, reporter: Reporter
+) -> None:
+    """A rank's part of the scoring. `work` is given to the leading rank, which writes."""
+    if not files:
+        return
+    checkpoint = verified(spec["checkpoint"]) if team.leads else load_artifact(spec["checkpoint"])
+    trusted: bool = spec["trust_remote_code"]
+    policy = Policy(
+        checkpoint.path,
+        request.recipe["dtype"],
+        trust_remote_code=trusted,
+        trains=False,
+        attention=config.attention,
+        team=team,
+    )
+    if first := _first_rows(policy, files[0]):
+        settle_attention(policy, collate(first, policy.device), config, reporter.note)
+    for number, path in enumerate(files):
+        frame = score_file(policy, path, config.tokens_per_micro_batch, team)
+        if work is not None:
+            work.write_table(path.name, frame, Scores)
+            reporter.progress(number + 1, len(files), "files")
+
+
 def _first_rows(policy: Policy, path: Path) -> list[Row]:
     return next((rows_of(group, policy.cost_model()) for group in groups_of(path)), [])
 
 
-def score_file(policy: Policy, path: Path, token_budget: int) -> pl.DataFrame:
-    """The rows of a `Scores` table for one rollouts file."""
+def score_file(policy: Policy, path: Path, token_budget: int, team: Team) -> pl.DataFrame:
+    """The rows of a `Scores` table for one rollouts file. All ranks must come here, and get the same."""
     cost = policy.cost_model()
     rows = [row for group in groups_of(path) for row in rows_of(group, cost)]
-    scored: list[tuple[Completion, list[float]]] = []
-    with torch.no_grad():
-        for part in micro_batches(rows, token_budget):
-            batch = collate(part, policy.device)
-            logprobs = policy.logprobs(batch)[0].clamp(max=0.0).cpu()
-            lengths = [len(completion.tokens) for completion in batch.flat.completions]
-            pieces = [piece.tolist() for piece in torch.split(logprobs, lengths)]
-            scored += zip(batch.flat.completions, pieces, strict=True)
-    columns = {
-        "group_id": [completion.group_id for completion, _ in scored],
-        "sample_index": [completion.sample_index for completion, _ in scored],
-        "logprobs": [logprobs for _, logprobs in scored],
-    }
     schema = {name: column.dtype for name, column in Scores.columns().items()}
+    if not rows:
+        return pl.DataFrame(schema=schema)
+    shares = deal(rows, team.size, token_budget, cost)
+    shortest = min(rows, key=lambda row: row.length)
+    own = [torch.zeros(0)]
+    with torch.no_grad():
+        for part in shares[team.rank]:
+            logprobs = policy.logprobs(collate(part or [shortest], policy.device))[0]
+            own += [logprobs.clamp(max=0.0).cpu()] if part else []
+    completions = [completion for share in shares for part in share for row in part for completion in row.completions]
+    pieces = torch.split(team.gather(torch.cat(own)), [len(completion.tokens) for completion in completions])
+    columns = {
+        "group_id": [completion.group_id for completion in completions],
+        "sample_index": [completion.sample_index for completion in completions],
+        "logprobs": [piece.tolist() for piece in pieces],
+    }
     return pl.DataFrame(columns, schema=schema).sort("group_id", "sample_index")

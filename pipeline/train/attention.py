@@ -1,10 +1,12 @@
 """Who sees whom in packed rows, and the attention that computes it.
 
-    sdpa   a dense mask, rows x length x length. Forward and backward everywhere; what a CPU trains with.
-    flex   flex_attention with a block-sparse mask: rows are laid out in one line without padding, and blocks that nobody
-           sees cost nothing. Compiled on a GPU; on a CPU it has no backward pass.
+    segments  flash attention within every prompt and completion, and from completions to their prompt: what a CPU trains
+              with. Rows are laid out in one line without padding, and pairs that nobody sees cost nothing.
+    flex      flex_attention with a block-sparse mask, in one line too: what a GPU trains with. On a CPU it has no backward
+              pass.
+    sdpa      a dense mask, rows x length x length. Forward and backward everywhere; the way out where the others fail.
 
-Both read one rule from the same two tensors. The self-check at start compares what comes out with the model alone.
+All read one rule from the same two tensors. The self-check at start compares what comes out with the model alone.
 """
 
 from __future__ import annotations
@@ -17,29 +19,32 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.train import segments
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
     from pipeline.train.batch import Batch
 
-Kind = Literal["sdpa", "flex"]
-IMPLEMENTATIONS: dict[Kind, str] = {"sdpa": "sdpa", "flex": "flex_attention"}
+Kind = Literal["sdpa", "segments", "flex"]
+IMPLEMENTATIONS: dict[Kind, str] = {"sdpa": "sdpa", "segments": segments.NAME, "flex": "flex_attention"}
 """Their names in transformers."""
 BLOCK = 128
 """Side of flex_attention's blocks. Lines are padded to whole blocks, so that few shapes are compiled."""
 
 
-def choose(wanted: Literal["auto", "sdpa", "flex"], device: torch.device) -> Kind:
+def choose(wanted: Literal["auto", "sdpa", "segments", "flex"], device: torch.device) -> Kind:
     """The attention to try.
 
     Raises:
         UserError: one that cannot train on this device.
     """
     if wanted == "flex" and device.type == "cpu":
-        raise UserError("train.attention=flex: flex_attention has no backward pass on a CPU; use auto or sdpa")
+        raise UserError("train.attention=flex: flex_attention has no backward pass on a CPU; use auto, segments or sdpa")
+    if wanted == "segments" and device.type != "cpu":
+        raise UserError("train.attention=segments is for CPUs; use auto, flex or sdpa")
     if wanted == "auto":
-        return "sdpa" if device.type == "cpu" else "flex"
+        return "segments" if device.type == "cpu" else "flex"
     return wanted
 
 
@@ -64,12 +69,12 @@ def block_mask(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows lengt
     return create_block_mask(sees, rows, None, length, length, part.device, BLOCK, _compile=part.device.type != "cpu")
 
 
-def in_line(batch: Batch) -> Batch:
+def in_line(batch: Batch, block: int = BLOCK) -> Batch:
     """The same rows one after the other in a single one, without their padding, filled up to whole blocks at its end."""
     there = batch.part.flatten() >= 0
     number = torch.arange(len(batch.part), device=batch.part.device)[:, None]
     parts_per_row = int(batch.part.max()) + 1
-    fill = -int(there.sum()) % BLOCK
+    fill = -int(there.sum()) % block
 
     def line(values: Tensor, empty: int) -> Tensor:
         return torch.nn.functional.pad(values.flatten()[there], (0, fill), value=empty)[None]

@@ -25,18 +25,19 @@ SECONDS = 5.0
 
 
 @contextmanager
-def team_of(count: int, spec: Event, logs: Path) -> Iterator[Team]:
+def team_of(count: int, module: str, spec: Event, logs: Path) -> Iterator[Team]:
     """The team that torchrun started; or one of `count` processes, of which this starts the others.
 
     Args:
-        spec: what the train stage was given.
+        module: the stage's module.
+        spec: what the stage was given.
         logs: directory of the others' logs.
 
     Raises:
         StageFailed: another rank ended before its work was done; says how, and where its log is.
         UserError: what another rank raised.
     """
-    peers = Peers(count, spec, logs) if count > 1 and not is_rank() else None
+    peers = Peers(count, module, spec, logs) if count > 1 and not is_rank() else None
     try:
         team = join()
         yield team
@@ -55,7 +56,7 @@ def team_of(count: int, spec: Event, logs: Path) -> Iterator[Team]:
 class Peers:
     """Ranks 1, 2, … of this machine. While they are there, this process's environment says that it is rank 0."""
 
-    def __init__(self, count: int, spec: Event, logs: Path) -> None:
+    def __init__(self, count: int, module: str, spec: Event, logs: Path) -> None:
         """Start them and give them their work.
 
         Args:
@@ -79,7 +80,7 @@ class Peers:
         self._processes, self._followers = [], []
         for rank in range(1, count):
             log = logs / f"rank-{rank}.log"
-            process = StageProcess("pipeline.train", log, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            process = StageProcess(module, log, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             self._processes.append(process)
             self._followers.append(threading.Thread(target=self._follow, args=(process, spec, log), daemon=True))
         self._set = {**shared, "RANK": "0", "LOCAL_RANK": "0"}

@@ -81,7 +81,6 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        of_logprob, of_entropy = gradients
         hidden, weight, bias, targets, temperature, entropy, normalizer = ctx.saved_tensors
         head = _Head(hidden, weight, bias, temperature, ctx.tile)
         of = _Gradients(head, weight, bias)
@@ -92,8 +91,8 @@ class _LinearLogprobs(torch.autograd.Function):
                 _through_both(head, of, rows, normalizer[rows], entropy[rows], one, other)
             elif one is not None:
                 _through_logprobs(head, of, rows, normalizer[rows], one, kept.get(number))
-        if of_logprob is not None:
-            of.add_targets(targets, of_logprob)
+        if gradients[0] is not None:
+            of.add_targets(targets, gradients[0])
         return *of.results(hidden), *(None,) * 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.config_train import LoraConfig
 from pipeline.errors import UserError
+from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import IMPLEMENTATIONS, Kind, block_mask, choose, in_line
 from pipeline.train.batch import Batch
@@ -32,7 +34,7 @@ class Policy:
         trust_remote_code: bool,
         trains: bool = True,
         activation_checkpointing: bool = False,
-        attention: Literal["auto", "sdpa", "flex"] = "auto",
+        attention: Literal["auto", "sdpa", "segments", "flex"] = "auto",
         compiled: bool = False,
         lora: LoraConfig | None = None,
         seed: int = 0,
@@ -80,11 +82,17 @@ class Policy:
         return self.masters()
 
     def use_attention(self, kind: Kind) -> None:
+        segments.register()
         self.model.set_attn_implementation(IMPLEMENTATIONS[kind])
         self.attention = kind
 
     def cost_model(self) -> CostModel:
-        """Attention of a row of n tokens costs about 4 n^2 width per layer (masked parts included), all else 2 n per weight."""
+        """All but attention costs 2 n per weight for n tokens.
+
+        A dense mask makes attention cost about 4 n^2 width per layer, masked parts included; the others pay for what is seen.
+        """
+        if self.attention != "sdpa":
+            return CostModel(attention_scale=math.inf)
         text = self.model.config.get_text_config()
         weights = sum(p.numel() for name, p in self.model.named_parameters() if "embed" not in name and "lm_head" not in name)
         return CostModel(attention_scale=max(1.0, weights / (2 * text.hidden_size * text.num_hidden_layers)))
@@ -98,8 +106,14 @@ class Policy:
         return logprobs, entropy
 
     def _logprobs(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        batch = in_line(batch) if self.attention == "flex" else batch
-        mask = block_mask(batch.part, batch.prompt) if self.attention == "flex" else batch.attends
+        if self.attention == "flex":
+            batch = in_line(batch)
+            mask: Any = block_mask(batch.part, batch.prompt)
+        elif self.attention == "segments":
+            batch = in_line(batch, block=1)
+            mask = segments.table(batch.part, batch.prompt)
+        else:
+            mask = batch.attends
         hidden = model.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
         ).last_hidden_state

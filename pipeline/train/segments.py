@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 NAME = "packed_segments"
 """What transformers calls this attention, once `register` was called."""
-PADDED_LENGTHS = sorted(size * 2**power for power in range(4, 24) for size in (1, 1.25, 1.5, 1.75))
+PADDED_LENGTHS = sorted(quarters * 2**power for power in range(2, 24) for quarters in (4, 5, 6, 7))
 """Segments up to one of these lengths, and longer than the one before, are computed in one call."""
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -66,7 +66,8 @@ def register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(NAME, _attention)
+    # Its plan differs from batch to batch: compiled, it would be compiled again for each.
+    AttentionInterface.register(NAME, torch.compiler.disable(_attention))
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 

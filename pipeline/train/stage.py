@@ -55,7 +55,7 @@ def train(spec: Event, reporter: Reporter) -> Event:
     with store.work(request) as work:
         if isinstance(work, Artifact) and not is_rank():
             return {"artifact": str(work.path)}
-        with team_of(spec["train"]["processes"], spec, path / SCRATCH) as team:
+        with team_of(spec["train"]["processes"], "pipeline.train", spec, path / SCRATCH) as team:
             team.gather_json({"finished": isinstance(work, Artifact)})
             if isinstance(work, Work):
                 _finish(work, spec, _train(spec, request, work.scratch, work, team, reporter))

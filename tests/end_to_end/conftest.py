@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.artifacts import Store
+from pipeline.artifacts import Artifact, Store
+from pipeline.run import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLLBOOK = Path(sys.executable).with_name("rollbook")
@@ -79,6 +80,11 @@ class Started:
         out, err = self._out.read_text(errors="replace"), self._err.read_text(errors="replace")
         return Ended(status, out, err, time.monotonic() - self._since)
 
+    @property
+    def err(self) -> str:
+        """Standard error so far."""
+        return self._err.read_text(errors="replace")
+
     def until(self, happened: Callable[[], Any], timeout: float = 2 * MINUTES) -> None:
         """Wait for something that the command does."""
         deadline = time.monotonic() + timeout
@@ -116,23 +122,25 @@ class Started:
 class Rollbook:
     """`rollbook(*arguments)` runs the command to its end; `rollbook.start(*arguments)` lets it run."""
 
+    program = ROLLBOOK
+
     def __init__(self, home: Path) -> None:
         self._started: list[Started] = []
         self._home = home
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLBOOK_"))}
-        self._environment = {
+        self.environment = {
             **kept,
             "PREFECT_HOME": str(home),
             "PREFECT_MEMO_STORE_PATH": str(home / "memo.toml"),
             "COLUMNS": "160",
         }
 
-    def start(self, *arguments: object, cwd: Path | None = None) -> Started:
-        self._started.append(Started([str(a) for a in arguments], cwd or self._home, self._environment))
+    def start(self, *arguments: object, cwd: Path | None = None, **environment: str) -> Started:
+        self._started.append(Started([str(a) for a in arguments], cwd or self._home, {**self.environment, **environment}))
         return self._started[-1]
 
-    def __call__(self, *arguments: object, cwd: Path | None = None, timeout: float = 5 * MINUTES) -> Ended:
-        return self.start(*arguments, cwd=cwd).wait(timeout)
+    def __call__(self, *arguments: object, cwd: Path | None = None, timeout: float = 5 * MINUTES, **environment: str) -> Ended:
+        return self.start(*arguments, cwd=cwd, **environment).wait(timeout)
 
     def end_all(self) -> None:
         for started in self._started:
@@ -152,6 +160,34 @@ class FinishedRun:
     @property
     def store(self) -> Store:
         return Store(self.directory / "artifacts")
+
+    def again(self, run: Path) -> tuple[str, Path, str, str]:
+        """The command that makes the same run in another directory."""
+        return ("run", self.config, "--set", f"run_dir={run}")
+
+    def without(self, run: Path, *stages: str) -> Path:
+        """A copy that lacks what these stages of iteration 0 made."""
+        first = load_run(self.directory).iterations[0]
+        assert first.answers
+        made: dict[str, list[Artifact | None]] = {
+            "generate": [first.answers.rollouts, first.answers.sampled, first.answers.greedy],
+            "evaluate": [first.evaluation],
+            "shape": [first.shaped],
+            "train": [first.checkpoint],
+        }
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(self.directory, run)
+        for artifact in (artifact for stage in stages for artifact in made[stage] if artifact):
+            shutil.rmtree(run / artifact.path.relative_to(self.directory))
+        return run
+
+    @staticmethod
+    def unfinished(run: Path, pattern: str) -> list[Path]:
+        """Files of a run that match, in artifacts without a manifest."""
+        root = run / "artifacts"
+        return sorted(
+            path for path in root.glob(pattern) if not (root / Path(*path.relative_to(root).parts[:2]) / "manifest.json").exists()
+        )
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ end the store must hold the same artifacts as before, with the same ids.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +16,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact
 from pipeline.run import load_run
 
 pytestmark = pytest.mark.slow
@@ -30,36 +28,7 @@ ATTEMPTS = 5
 @pytest.fixture
 def without(finished: Any, tmp_path: Path) -> Callable[..., Path]:
     """without(*stages): a copy of the finished run that lacks what these stages of iteration 0 made."""
-    first = load_run(finished.directory).iterations[0]
-    assert first.answers
-    made: dict[str, list[Artifact | None]] = {
-        "generate": [first.answers.rollouts, first.answers.sampled, first.answers.greedy],
-        "evaluate": [first.evaluation],
-        "shape": [first.shaped],
-        "train": [first.checkpoint],
-    }
-
-    def copy(*stages: str) -> Path:
-        run = tmp_path / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(finished.directory, run)
-        for artifact in (artifact for stage in stages for artifact in made[stage] if artifact):
-            shutil.rmtree(run / artifact.path.relative_to(finished.directory))
-        return run
-
-    return copy
-
-
-def command(finished: Any, run: Path) -> tuple[str, Path, str, str]:
-    return ("run", finished.config, "--set", f"run_dir={run}")
-
-
-def unfinished(run: Path, pattern: str) -> list[Path]:
-    """Files that match, in artifacts without a manifest."""
-    root = run / "artifacts"
-    return sorted(
-        path for path in root.glob(pattern) if not (root / Path(*path.relative_to(root).parts[:2]) / "manifest.json").exists()
-    )
+    return lambda *stages: finished.without(tmp_path / "run", *stages)
 
 
 def kill_when(rollbook: Any, arguments: tuple[Any, ...], happened: Callable[[], Any]) -> None:
@@ -74,7 +43,7 @@ def kill_when(rollbook: Any, arguments: tuple[Any, ...], happened: Callable[[], 
 
 def goes_on(rollbook: Any, finished: Any, run: Path, ids: Ids) -> None:
     """The same command ends well, with the artifacts of the unbroken run."""
-    ended = rollbook(*command(finished, run))
+    ended = rollbook(*finished.again(run))
     assert ended.status == 0, ended.err
     assert ids(run) == ids(finished.directory)
     assert not list((run / "artifacts").rglob(".resume"))
@@ -83,8 +52,8 @@ def goes_on(rollbook: Any, finished: Any, run: Path, ids: Ids) -> None:
 
 def test_killed_while_generating(rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids) -> None:
     run = without("generate")
-    kill_when(rollbook, command(finished, run), lambda: unfinished(run, "rollouts/*/part-*.parquet"))
-    kept = {path: path.stat().st_mtime_ns for path in unfinished(run, "rollouts/*/part-*.parquet")}
+    kill_when(rollbook, finished.again(run), lambda: finished.unfinished(run, "rollouts/*/part-*.parquet"))
+    kept = {path: path.stat().st_mtime_ns for path in finished.unfinished(run, "rollouts/*/part-*.parquet")}
     assert 1 <= len(kept) < 4 + 8 + 8
     goes_on(rollbook, finished, run, ids)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -96,8 +65,8 @@ def test_killed_in_a_short_stage(
 ) -> None:
     for _ in range(ATTEMPTS):
         run = without(stage)
-        written = partial(unfinished, run, f"{kind}/*/*.parquet")
-        kill_when(rollbook, command(finished, run), written)
+        written = partial(finished.unfinished, run, f"{kind}/*/*.parquet")
+        kill_when(rollbook, finished.again(run), written)
         if written():
             break
     assert written()
@@ -106,8 +75,8 @@ def test_killed_in_a_short_stage(
 
 def test_killed_while_training(rollbook: Any, finished: Any, without: Callable[..., Path], ids: Ids) -> None:
     run = without("train")
-    kill_when(rollbook, command(finished, run), lambda: unfinished(run, "checkpoint/*/.resume/step-00000002"))
-    *_, point = unfinished(run, "checkpoint/*/.resume/step-*")  # two, if the older one was just to be removed
+    kill_when(rollbook, finished.again(run), lambda: finished.unfinished(run, "checkpoint/*/.resume/step-00000002"))
+    *_, point = finished.unfinished(run, "checkpoint/*/.resume/step-*")  # two, if the older one was just to be removed
     before = pl.read_parquet(point / "timing.parquet")
     assert 2 <= len(before) < 16
     goes_on(rollbook, finished, run, ids)
@@ -122,7 +91,7 @@ def test_a_crashed_stage_is_tried_once_more(rollbook: Any, finished: Any, withou
     run = without("train")
 
     def steps() -> list[Path]:
-        return unfinished(run, "checkpoint/*/.resume/step-*")
+        return finished.unfinished(run, "checkpoint/*/.resume/step-*")
 
     def crash(started: Any, number: signal.Signals) -> None:
         """End the training process as soon as it has gone one step further."""
@@ -132,7 +101,7 @@ def test_a_crashed_stage_is_tried_once_more(rollbook: Any, finished: Any, withou
         os.kill(child, number)
         started.until(lambda: child not in started.processes())
 
-    started = rollbook.start(*command(finished, run))
+    started = rollbook.start(*finished.again(run))
     crash(started, signal.SIGKILL)
     crash(started, signal.SIGKILL)
     twice = started.wait()
@@ -141,7 +110,7 @@ def test_a_crashed_stage_is_tried_once_more(rollbook: Any, finished: Any, withou
     assert "pipeline.train was ended by SIGKILL (out of memory, perhaps)" in twice.err
     assert "the same command goes on from there" in twice.err
 
-    started = rollbook.start(*command(finished, run))
+    started = rollbook.start(*finished.again(run))
     crash(started, signal.SIGSEGV)
     once = started.wait()
     assert once.status == 0, once.err
@@ -152,15 +121,15 @@ def test_stopped_by_ctrl_c_and_by_sigterm(rollbook: Any, finished: Any, without:
     run = without("generate")
 
     def stop(number: signal.Signals, shards: int) -> Any:
-        started = rollbook.start(*command(finished, run))
-        started.until(lambda: len(unfinished(run, "rollouts/*/part-*.parquet")) >= shards)
+        started = rollbook.start(*finished.again(run))
+        started.until(lambda: len(finished.unfinished(run, "rollouts/*/part-*.parquet")) >= shards)
         started.process.send_signal(number)
         ended = started.wait(timeout=10)
         assert started.left_over() == {}
         return ended
 
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        ended = stop(number, len(unfinished(run, "rollouts/*/part-*.parquet")) + 1)
+        ended = stop(number, len(finished.unfinished(run, "rollouts/*/part-*.parquet")) + 1)
         assert ended.status == status
         assert ended.err.endswith("rollbook: stopped; the same command goes on from here\n")
         assert "Traceback" not in ended.err
@@ -170,7 +139,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm(rollbook: Any, finished: Any, without:
 def test_ctrl_c_while_libraries_are_loaded(rollbook: Any, finished: Any, without: Callable[..., Path]) -> None:
     run = without("generate")
     (run / "logs" / "generate-0.log").unlink()
-    started = rollbook.start(*command(finished, run))
+    started = rollbook.start(*finished.again(run))
     started.until((run / "logs" / "generate-0.log").exists)
     started.process.send_signal(signal.SIGINT)
     ended = started.wait(timeout=10)

@@ -297,6 +297,15 @@ def test_differences_name_each_column() -> None:
     ]
 
 
+def test_repeated_and_countless_columns_are_differences() -> None:
+    found = Shaped.arrow_schema()
+    again = pa.schema([*found, found.field("weight")])
+    assert Shaped.differences(again) == ["column weight is there 2 times"]
+    many = pa.schema([*Rollouts.arrow_schema(), *(pa.field(f"reward_{i}", pa.float64()) for i in range(1001))])
+    most = len(Rollouts.columns()) + 1000
+    assert Rollouts.differences(many) == [f"{most + 1:,} columns, expected at most {most:,}"]
+
+
 def test_large_strings_and_lists_are_no_difference() -> None:
     """Polars writes them; they hold the same values."""
     assert Rollouts.differences(frame_of(Rollouts, {}).to_arrow().schema) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -160,8 +159,9 @@ def _same_surroundings(held: Held) -> bool:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     ranks = {rank.get("processes") for rank in provenance.notes.get("ranks") or ()}
     same = all(provenance.versions.get(name) == here["versions"].get(name) for name in LIBRARIES)
-    named = provenance.host.startswith(f"{platform.node()} (") and provenance.host == here["host"]
-    return named and same and provenance.notes.get("device") == device and ranks <= {1}
+    commit = provenance.git_commit
+    source = commit == here["git_commit"] and not (commit or "").endswith("+")  # what was changed there is not known
+    return provenance.host == here["host"] and same and source and provenance.notes.get("device") == device and ranks <= {1}
 
 
 def _differing(row: Mapping[str, Any], stored: Mapping[str, Any], tolerance: float) -> Iterator[tuple[str, Any, Any]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
-from pipeline.audit.findings import Spot
+from pipeline.audit.findings import Figure, Spot
 from pipeline.audit.holdings import Held
+from pipeline.audit.hygiene import training_figures
 from pipeline.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
 from pipeline.audit.tables.checks import Checks, Facts, joined
 from pipeline.audit.weights import Tensors, tensors_of
@@ -101,8 +103,12 @@ class CheckpointChecks(Checks):
                 self.spot().error("schema", "weights", expected=expected, found=found, remedy=MAKE_ANEW, column=name)
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
-        names = ("step", "epoch", "tokens", *MEANS, "logprob_difference_mean", "logprob_difference_max")
+        names = ("step", "epoch", "tokens", "ratio_q01", "ratio_q99", *MEANS, "logprob_difference_mean", "logprob_difference_max")
         return {**super().facts(table), **{name: pl.col(name) for name in (names if table is Metrics else ("step",))}}
+
+    def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
+        if table is Metrics and self._trained:
+            yield from training_figures(self.held, rows)
 
     def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
 
-from pipeline.audit.findings import Spot
+from pipeline.audit.findings import Figure, Spot
 from pipeline.audit.holdings import RESTORE, Held
 from pipeline.audit.rows import Batch, TableFile, check_rows
 from pipeline.audit.world import World
@@ -31,6 +31,10 @@ class Checks:
     def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
         """Report rows of a batch that are not as they should be. Called from many threads."""
         check_rows(batch, table, spot)
+
+    def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
+        """Figures of hygiene, from the facts of all files."""
+        yield from ()
 
     def check_unread(self, opened: TableFile, spot: Spot) -> None:
         """Report what can be said of row groups whose lists are not read."""
@@ -63,11 +67,11 @@ class Checks:
         """Report figures of the manifest's summary that are not those of the rows.
 
         Args:
-            found: figures of the rows by their names in the summary.
+            found: figures of the rows by their names in the summary; one that the summary does not have is left alone.
         """
         for name, value in found.items():
             stated = self.held.summary.get(name)
-            if not same_figure(stated, value):
+            if name in self.held.summary and not same_figure(stated, value):
                 self.spot("manifest.json").error(
                     "schema", "summary", expected=value, found=stated, remedy=RESTORE, column=f"content.summary.{name}"
                 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import polars as pl
 
-from pipeline.audit.findings import Spot
+from pipeline.audit.findings import Figure, Spot
+from pipeline.audit.hygiene import prompts_figures, question_keys
 from pipeline.audit.rows import Batch, Rule, check_rows, check_rules
 from pipeline.audit.tables.checks import Checks, Facts, joined
 from schemas import Prompts
@@ -24,6 +26,13 @@ class PromptsChecks(Checks):
 
     def check_artifact(self) -> None:
         _ = self._others
+
+    def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
+        return {**super().facts(table), **(question_keys() if table is Prompts else {})}
+
+    def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
+        if table is Prompts:
+            yield from prompts_figures(self.held, rows)
 
     def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)

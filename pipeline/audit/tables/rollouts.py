@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from pipeline.audit.findings import Spot
+from pipeline.audit.findings import Figure, Spot
+from pipeline.audit.hygiene import rollouts_figures
 from pipeline.audit.rows import MAKE_ANEW, Batch, Rule, TableFile, check_rows, check_rules
 from pipeline.audit.tables.checks import Checks, Facts, joined
 from pipeline.audit.tokens import Decoder, vocabulary_of
@@ -68,7 +69,12 @@ class RolloutsChecks(Checks):
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
         names = ("group_id", "sample_index", "seed", "reward", "status", "policy_version")
         lengths = {"tokens": IDS.list.len(), "prompt_tokens": pl.col("prompt_token_ids").list.len()}
-        return {**{name: pl.col(name) for name in names}, **lengths, "prompt": pl.col("prompt_id").hash()}
+        return {
+            **{name: pl.col(name) for name in names},
+            **lengths,
+            "prompt": pl.col("prompt_id").hash(),
+            "text": pl.col("completion_text").hash(),
+        }
 
     def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
@@ -88,6 +94,8 @@ class RolloutsChecks(Checks):
         wanted = {"policy_id": ids.get("policy"), "policy_version": self.held.summary.get("policy_version")}
         wanted |= {name: self._sampling.get(name) for name in ("temperature", "top_p", "top_k", "min_p")}
         for column, value in wanted.items():
+            if value is None:
+                continue
             broken = pl.col(column).ne_missing(pl.lit(value, dtype=batch.frame.schema[column]))
             expected = f"{value}, as in the manifest"
             yield Rule(check="origin", broken=broken, expected=expected, found=pl.col(column), column=column)
@@ -236,6 +244,10 @@ class RolloutsChecks(Checks):
         self._check_seeds(rows)
         if self._generated:
             self.check_summary(dict(self._figures(rows)))
+
+    def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
+        if self.held.recipe.get("purpose", "train") == "train":
+            yield from rollouts_figures(self.held, rows)
 
     def _check_groups(self, rows: pl.DataFrame) -> None:
         """Groups are whole, in one file, and of one prompt."""

@@ -24,6 +24,7 @@ from pipeline.algorithms import ALGORITHMS, Algorithm, resolve
 from pipeline.algorithms.cells.aggregation import SequenceMean, SequenceSum, TokenMean
 from pipeline.algorithms.cells.drift import Drift
 from pipeline.algorithms.cells.importance import Ratio
+from pipeline.algorithms.cells.mismatch import ProximalRatio
 from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL, SquaredLogRatio
 from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, SecondMoment
 from pipeline.algorithms.policy_gradient import PolicyGradient
@@ -184,6 +185,18 @@ def test_05_methods_around_the_proximal_policy_are_ppo_where_it_drew_the_data(
     assert_same(resolve("remix", {**clip, "regularizers.0.coefficient": 0.0}), ppo, tokens)
     fresh = make_tokens(**{**step, "age": [1.0] * len(step["age"])})
     assert_same(resolve("a-3po", clip), ppo, fresh, values=True)
+
+
+@identity
+@given(step=steps())
+def test_05_a_correction_for_the_mismatch_is_never_applied_twice(step: Step, make_tokens: MakeTokens) -> None:
+    unclipped = IS.replace(trust_region=NoTrustRegion())
+    assert_same(unclipped.replace(mismatch=ProximalRatio()), unclipped, make_tokens(**step))  # pi/prox x prox/mu = pi/mu
+    nothing_to_correct = make_tokens(**{**step, "proximal": step["behavior"]})
+    for name in GRADIENTS.keys() - {"a-3po", "remix"}:
+        note(name)
+        corrected = resolve(name, {"mismatch": "MaskedImportance"})
+        assert_same(corrected, GRADIENTS[name], nothing_to_correct, values=True)
 
 
 @identity

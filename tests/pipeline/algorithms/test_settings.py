@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.algorithms import ALGORITHMS, Algorithm, resolve, settings_of
 from pipeline.algorithms.cells.advantages import GroupNormalized
+from pipeline.algorithms.cells.mismatch import MaskedImportance, NoMismatch, TruncatedImportance
+from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL
 from pipeline.algorithms.cells.trust_region import OneSide
 from pipeline.errors import UserError
 
@@ -36,6 +38,50 @@ def test_settings_are_given_by_field_or_by_cell_and_field() -> None:
 def test_a_setting_of_several_cells_must_be_named_with_its_cell() -> None:
     with pytest.raises(UserError, match=r"'level' is a setting of several cells; write importance\.level or trust_region\.level"):
         resolve("gspo", {"level": "token"})
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_correction_for_the_mismatch_goes_with_any_policy_gradient(order: int) -> None:
+    changes = {"mismatch": "TruncatedImportance", "mismatch.high": 3, "mismatch.level": "sequence"}
+    settings = dict(list(changes.items())[::order])
+    for name, algorithm in ALGORITHMS.items():
+        if algorithm.kernel == "policy_gradient" and name != "remix":
+            corrected = resolve(name, settings)
+            assert corrected.mismatch == TruncatedImportance(high=3.0, level="sequence")  # type: ignore[attr-defined]
+            assert {"behavior_logprobs", "proximal_logprobs"} <= set(corrected.needs)
+    assert resolve("grpo", {"mismatch": "MaskedImportance"}).mismatch == MaskedImportance(high=2.0, mode="mask")
+    assert resolve("decoupled-ppo", {"mismatch": "NoMismatch"}).mismatch == NoMismatch()
+
+
+def test_regularizers_go_with_any_policy_gradient() -> None:
+    settings = {"regularizers": ["EntropyBonus", "ForwardKL"], "regularizers.0.coefficient": 0.01}
+    assert resolve("grpo", settings).regularizers == (EntropyBonus(coefficient=0.01), ForwardKL(coefficient=0.1))
+    kept = resolve("reinforce", {"regularizers": "ReferenceKL", "coefficient": 0.2, "estimator": "k2"})
+    assert kept.regularizers == (ReferenceKL(coefficient=0.2, estimator="k2"),)
+    assert kept.needs == ("reference_logprobs",)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        (
+            "grpo",
+            {"mismatch": "TruncatedImportanc"},
+            "mismatch: no cell 'TruncatedImportanc'; did you mean 'TruncatedImportance'?",
+        ),
+        ("grpo", {"mismatch": 2.0}, "mismatch: no cell 2.0; known: TruncatedImportance, "),
+        ("grpo", {"mismatch": ["NoMismatch", "MaskedImportance"]}, "mismatch: expected the name of one cell"),
+        ("grpo", {"regularizers": "EntropyBonus"}, "EntropyBonus has coefficient 0 and does nothing; set regularizers.0.coeff"),
+        ("grpo", {"mismatch.high": 2.0}, "grpo has no setting 'mismatch.high'"),
+        ("dpo", {"mismatch": "TruncatedImportance"}, "dpo has no setting 'mismatch'"),
+        ("grpo", {"trust_region": "TwoSide"}, "grpo has no setting 'trust_region'"),
+    ],
+)
+def test_a_modifier_that_cannot_be_is_refused(name: str, settings: dict[str, object], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(name, settings)
+    assert str(error.value).startswith("train.algorithm_args: ")
+    assert expected in str(error.value)
 
 
 def test_settings_leave_the_declaration_as_it_was() -> None:

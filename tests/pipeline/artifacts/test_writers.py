@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -247,3 +248,66 @@ def test_a_file_where_the_artifact_should_be_is_named(store: Store) -> None:
     place.write_text("x", encoding="utf-8")
     with pytest.raises(StageFailed, match=rf"{place.name}: cannot be written: File exists"), store.work(REQUEST):
         pass
+
+
+def test_work_without_room_is_refused_before_it_starts(small_disk: Path) -> None:
+    with Store(small_disk / "store").work(REQUEST) as work:
+        assert isinstance(work, Work)
+        work.room(100_000, "a little")
+        with pytest.raises(
+            StageFailed, match=r"[0-9.]+ kB free on its disk, but a checkpoint will take about 1\.0 MB\. Make room"
+        ):
+            work.room(1e6, "a checkpoint")
+        (work.path / "half").write_bytes(b"x" * 200_000)
+        work.room(250_000, "a file of which most is there")
+
+
+def test_a_file_above_the_limit_is_named(store: Store, start: Start) -> None:
+    """RLIMIT_FSIZE, as a quota would."""
+    writer = start("""
+        import resource, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        with store.work(request) as work:
+            work.write_table("part-00000.parquet", rows("g", 100_000), Shaped)
+    """)
+    _, error = writer.communicate(timeout=60)
+    assert re.search(r"StageFailed: .*part-00000\.parquet: cannot be written: .*File too large", error)
+    assert not parts(store.path_of(REQUEST))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_place_without_permission_is_named(store: Store, start: Start) -> None:
+    store.root.mkdir(mode=0o755)
+    writer = start("""
+        import os
+        from pipeline.errors import StageFailed
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        try:
+            with store.work(request):
+                pass
+        except StageFailed as error:
+            say(error)
+    """)
+    assert re.search(
+        r"\.lock: cannot be written: Permission denied\. Mend that and run the same command again", next_line(writer)
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_manifest_without_permission_is_named(store: Store, start: Start, make_artifact: Callable[..., Artifact]) -> None:
+    made = make_artifact("shaped")
+    (made.path / "manifest.json").chmod(0o600)
+    for place in (made.path, *made.path.parents[:4]):
+        place.chmod(place.stat().st_mode | 0o055)
+    reader = start(f"""
+        import os
+        from pipeline.artifacts.store import load_artifact
+        from pipeline.errors import UserError
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        try:
+            load_artifact({str(made.path)!r})
+        except UserError as error:
+            say(error)
+    """)
+    assert next_line(reader).endswith("manifest.json: cannot be read: Permission denied")

@@ -76,6 +76,7 @@ def test_blocks_that_nobody_sees_are_left_out(make_group: Callable[..., Group]) 
 def test_flex_attention_gives_the_logprobs_of_sdpa(name: str, batch: Batch, make_policy: MakePolicy, uncompiled: None) -> None:
     policy = make_policy(name, max_position_embeddings=256)
     with torch.no_grad():
+        policy.use_attention("sdpa")
         expected = policy.logprobs(batch)
         policy.use_attention("flex")
         found = policy.logprobs(batch)
@@ -84,22 +85,20 @@ def test_flex_attention_gives_the_logprobs_of_sdpa(name: str, batch: Batch, make
 
 
 def test_the_attention_follows_from_the_device() -> None:
-    assert (choose("auto", CPU), choose("auto", GPU), choose("sdpa", GPU), choose("flex", GPU)) == (
-        "sdpa",
-        "flex",
-        "sdpa",
-        "flex",
-    )
+    assert (choose("auto", CPU), choose("auto", GPU)) == ("segments", "flex")
+    assert (choose("sdpa", CPU), choose("sdpa", GPU), choose("flex", GPU)) == ("sdpa", "sdpa", "flex")
     with pytest.raises(UserError, match="flex_attention has no backward pass on a CPU"):
         choose("flex", CPU)
+    with pytest.raises(UserError, match="attention=segments is for CPUs"):
+        choose("segments", GPU)
 
 
 def test_an_attention_that_does_not_work_is_replaced_and_named(
-    batch: Batch, make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+    batch: Batch, make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, uncompiled: None
 ) -> None:
     policy, notes = make_policy("qwen2", max_position_embeddings=256), list[str]()
-    policy.attention = "flex"
-    monkeypatch.setattr("pipeline.train.model.block_mask", lambda part, prompt: dense_mask(part, torch.full_like(prompt, -2)))
+    policy.use_attention("flex")
+    monkeypatch.setattr("pipeline.train.model.block_mask", lambda part, prompt: block_mask(part, torch.full_like(prompt, -2)))
     with pytest.raises(UserError, match=r"packed rows give logprobs that differ by .* \(attention: flex\)"):
         settle_attention(policy, batch, TrainConfig(attention="flex"), notes.append)
     settle_attention(policy, batch, TrainConfig(), notes.append)

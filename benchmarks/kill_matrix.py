@@ -1,0 +1,338 @@
+"""Kill a small real run at seeded random moments of every stage, restart it, and compare what it makes with an unbroken run.
+
+    python benchmarks/kill_matrix.py --kills 100 --out benchmarks/results/kill_matrix.json
+
+A round is one run in a store of its own: in each stage it is killed several times, and started again by the same command
+until it ends. Rounds follow until there were enough kills; those in --out are kept, so the command can be stopped and goes
+on. Killed is, by lot, the whole tree of processes, the command alone (its children must see to their own end), or the
+process of the stage (the command must try again by itself).
+
+After every round the ids of all artifacts must be those of the unbroken run, each prompt answered as often as was asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from pipeline.artifacts import Store
+
+ROLLBOOK = Path(sys.executable).with_name("rollbook")
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS: dict[str, Any] = {
+    "name": "killed",
+    "seed": 3,
+    "iterations": 2,
+    "model": {"path": str(ROOT / "data/base")},
+    "data": {
+        "train": {"path": str(ROOT / "data/arithmetic/train.parquet"), "prompt_id": "prompt_id", "limit": 64},
+        "heldout": {"path": str(ROOT / "data/arithmetic/heldout.parquet"), "prompt_id": "prompt_id", "limit": 8},
+        "template": "Q:{question}=",
+    },
+    "engine": {"max_num_seqs": 4, "kv_cache_mib": 32},
+    "generate": {"prompts": 8, "samples": 4, "temperature": 0.7, "max_tokens": 24, "shard_groups": 1},
+    "reward": {"components": [{"grader": "regex", "args": {"pattern": "A:(-?[0-9]+)$"}}]},
+    "replay": {"iterations": 1, "share": 0.3},
+    "train": {"algorithm": "a*-po", "epochs": 2, "batch_completions": 4, "save_every_steps": 1},
+    "evaluate": {"samples": 2, "bootstrap": 1000},
+}
+"""8 prompts x 4 samples in shards of one prompt; a reference policy, so that there is scoring; replay in the second round."""
+STAGES = [
+    "import", "prompts", "generate-0", "evaluate-0", "shape-0", "score-0", "train-0", "generate-1", "evaluate-1", "shape-1",
+    "replay-1", "score-1", "train-1", "generate-2", "evaluate-2",
+]  # fmt: skip
+KINDS = ("tree", "command", "stage")
+KILLS_PER_STAGE = 2
+MODULES = {"replay": "pipeline.mix"}
+
+
+@dataclass
+class Round:
+    """One run that was killed again and again."""
+
+    seed: int
+    kills: list[dict[str, Any]] = field(default_factory=list)
+    """{stage, kind, after: seconds since the stage began}."""
+    starts: int = 0
+    artifacts: int = 0
+    differing: list[str] = field(default_factory=list)
+    """Artifacts whose id is another than in the unbroken run, or that are missing or too many."""
+    repeated: int = 0
+    """Completions that are there twice."""
+    missing: int = 0
+    """Completions that are not there."""
+    leftovers: list[str] = field(default_factory=list)
+    """Temporary files and resume points."""
+    orphans: list[str] = field(default_factory=list)
+    """Processes that outlived the command that was killed."""
+
+    @property
+    def sound(self) -> bool:
+        return not (self.differing or self.repeated or self.missing or self.leftovers or self.orphans)
+
+
+class Command:
+    """`rollbook run`, with a mark in the environment by which every process below it is known."""
+
+    def __init__(self, config: Path, run: Path) -> None:
+        self._mark = tempfile.mkdtemp(prefix="rollbook-")
+        self._log = run.parent / "command.log"
+        with self._log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(ROLLBOOK), "run", str(config), "--set", f"run_dir={run}"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "TMPDIR": self._mark},
+            )
+
+    def processes(self) -> dict[int, str]:
+        """Command lines of everything below, by process id."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with suppress(OSError):
+                if f"TMPDIR={self._mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    def kill(self, kind: str, stage: str) -> str:
+        """SIGKILL. Returns the kind: where the stage has no process of its own, it is the whole tree."""
+        name = stage.partition("-")[0]
+        module = MODULES.get(name, f"pipeline.{name}")
+        children = [pid for pid, line in self.processes().items() if f"-m {module}" in line]
+        if kind == "stage" and children:
+            _kill(min(children))
+            return kind
+        if kind == "command":
+            self.process.kill()
+        else:
+            kind = "tree"
+            for pid in self.processes():
+                _kill(pid)
+        self.process.wait()
+        return kind
+
+    def orphans(self, seconds: float = 30.0) -> list[str]:
+        """What still runs when the command is gone and that time has passed."""
+        deadline = time.monotonic() + seconds
+        while (found := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for pid in found:
+            _kill(pid)
+        shutil.rmtree(self._mark, ignore_errors=True)
+        return list(found.values())
+
+    def __str__(self) -> str:
+        return self._log.read_text(errors="replace")[-3000:]
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+class Watch:
+    """Which stage a run is in: the one that began last. A stage begins when its log, or its lock, is touched."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._before = self._touched()
+
+    def _touched(self) -> dict[str, int]:
+        found = {}
+        for log in (self._run / "logs").glob("*.log"):
+            with suppress(FileNotFoundError):
+                found[log.stem] = log.stat().st_mtime_ns
+        for name, kind in (("import", "checkpoint"), ("prompts", "prompts")):
+            locks = list((self._run / "artifacts" / "locks").glob(f"{kind}-*.lock"))
+            if locks and not any((self._run / "artifacts" / kind).glob("*/manifest.json")):
+                found[name] = min(lock.stat().st_mtime_ns for lock in locks)
+        return found
+
+    def begun(self) -> str | None:
+        """The stage that began last since this watch began; None if none did."""
+        now = {name: time for name, time in self._touched().items() if name in STAGES and time != self._before.get(name)}
+        return max(now, key=lambda name: STAGES.index(name), default=None)
+
+
+def unbroken(config: Path, run: Path) -> dict[str, float]:
+    """Do the run without a kill. Returns how long each stage took, seconds."""
+    command, watch, began = Command(config, run), Watch(run), {}
+    while command.process.poll() is None:
+        if (stage := watch.begun()) is not None:
+            began.setdefault(stage, time.monotonic())
+        time.sleep(0.02)
+    if command.process.returncode:
+        raise SystemExit(f"the unbroken run failed:\n{command}")
+    times = [*began.values(), time.monotonic()]
+    return {stage: times[i + 1] - times[i] for i, stage in enumerate(began)}
+
+
+def killed(seed: int, config: Path, run: Path, lengths: dict[str, float], wanted: int) -> Round:
+    """One round: at most `wanted` kills, then to the end."""
+    done, lot = Round(seed), random.Random(seed)
+    moments = [(stage, lot.random(), lot.choice(KINDS)) for stage in STAGES for _ in range(KILLS_PER_STAGE)]
+    command: Command | None = None
+    for stage, share, kind in moments[:wanted]:
+        if command is None or command.process.poll() is not None:
+            command, watch = Command(config, run), Watch(run)
+            done.starts += 1
+        at = _until(stage, command, watch)
+        if at is None:
+            break  # the run is over
+        began = time.monotonic()
+        if at == stage:
+            _sleep(share * lengths.get(stage, 1.0), command)
+        at = watch.begun() or at
+        if command.process.poll() is not None:
+            if command.process.returncode == 0:
+                break
+            continue  # a stage that was killed twice: the command gave up, and is started again
+        kind = command.kill(kind, at)
+        done.kills.append({"stage": at, "kind": kind, "after": round(time.monotonic() - began, 3)})
+        watch = Watch(run)
+        if kind != "stage":
+            done.orphans += command.orphans()
+    while command is None or command.process.poll() != 0:
+        if done.starts > len(moments) + 3:
+            raise SystemExit(f"the run does not come to its end:\n{command}")
+        if command is None or command.process.poll() is not None:
+            command = Command(config, run)
+            done.starts += 1
+        command.process.wait()
+    done.orphans += command.orphans()
+    return done
+
+
+def _until(stage: str, command: Command, watch: Watch) -> str | None:
+    """Wait until a stage, or a later one, begins. Returns that; None if the command ended."""
+    while command.process.poll() is None:
+        at = watch.begun()
+        if at is not None and STAGES.index(at) >= STAGES.index(stage):
+            return at
+        time.sleep(0.005)
+    return stage if command.process.returncode else None
+
+
+def _sleep(seconds: float, command: Command) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and command.process.poll() is None:
+        time.sleep(0.005)
+
+
+def compare(done: Round, run: Path, model: Path) -> None:
+    """Write down how a run differs from the unbroken one."""
+    ids, expected = _ids(run), _ids(model)
+    done.artifacts = len(expected)
+    done.differing = sorted(name for name in ids.keys() | expected.keys() if ids.get(name) != expected.get(name))
+    for name, rows in _completions(model).items():
+        there = _completions(run).get(name, [])
+        done.repeated += len(there) - len(set(there))
+        done.missing += len(set(rows) - set(there))
+    found = [*run.rglob(".tmp-*"), *run.rglob(".resume"), *run.rglob(".building-*")]
+    done.leftovers = [str(path.relative_to(run)) for path in found]
+
+
+def _ids(run: Path) -> dict[str, str]:
+    store = Store(run / "artifacts")
+    for artifact in store.artifacts():
+        artifact.verify()
+    return {str(artifact.path.relative_to(store.root)): artifact.id for artifact in store.artifacts()}
+
+
+def _completions(run: Path) -> dict[str, list[tuple[str, int]]]:
+    """(prompt_id, sample_index) of every row of every rollouts artifact."""
+    folders = sorted((run / "artifacts" / "rollouts").iterdir())
+    frames = {path.name: pl.read_parquet(path / "part-*.parquet", columns=["prompt_id", "sample_index"]) for path in folders}
+    return {name: list(frame.iter_rows()) for name, frame in frames.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="how many there are to be in all")
+    parser.add_argument("--rounds", type=int, default=1000, help="how many rounds to add at most, now")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--root", type=Path, default=Path("runs/kill-matrix"), help="where the runs lie")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_matrix.json"))
+    args = parser.parse_args()
+    root = args.root.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    config = root / "killed.yaml"
+    config.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    rounds = [Round(**one) for one in json.loads(args.out.read_text(encoding="utf-8"))["rounds"]] if args.out.exists() else []
+    measured = root / "unbroken" / "lengths.json"
+    if not measured.exists():
+        shutil.rmtree(measured.parent, ignore_errors=True)
+        measured.parent.mkdir()
+        measured.write_text(json.dumps(unbroken(config, root / "unbroken" / "run")), encoding="utf-8")
+    lengths: dict[str, float] = json.loads(measured.read_text(encoding="utf-8"))
+    for one in _more(rounds, args, config, root, lengths):
+        rounds.append(one)
+        record = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "command": f"python benchmarks/kill_matrix.py --kills {args.kills}",
+            **summary(rounds),
+            "rounds": [asdict(each) for each in rounds],
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(summary(rounds), indent=2))
+    sys.exit(0 if all(one.sound for one in rounds) else 1)
+
+
+def _more(rounds: list[Round], args: argparse.Namespace, config: Path, root: Path, lengths: dict[str, float]) -> Iterator[Round]:
+    for _ in range(args.rounds):
+        left = args.kills - sum(len(one.kills) for one in rounds)
+        if left <= 0:
+            return
+        seed = args.seed + len(rounds)
+        place = root / f"round-{seed}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        one = killed(seed, config, place / "run", lengths, left)
+        compare(one, place / "run", root / "unbroken" / "run")
+        print(f"round {seed}: {len(one.kills)} kills, {one.starts} starts, {'sound' if one.sound else asdict(one)}", flush=True)
+        if one.sound:
+            shutil.rmtree(place)
+        yield one
+
+
+def summary(rounds: list[Round]) -> dict[str, Any]:
+    kills = [kill for one in rounds for kill in one.kills]
+    by_stage = Counter(kill["stage"].partition("-")[0] for kill in kills)
+    return {
+        "kills": len(kills),
+        "kills_by_stage": dict(sorted(by_stage.items())),
+        "kills_by_kind": dict(sorted(Counter(kill["kind"] for kill in kills).items())),
+        "starts": sum(one.starts for one in rounds),
+        "artifacts_compared": sum(one.artifacts for one in rounds),
+        "artifacts_that_differ": sum(len(one.differing) for one in rounds),
+        "completions_repeated": sum(one.repeated for one in rounds),
+        "completions_missing": sum(one.missing for one in rounds),
+        "leftover_files": sum(len(one.leftovers) for one in rounds),
+        "orphaned_processes": sum(len(one.orphans) for one in rounds),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""`rollbook gc`: which store, and who uses it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from pipeline.artifacts import Store
+from pipeline.artifacts.cache import store_of
+from pipeline.artifacts.space import readable
+from pipeline.errors import UserError
+from pipeline.inspect.garbage import ABOUT, Garbage, Item, Users, artifact_folders, delete, find_garbage
+from pipeline.inspect.places import artifacts_in, uses_of
+from pipeline.report.text import visible
+from pipeline.run import RECORD, load_run
+
+MOST = 12
+"""Paths of one sort that are listed."""
+
+
+def collect(path: str, really: bool, run_directories: Sequence[Path], no_other_runs: bool, abandon: bool, as_json: bool) -> None:
+    """Print what can be deleted; delete it if told to.
+
+    Raises:
+        UserError: no store there, or somebody works in it.
+    """
+    root, directories = _store_and_runs(path, run_directories)
+    if no_other_runs and not directories:
+        raise UserError(f"--no-other-runs: name the runs that use {path} with --run; without one, every artifact would go")
+    runs = [load_run(directory) for directory in directories]
+    own = any(root.resolve().is_relative_to(directory.resolve()) for directory in directories)
+    unfinished = [name for directory in directories for name in _unfinished_comparisons(directory, root)]
+    found = find_garbage(root, Users(runs, unfinished, all_known=own or no_other_runs, abandon=abandon))
+    gone = list(delete(root, found.items)) if really else []
+    if as_json:
+        typer.echo(json.dumps(_as_json(root, found, gone), indent=2))
+    else:
+        _print(root, found, gone, really)
+
+
+def _store_and_runs(path: str, more: Sequence[Path]) -> tuple[Path, list[Path]]:
+    """The store's directory, and the directories of runs that use it."""
+    if path.startswith("s3:") or store_of(Path(path)) is not None:
+        raise UserError(f"{path}: lies in a bucket; gc works on directories. Storage has lifecycle rules for buckets")
+    here = Path(path)
+    if (here / RECORD).exists():
+        run = load_run(here)
+        stores = {use.artifact.path.absolute().parent.parent for use in uses_of(run)} or {(here / "artifacts").absolute()}
+        if len(stores) > 1:
+            raise UserError(f"{path}: its artifacts lie in several stores; name one of {', '.join(map(str, sorted(stores)))}")
+        return stores.pop(), [here, *more]
+    if not any(artifact_folders(here)):
+        raise UserError(f"{path}: neither a run (with {RECORD}) nor a store")
+    around = [here.absolute().parent] if (here.absolute().parent / RECORD).exists() else []
+    return here.absolute(), [*around, *more]
+
+
+def _unfinished_comparisons(directory: Path, root: Path) -> list[str]:
+    """Snapshots that a comparison was begun on and never recorded."""
+    begun = {place.name for place in (directory / "comparisons").glob("*") if place.is_dir()}
+    if not begun:
+        return []
+    store = Store(root)
+    compared = {parent.id for found in artifacts_in(store, "comparison") for parent in found.manifest.content.parents}
+    done = {rollouts.path.name for rollouts in artifacts_in(store, "rollouts") if rollouts.id in compared}
+    return [f"the comparison on rollouts/{name}" for name in sorted(begun - done)]
+
+
+def _print(root: Path, found: Garbage, gone: list[Item], really: bool) -> None:
+    by_reason: dict[str, list[Item]] = defaultdict(list)
+    for item in gone if really else found.items:
+        by_reason[item.reason].append(item)
+    for reason, about in ABOUT.items():
+        if items := by_reason[reason]:
+            typer.echo(f"{reason}: {len(items)}, {readable(sum(item.bytes for item in items))}  ({about})")
+            listed = items[:MOST] if reason != "lock" else []
+            for item in listed:
+                typer.echo(visible(f"  {readable(item.bytes):>9}  {item.path.relative_to(root)}"))
+            if len(items) > MOST and listed:
+                typer.echo(f"  and {len(items) - MOST} more (--json lists all)")
+    for kept in found.kept:
+        typer.echo(visible(f"left alone: {kept}"))
+    for held in found.held:
+        typer.echo(visible(f"held now: {held}; nothing is deleted while it is"))
+    total = readable(sum(item.bytes for item in (gone if really else found.items)))
+    count = len(gone if really else found.items)
+    typer.echo(
+        f"deleted {count}, {total}"
+        if really
+        else f"{count} can be deleted, {total}; --delete does it"
+        if count
+        else "nothing to delete"
+    )
+
+
+def _as_json(root: Path, found: Garbage, gone: list[Item]) -> dict[str, object]:
+    def entries(items: Sequence[Item]) -> list[dict[str, object]]:
+        return [{"path": str(item.path), "reason": item.reason, "bytes": item.bytes} for item in items]
+
+    return {
+        "store": str(root),
+        "deletable": entries(found.items),
+        "deleted": entries(gone),
+        "left_alone": list(found.kept),
+        "held": list(found.held),
+    }

@@ -1,0 +1,55 @@
+"""`rollbook spec`: what the train stage of an iteration is given, as a file, to be started by torchrun."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import StageFailed
+
+
+def spec(
+    config: Annotated[Path, typer.Argument(help="A run's YAML file.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    iteration: Annotated[int, typer.Option("--iteration", "-i", min=0, help="Whose training.")] = 0,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting.", show_default=False)] = None,
+) -> None:
+    """Do all that comes before a training, and write what that training is given: for torchrun, on several machines.
+
+    `torchrun … -m pipeline.train FILE` then makes the checkpoint, and `rollbook run` finds it in the store and goes on.
+    """
+    from rich.console import Console
+
+    from flows.chain import chain
+    from flows.check import check_config
+    from flows.console import StageConsole
+    from pipeline.config import load_config
+    from pipeline.local import LocalStages, Missing
+    from pipeline.process import Event
+
+    class UntilTraining(LocalStages):
+        def work(self, module: str, title: str, spec: Event) -> Event:
+            if title != f"train {iteration}":
+                return super().work(module, title, spec)
+            out.write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
+            raise Missing(title)
+
+    settings = load_config(config, overrides or ())
+    check_config(settings)
+    with StageConsole(Console(stderr=True)) as console:
+        stages = UntilTraining(settings, console.tell)
+        try:
+            found = chain(settings, stages, until=("train", iteration))
+        finally:
+            stages.close()
+    if found.missing != f"train {iteration}":
+        raise StageFailed(f"the checkpoint of iteration {iteration} is there already, so nothing is left to train")
+    typer.echo(f"torchrun --nproc-per-node {settings.train.processes} -m pipeline.train {out}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(spec)

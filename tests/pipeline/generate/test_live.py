@@ -1,0 +1,151 @@
+"""One engine for many checkpoints. The engine here is a stand-in, so that its reload can fail as some builds of vLLM do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.artifacts import Artifact, Request, Store
+from pipeline.config import EngineConfig
+from pipeline.errors import StageFailed
+from pipeline.generate import live
+from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.live import LiveEngine
+from pipeline.process import Unfit
+
+BASE = Path(__file__).resolve().parents[3] / "data/base"
+PROMPTS = [[20, 30, 40], [50, 60]]
+
+
+class StandIn:
+    """Answers with the logprobs of the weights that it really has."""
+
+    started = 0
+
+    def __init__(self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool) -> None:
+        StandIn.started += 1
+        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self.calls: list[str] = []
+
+    def reload(self, model: Path) -> None:
+        self.calls.append("reload")
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+
+    def forget(self) -> None:
+        self.calls.append("forget")
+
+    @torch.no_grad()
+    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        for ask in asks:
+            answer = torch.tensor([70, 80, 90])
+            logits = self.model(torch.tensor([[*ask.prompt_token_ids, *answer.tolist()]])).logits
+            of_answer = logits[0, len(ask.prompt_token_ids) - 1 : -1].log_softmax(-1).gather(-1, answer[:, None])[:, 0]
+            yield [Reply(ask.key, answer.tolist(), of_answer.tolist(), "stop", None, None)]
+
+
+class Deaf(StandIn):
+    """Reports success and goes on with the old weights."""
+
+    def reload(self, model: Path) -> None:
+        self.calls.append("reload")
+
+
+class Broken(StandIn):
+    """Cannot reload."""
+
+    def reload(self, model: Path) -> None:
+        raise RuntimeError("no such method")
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def checkpoint(store: Store, number: int, config: str = "") -> Artifact:
+    """The base model with its output weights scaled: by 1 + 0.01 number."""
+    with store.work(Request("checkpoint", "test/1", {"number": number, "config": config})) as work:
+        if isinstance(work, Artifact):
+            return work
+        model: Any = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+        with torch.no_grad():
+            model.lm_head.weight *= 1 + 0.01 * number
+        model.save_pretrained(work.path)
+        shutil.copy(BASE / "tokenizer.json", work.path)
+        if config:
+            (work.path / "generation_config.json").write_text(config, encoding="utf-8")
+        return work.finish({"iteration": number})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def engine_for(engine: LiveEngine, policy: Artifact, dtype: str = "float32", **config: Any) -> Any:
+    return engine.engine_for(policy, EngineConfig(**config), dtype, PROMPTS, Notes(), trust_remote_code=False)  # type: ignore[arg-type]
+
+
+def test_an_engine_is_started_once_and_takes_later_checkpoints(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "Engine", StandIn)
+    monkeypatch.setattr(StandIn, "started", 0)
+    engine = LiveEngine()
+    first = engine_for(engine, checkpoint(store, 0))
+    assert first.calls == ["forget"]
+    assert engine_for(engine, checkpoint(store, 0)) is first
+    assert first.calls == ["forget"] * 2
+    assert engine_for(engine, checkpoint(store, 1)) is first
+    assert first.calls == ["forget", "forget", "reload", "forget", "forget"]
+    assert StandIn.started == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(Deaf, "logprobs are 0.* nats from the checkpoint"), (Broken, "cannot reload weights: no such method")]
+)
+def test_an_engine_that_did_not_take_the_weights_is_not_used(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kind: type[StandIn], said: str
+) -> None:
+    monkeypatch.setattr(live, "Engine", kind)
+    engine = LiveEngine()
+    engine_for(engine, checkpoint(store, 0))
+    with pytest.raises(Unfit, match=said):
+        engine_for(engine, checkpoint(store, 1))
+
+
+def test_an_engine_serves_what_it_was_started_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "Engine", StandIn)
+    base, other = checkpoint(store, 0), checkpoint(store, 0, config='{"eos_token_id": 5}')
+    for change in ({"policy": other}, {"policy": base, "max_num_seqs": 3}, {"policy": base, "dtype": "bfloat16"}):
+        engine = LiveEngine()
+        engine_for(engine, base)
+        with pytest.raises(Unfit, match="started for another model or with other settings"):
+            engine_for(engine, **change)
+
+
+def test_weights_in_bfloat16_are_not_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding hides whether they arrived."""
+    monkeypatch.setattr(live, "Engine", StandIn)
+    engine = LiveEngine()
+    engine_for(engine, checkpoint(store, 0), dtype="bfloat16")
+    with pytest.raises(Unfit, match="only fp32 on a CPU"):
+        engine_for(engine, checkpoint(store, 1), dtype="bfloat16")
+
+
+def test_an_engine_that_cannot_start_leaves_none_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **settings: object) -> None:
+        raise StageFailed("no memory")
+
+    monkeypatch.setattr(live, "Engine", fails)
+    engine = LiveEngine()
+    for _ in range(2):
+        with pytest.raises(StageFailed, match="no memory"):
+            engine_for(engine, checkpoint(store, 0))

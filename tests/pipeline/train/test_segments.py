@@ -1,0 +1,105 @@
+"""Attention by segments against a dense mask, in fp64, and what it computes together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from pipeline.train.attention import dense_mask, in_line
+from pipeline.train.batch import Batch, collate
+from pipeline.train.model import Policy
+from pipeline.train.plan import Row
+from pipeline.train.segments import Segment, attention, plan_of, table
+from pipeline.train.snapshot import Group
+
+CPU = torch.device("cpu")
+WIDTH = 4
+MakeGroup = Callable[..., Group]
+lengths = st.lists(st.integers(1, 40), min_size=1, max_size=5)
+
+
+def batch_of(make_group: MakeGroup, groups: list[tuple[int, list[int]]]) -> Batch:
+    """A row of each group: its prompt's and its completions' lengths."""
+    made = [make_group(prompt, sizes, number) for number, (prompt, sizes) in enumerate(groups)]
+    return collate([Row(group, group.completions) for group in made], CPU)
+
+
+def inputs(batch: Batch, heads: int, shared_by: int) -> list[Tensor]:
+    """Query, key and value, laid out as projections give them, and a gradient of the result."""
+    rows, length = batch.part.shape
+    random = torch.Generator().manual_seed(0)
+    counts = heads * shared_by, heads, heads, heads * shared_by
+    made = [torch.randn(rows, length, count, WIDTH, generator=random, dtype=torch.float64) for count in counts]
+    return [*(tensor.transpose(1, 2).requires_grad_() for tensor in made[:3]), made[3]]
+
+
+def assert_same_as_dense(batch: Batch, heads: int, shared_by: int) -> None:
+    query, key, value, gradient = inputs(batch, heads, shared_by)
+    mask = dense_mask(batch.part, batch.prompt)
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.7, enable_gqa=True).transpose(1, 2)
+    found = attention(query, key, value, table(batch.part, batch.prompt), 0.7)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradient = gradient * (batch.part >= 0)[:, :, None, None]
+    of_found, of_expected = (torch.autograd.grad(out, (query, key, value), gradient) for out in (found, expected))
+    torch.testing.assert_close(of_found, of_expected, rtol=1e-11, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 40), lengths), min_size=1, max_size=4),
+    heads=st.integers(1, 2),
+    shared=st.integers(1, 3),
+)
+def test_segments_give_what_a_dense_mask_gives(
+    make_group: MakeGroup, groups: list[tuple[int, list[int]]], heads: int, shared: int
+) -> None:
+    batch = batch_of(make_group, groups)
+    assert_same_as_dense(batch, heads, shared)
+    assert_same_as_dense(in_line(batch, block=1), heads, shared)
+
+
+def test_large_scores_neither_overflow_nor_vanish(make_group: MakeGroup) -> None:
+    batch = in_line(batch_of(make_group, [(3, [4, 2])]), block=1)
+    query, key, value, gradient = inputs(batch, 1, 1)
+    query, key = (1e3 * tensor.detach() for tensor in (query, key))
+    mask = dense_mask(batch.part, batch.prompt)
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0).transpose(1, 2)
+    found = attention(query, key, value, table(batch.part, batch.prompt), 1.0)
+    torch.testing.assert_close(found, expected)
+    of_found, of_expected = (torch.autograd.grad(out, value, gradient)[0] for out in (found, expected))
+    torch.testing.assert_close(of_found, of_expected)
+
+
+def test_segments_of_like_length_are_computed_together(make_group: MakeGroup) -> None:
+    # Up to 16 positions count as alike, then 17 to 20, 21 to 24, and so on.
+    batch = in_line(batch_of(make_group, [(5, [3, 18]), (17, [16])]), block=1)
+    plan = plan_of(table(batch.part, batch.prompt))
+    assert [(places.shape, lengths.tolist()) for places, lengths in plan.own] == [((3, 16), [5, 3, 16]), ((2, 18), [18, 17])]
+    assert plan.own[0][0][1].tolist() == [5, 6, 7] + [5] * 13
+    assert plan.own[1][0][1].tolist() == [*range(26, 43), 26]
+
+
+def test_completions_of_a_row_look_at_their_prompt_together(make_group: MakeGroup) -> None:
+    batch = in_line(batch_of(make_group, [(5, [3, 18]), (17, [16])]), block=1)
+    plan = plan_of(table(batch.part, batch.prompt))
+    assert plan.cross == [(Segment(5, 21), Segment(0, 5)), (Segment(43, 16), Segment(26, 17))]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "phi"])
+def test_models_give_the_same_logprobs_and_gradients_as_with_sdpa(
+    name: str, make_group: MakeGroup, make_policy: Callable[..., Policy]
+) -> None:
+    policy = make_policy(name, double=True)
+    batch = batch_of(make_group, [(5, [3, 7, 1]), (9, [4]), (1, [2, 2])])
+    results = []
+    for kind in ("segments", "sdpa"):
+        policy.use_attention(kind)  # type: ignore[arg-type]
+        logprobs, entropy = policy.logprobs(batch)
+        results.append((logprobs, torch.autograd.grad((logprobs * entropy).sum(), list(policy.parameters.values()))))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
