@@ -7,6 +7,8 @@ until it ends. Rounds follow until there were enough kills; those in --out are k
 on. Killed is, by lot, the whole tree of processes, the command alone (its children must see to their own end), or the
 process of the stage (the command must try again by itself).
 
+With --direct the added rounds run the chain of stages without Prefect around it, at a third of the cost.
+
 After every round the ids of all artifacts must be those of the unbroken run, each prompt answered as often as was asked.
 """
 
@@ -70,6 +72,8 @@ class Round:
     """One run that was killed again and again."""
 
     seed: int
+    direct: bool = False
+    """Without Prefect."""
     kills: list[dict[str, Any]] = field(default_factory=list)
     """{stage, kind, after: seconds since the stage began}."""
     starts: int = 0
@@ -93,12 +97,14 @@ class Round:
 class Command:
     """`rollbook run`, with a mark in the environment by which every process below it is known."""
 
-    def __init__(self, config: Path, run: Path) -> None:
+    def __init__(self, config: Path, run: Path, *, direct: bool = False) -> None:
         self._mark = tempfile.mkdtemp(prefix="rollbook-")
         self._log = run.parent / "command.log"
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [str(ROLLBOOK), "run", str(config), "--set", f"run_dir={run}"],
+                [sys.executable, __file__, "--chain", str(config), str(run)]
+                if direct
+                else [str(ROLLBOOK), "run", str(config), "--set", f"run_dir={run}"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -187,14 +193,14 @@ def unbroken(config: Path, run: Path) -> dict[str, float]:
     return {stage: times[i + 1] - times[i] for i, stage in enumerate(began)}
 
 
-def killed(seed: int, config: Path, run: Path, lengths: dict[str, float], wanted: int) -> Round:
+def killed(seed: int, config: Path, run: Path, lengths: dict[str, float], wanted: int, *, direct: bool) -> Round:
     """One round: at most `wanted` kills, then to the end."""
-    done, lot = Round(seed), random.Random(seed)
+    done, lot = Round(seed, direct), random.Random(seed)
     moments = [(stage, lot.random(), lot.choice(KINDS)) for stage in STAGES for _ in range(KILLS_PER_STAGE)]
     command: Command | None = None
     for stage, share, kind in moments[:wanted]:
         if command is None or command.process.poll() is not None:
-            command, watch = Command(config, run), Watch(run)
+            command, watch = Command(config, run, direct=direct), Watch(run)
             done.starts += 1
         at = _until(stage, command, watch)
         if at is None:
@@ -216,7 +222,7 @@ def killed(seed: int, config: Path, run: Path, lengths: dict[str, float], wanted
         if done.starts > len(moments) + 3:
             raise SystemExit(f"the run does not come to its end:\n{command}")
         if command is None or command.process.poll() is not None:
-            command = Command(config, run)
+            command = Command(config, run, direct=direct)
             done.starts += 1
         command.process.wait()
     done.orphans += command.orphans()
@@ -266,14 +272,30 @@ def _completions(run: Path) -> dict[str, list[tuple[str, int]]]:
     return {name: list(frame.iter_rows()) for name, frame in frames.items()}
 
 
+def chained(config: Path, run: Path) -> None:
+    """What `rollbook run` does, without Prefect, and without trying a crashed stage once more."""
+    from flows.chain import chain
+    from pipeline.config import load_config
+    from pipeline.local import LocalStages
+    from pipeline.run import save_run
+
+    settings = load_config(config, [f"run_dir={run}"])
+    chain(settings, LocalStages(settings), lambda so_far: save_run(so_far, run))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="how many there are to be in all")
     parser.add_argument("--rounds", type=int, default=1000, help="how many rounds to add at most, now")
+    parser.add_argument("--direct", action="store_true", help="without Prefect")
+    parser.add_argument("--chain", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--root", type=Path, default=Path("runs/kill-matrix"), help="where the runs lie")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_matrix.json"))
     args = parser.parse_args()
+    if args.chain:
+        chained(*args.chain)
+        return
     root = args.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     config = root / "killed.yaml"
@@ -309,7 +331,7 @@ def _more(rounds: list[Round], args: argparse.Namespace, config: Path, root: Pat
         place = root / f"round-{seed}"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        one = killed(seed, config, place / "run", lengths, left)
+        one = killed(seed, config, place / "run", lengths, left, direct=args.direct)
         compare(one, place / "run", root / "unbroken" / "run")
         print(f"round {seed}: {len(one.kills)} kills, {one.starts} starts, {'sound' if one.sound else asdict(one)}", flush=True)
         if one.sound:
@@ -324,6 +346,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "kills": len(kills),
         "kills_by_stage": dict(sorted(by_stage.items())),
         "kills_by_kind": dict(sorted(Counter(kill["kind"] for kill in kills).items())),
+        "kills_without_prefect": sum(len(one.kills) for one in rounds if one.direct),
         "starts": sum(one.starts for one in rounds),
         "artifacts_compared": sum(one.artifacts for one in rounds),
         "artifacts_that_differ": sum(len(one.differing) for one in rounds),

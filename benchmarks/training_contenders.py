@@ -12,6 +12,7 @@ calls it dapo); AdamW, fused; gradients clipped to norm 1; no KL term; no activa
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ class Timed:
 
     seconds: list[float] = field(default_factory=list)
     """Of every optimizer step after the first."""
+    cpu_seconds: list[float] = field(default_factory=list)
+    """The same, of all threads together: what is left of the figure when other work shares the machine."""
     peak: int = 0
     """Memory over the state before the model was loaded, bytes, of the steps after the first."""
 
@@ -51,10 +54,11 @@ def rollbook(places: Places, cell: Cell, steps: int) -> Timed:
     from pipeline.process import Reporter
     from pipeline.train.stage import train
 
-    memory = Memory()
+    memory, clock = Memory(), list[float]()
 
     class Watch(Reporter):
         def progress(self, done: float, total: float, unit: str, **fields: Any) -> None:
+            clock.append(time.process_time())
             if done == 1:
                 memory.reset()
 
@@ -62,7 +66,7 @@ def rollbook(places: Places, cell: Cell, steps: int) -> Timed:
         spec = train_spec(places, cell, steps + 1, store)
         artifact = load_artifact(train(spec, Watch(os.open(os.devnull, os.O_WRONLY)))["artifact"])
         seconds = pl.read_parquet(artifact.path / "timing.parquet")["seconds"].to_list()
-    return Timed(seconds[1:], memory.peak())
+    return Timed(seconds[1:], [end - start for start, end in itertools.pairwise(clock)], memory.peak())
 
 
 def train_spec(places: Places, cell: Cell, epochs: int, store: str, **settings: Any) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def rollbook_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tens
     """Loss and gradient of the first step, by the stage's own parts."""
     from pipeline.algorithms import resolve
     from pipeline.artifacts.store import load_artifact
-    from pipeline.config import TrainConfig
+    from pipeline.config_train import TrainConfig
     from pipeline.parts import Part
     from pipeline.train.feed import Feed
     from pipeline.train.metrics import StepRecord
@@ -196,7 +200,7 @@ def padded(places: Places, cell: Cell, steps: int) -> Timed:
     model, rows = load(places), stored(Path(places["rollouts"]), Path(places["shaped"]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=BETAS, weight_decay=0.0, fused=True)
     for step in range(steps + 1):
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         padded_backward(model, rows, cell)
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
@@ -206,6 +210,7 @@ def padded(places: Places, cell: Cell, steps: int) -> Timed:
             memory.reset()
         else:
             timed.seconds.append(time.perf_counter() - started)
+            timed.cpu_seconds.append(time.process_time() - cpu)
     timed.peak = memory.peak()
     return timed
 
@@ -223,11 +228,11 @@ def trl(places: Places, cell: Cell, steps: int) -> Timed:
     memory, timed = Memory(), Timed()
 
     class Watch(TrainerCallback):
-        started = 0.0
+        started = cpu = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             wait()
-            self.started = time.perf_counter()
+            self.started, self.cpu = time.perf_counter(), time.process_time()
 
         def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
             wait()
@@ -235,6 +240,7 @@ def trl(places: Places, cell: Cell, steps: int) -> Timed:
                 memory.reset()
             else:
                 timed.seconds.append(time.perf_counter() - self.started)
+                timed.cpu_seconds.append(time.process_time() - self.cpu)
 
     trl_trainer(places, cell, steps + 1, MAX_NORM, Watch()).train()
     timed.peak = memory.peak()

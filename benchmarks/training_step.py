@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -78,7 +79,7 @@ def measure(cell: Cell, args: argparse.Namespace) -> None:
         for contender in args.contender:
             timed = child(args, contender, {"do": "time", "contender": contender, **order}, args.launcher)
             rounds[-1][contender] = timed
-            print(f"  round {number + 1}, {contender}: {timed['seconds']} s, {timed['peak'] / 2**30:.2f} GiB", flush=True)
+            print(f"  round {number + 1}, {contender}: {timed['seconds']} s, CPU {timed['cpu_seconds']} s", flush=True)
     figures = summary(cell, rounds, differences)
     show(figures)
     record(args.out, f"{cell.name}, {cell.dtype}", figures)
@@ -107,7 +108,9 @@ def child(args: argparse.Namespace, contender: str, order: dict[str, Any], launc
     with tempfile.NamedTemporaryFile() as answer:
         order = {**order, "answer": answer.name}
         command = [*shlex.split(launcher), python, __file__, "--work", json.dumps(order)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # Threads that wait for work sleep instead of spinning, so that CPU seconds count work.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         if done.returncode:
             sys.exit(f"{contender} failed:\n{done.stdout[-4000:]}")
         return json.loads(Path(answer.name).read_text(encoding="utf-8"))
@@ -124,7 +127,8 @@ def work(order: dict[str, Any]) -> None:
         from training_contenders import TIMERS
 
         timed = TIMERS[order["contender"]](order["places"], cell, order["steps"])
-        answer = {"seconds": [round(seconds, 4) for seconds in timed.seconds], "peak": timed.peak}
+        rounded = ([round(seconds, 4) for seconds in column] for column in (timed.seconds, timed.cpu_seconds))
+        answer = {**dict(zip(("seconds", "cpu_seconds"), rounded, strict=True)), "peak": timed.peak}
     Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
@@ -147,7 +151,6 @@ def check(order: dict[str, Any], cell: Cell) -> dict[str, float]:
 
 def summary(cell: Cell, rounds: list[dict[str, Any]], differences: dict[str, Any]) -> dict[str, Any]:
     tokens, every = step_tokens(cell)
-    per_round = {name: [statistics.median(one[name]["seconds"]) for one in rounds] for name in rounds[0]}
     figures: dict[str, Any] = {
         "machine": machine(),
         "command": "python benchmarks/training_step.py " + shlex.join(_without_places(sys.argv[1:])),
@@ -157,18 +160,26 @@ def summary(cell: Cell, rounds: list[dict[str, Any]], differences: dict[str, Any
         "flops": step_flops(cell),
         "contenders": {},
     }
-    for name, seconds in per_round.items():
-        times = [one / ours for one, ours in zip(seconds, per_round.get("rollbook", seconds), strict=True)]
+    for name in rounds[0]:
+        seconds = [statistics.median(one[name]["seconds"]) for one in rounds]
         figures["contenders"][name] = {
             "tokens_per_second": tokens / statistics.median(seconds),
-            "seconds": {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)},
-            "times_rollbook": {"median": statistics.median(times), "least": min(times), "most": max(times)},
+            "seconds": spread(seconds),
+            "cpu_seconds": spread([statistics.median(one[name]["cpu_seconds"]) for one in rounds]),
             "peak_gib": statistics.median(one[name]["peak"] for one in rounds) / 2**30,
             **differences[name],
         }
+        if "rollbook" in rounds[0]:
+            for clock in ("seconds", "cpu_seconds"):
+                times = [statistics.median(one[name][clock]) / statistics.median(one["rollbook"][clock]) for one in rounds]
+                figures["contenders"][name][f"{clock}_over_rollbook"] = spread(times)
     if figures["machine"]["gpu"]:
         figures["utilization"] = utilization(cell, figures)
     return figures
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def utilization(cell: Cell, figures: dict[str, Any]) -> dict[str, Any]:
@@ -188,12 +199,12 @@ def utilization(cell: Cell, figures: dict[str, Any]) -> dict[str, Any]:
 
 def show(figures: dict[str, Any]) -> None:
     for name, one in figures["contenders"].items():
-        times, seconds = one["times_rollbook"], one["seconds"]
-        print(
-            f"  {name:9s} {one['tokens_per_second']:9.1f} tokens/s   {seconds['median']:8.3f} s a step "
-            f"({seconds['least']:.3f}-{seconds['most']:.3f})   {times['median']:.2f} times rollbook's "
-            f"({times['least']:.2f}-{times['most']:.2f})   {one['peak_gib']:.2f} GiB"
-        )
+        seconds, line = one["seconds"], f"  {name:9s} {one['tokens_per_second']:9.1f} tokens/s"
+        line += f"   {seconds['median']:8.3f} s a step ({seconds['least']:.3f}-{seconds['most']:.3f})"
+        for clock, words in (("seconds", "times rollbook's"), ("cpu_seconds", "by CPU time")):
+            if times := one.get(f"{clock}_over_rollbook"):
+                line += f"   {times['median']:.2f} {words} ({times['least']:.2f}-{times['most']:.2f})"
+        print(f"{line}   {one['peak_gib']:.2f} GiB")
     for name, one in figures.get("utilization", {}).items():
         print(f"  {name}: {one}")
 

@@ -104,7 +104,7 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> None:
     with StageConsole(Console(stderr=True)) as console:
         stages = _RunStages(run, artifact, console.tell)
         try:
-            chain(run.config, stages, until=_until(use))
+            chain(run.config, stages, until=stage_of(use))
         finally:
             stages.close()
     made = load_artifact(artifact.path)
@@ -126,7 +126,7 @@ def _run_of(artifact: Artifact, directory: Path | None) -> tuple[Path, Run]:
     raise UserError(f"{artifact.url}: lies in no run directory. Name the run that made it with --run")
 
 
-def _until(use: Use) -> tuple[str, int]:
+def stage_of(use: Use) -> tuple[str, int]:
     """The stage that makes an artifact, and its iteration."""
     number = use.iteration or 0
     if use.role in ANSWERS:

@@ -9,9 +9,9 @@ from typing import Any
 
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
-from prefect.types.entrypoint import EntrypointType
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
+from prefect.types.entrypoint import EntrypointType
 
 from flows.chain import chain
 from flows.check import check_config
@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.local import LocalStages
 from pipeline.report.page import write_report
 from pipeline.report.terminal import closing_lines
-from pipeline.run import Run, load_run
+from pipeline.run import Run, load_run, save_run
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
 """A firing that comes while another one works is cancelled, not queued."""
@@ -46,12 +46,14 @@ def scheduled(directory: str, config: str, overrides: list[str] | None = None, m
     settings = load_config(config, overrides or ())
     with Lock(settings.directory / "schedule.lock"):
         found, target = look(settings)
-        if found.stopped is None:
+        if found.stopped:
+            save_run(found, settings.directory)
+        else:
             target_config = change_config(settings, [f"iterations={target}"])
             check_config(target_config)
             iterate(settings.name, target_config.model_dump(mode="json"), max_hours=max_hours)
             found = load_run(settings.directory)
-            write_report(found, settings.directory / "report.html")
+        write_report(found, settings.directory / "report.html")
     for line in closing_lines(found):
         get_run_logger().info(line)
     return _conclude(found)

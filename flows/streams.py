@@ -29,12 +29,19 @@ class _Pipe(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """From now on, a closed pipe at standard output or standard error is no error."""
+    """From now on, a closed pipe at standard output or standard error is no error, nor is having none."""
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:  # closed by the caller; any file opened next would take its number
+            os.open(os.devnull, os.O_RDWR)
     sys.stdout = _outliving(sys.stdout)
     sys.stderr = _outliving(sys.stderr)
 
 
-def _outliving(stream: TextIO) -> TextIO:
+def _outliving(stream: TextIO | None) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
     try:
         handle = stream.fileno()
     except (OSError, AttributeError, ValueError):

@@ -93,13 +93,15 @@ def _refuse_own_code(path: Path, settings: dict[str, Any]) -> None:
     Raises:
         UserError: the model is of no kind that transformers knows.
     """
-    from transformers import CONFIG_MAPPING
+    if kind := settings.get("model_type"):
+        from transformers import CONFIG_MAPPING
 
-    if settings.get("model_type") not in CONFIG_MAPPING:
-        raise UserError(
-            f"{path}: this model needs Python code that ships with it. Read that code; if you trust it, set "
-            "model.trust_remote_code: true"
-        )
+        if kind in CONFIG_MAPPING:
+            return
+    raise UserError(
+        f"{path}: this model needs Python code that ships with it. Read that code; if you trust it, set "
+        "model.trust_remote_code: true"
+    )
 
 
 def _refuse_link_elsewhere(path: Path) -> None:

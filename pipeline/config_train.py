@@ -17,7 +17,7 @@ WORK_SETTINGS = frozenset(
 class LoraConfig(Model):
     rank: int = Field(default=16, ge=1)
     """Rows of A and columns of B."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     """The adapter adds alpha/rank B A."""
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=("all-linear",), min_length=1)
     """Names of the modules that get one, such as [q_proj, v_proj]. all-linear: every linear layer but the output projection."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.artifacts import Artifact
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.parts import Part
 
 BYTES_PER_TOKEN = 7

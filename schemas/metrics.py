@@ -53,7 +53,7 @@ class Metrics(Table):
     )
     logprob_difference_mean = column(
         dy.Float64,
-        "Mean |trainer - stored| logprob per token before the first step, of completions by the policy that training started from.",
+        "Mean |trainer - stored| logprob per token before the first step, of completions by the policy it started from.",
         unit="nats",
         nullable=True,
     )

@@ -45,14 +45,18 @@ def grid(frame: pl.DataFrame, title: str) -> tuple[Figure, dict[tuple[str, float
 
 
 def curves(frame: pl.DataFrame, column: str, title: str, colors: dict[str, str]) -> Figure:
-    """Mean over seeds, with a band from the least to the largest."""
+    """Mean over seeds, with a band from the least to the largest. Seeds of RED-Drop differ in steps: n-th goes with n-th."""
     figure, by_cell = grid(frame, title)
-    known = frame.drop_nulls(column)
+    place = pl.int_range(pl.len()).over("regime", "rate", "arm", "seed")
+    known = frame.drop_nulls(column).sort("step").with_columns(place=place)
     for (regime, rate), ax in by_cell.items():
+        if column == "pass_at_1":
+            ax.set_ylim(0, 1)
         for arm, color in colors.items():
             rows = known.filter(pl.col("regime") == regime, pl.col("rate") == rate, pl.col("arm") == arm)
             value = pl.col(column)
-            lines = rows.group_by("step").agg(mean=value.mean(), least=value.min(), most=value.max()).sort("step")
+            over_seeds = {"step": pl.col("step").mean(), "mean": value.mean(), "least": value.min(), "most": value.max()}
+            lines = rows.group_by("place").agg(**over_seeds).sort("place")
             if lines.is_empty():
                 continue
             ax.plot(lines["step"], lines["mean"], color=color, label=arm, marker="." if len(lines) < 10 else "")

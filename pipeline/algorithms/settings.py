@@ -17,6 +17,7 @@ from pipeline.algorithms.cells.regularizers import (
     ReferenceKL,
     SquaredLogRatio,
 )
+from pipeline.config_base import allows_truth
 from pipeline.errors import UserError
 
 MODIFIERS: Mapping[str, tuple[type[Any], ...]] = {
@@ -99,6 +100,8 @@ def _matches(owner: str, name: str, slot: str, place: int | None, cell: Any) -> 
 
 
 def _checked(key: str, kind: Any, value: Any) -> Any:
+    if isinstance(value, bool) and not allows_truth(kind):
+        raise UserError(f"train.algorithm_args: {key}: expected another value than true or false (found {value!r})")
     try:
         return TypeAdapter(Annotated[kind, Field(allow_inf_nan=False)] if kind is float else kind).validate_python(value)
     except ValidationError as error:

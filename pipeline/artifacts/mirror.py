@@ -35,6 +35,10 @@ KEEP_SECONDS = 300.0
 REMEDY = "Restore the object from a copy, or delete its folder in the bucket and run again to make it anew."
 
 
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""Names of folders that are also fit for directories here."""
+
+
 class BucketHome:
     """Artifacts in a bucket."""
 
@@ -67,11 +71,14 @@ class BucketHome:
         return self._url
 
     def place(self, kind: str, name: str) -> BucketPlace:
+        if not (_SAFE.fullmatch(kind) and _SAFE.fullmatch(name)):
+            raise UserError(f"{self._url}/{kind}/{name}: not the address of an artifact")
         return BucketPlace(self._bucket, f"{self._prefix}{kind}/{name}/", self._cache, self.root / kind / name, self._tell)
 
     def finished(self, kind: str | None = None) -> Iterator[tuple[Place, str]]:
         kinds = [kind] if kind else [name for name in self._bucket.folders(self._prefix) if name != LOCKS]
-        places = [self.place(kind, name) for kind in kinds for name in self._bucket.folders(f"{self._prefix}{kind}/")]
+        names = [(kind, name) for kind in kinds for name in self._bucket.folders(f"{self._prefix}{kind}/")]
+        places = [self.place(*both) for both in names if all(map(_SAFE.fullmatch, both))]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for place, text in zip(places, pool.map(BucketPlace.manifest, places), strict=True):
                 if text is not None:

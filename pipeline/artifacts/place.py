@@ -6,6 +6,7 @@ read and published once they are written. In both, an artifact exists exactly wh
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -192,8 +193,12 @@ class LocalHome:
         place = self._root
         while not place.exists():
             place = place.parent
-        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-            raise UserError(f"{self._root}: nothing can be written there ({place} is in the way). Name another place in `store`")
+        if not place.is_dir():
+            raise UserError(f"{self._root}: cannot be written: {place} is no directory. Name another place in `store`")
+        if not os.access(place, os.W_OK | os.X_OK):
+            read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            why = os.strerror(errno.EROFS if read_only else errno.EACCES)
+            raise UserError(f"{self._root}: cannot be written: {why}. Mend that, or name another place in `store`")
         return f"{self._root} ({readable(free_bytes(place))} free)"
 
 

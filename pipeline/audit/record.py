@@ -47,6 +47,9 @@ def check_record(scope: Scope, shelf: Shelf, ledger: Ledger) -> None:
 
 def _read(scope: Scope, spot: Spot) -> dict[str, Any] | None:
     assert scope.record is not None
+    if scope.record.is_symlink():
+        said = {"expected": "a regular file", "found": "a link", "remedy": RERUN}
+        spot.error("lineage", "record", **said)
     try:
         text = scope.record.read_bytes().decode()
         record = json.loads(text, object_pairs_hook=unique_keys)

@@ -43,7 +43,7 @@ def differences(a: Any, b: Any) -> list[Difference]:
 
 def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Mappings are opened, and lists of mappings; any other list is a value."""
-    if isinstance(tree, Mapping) and tree:
+    if isinstance(tree, Mapping) and (tree or not place):
         for name, value in tree.items():
             yield from _leaves(value, f"{place}.{name}" if place else str(name))
     elif isinstance(tree, list | tuple) and any(isinstance(item, Mapping) for item in tree):

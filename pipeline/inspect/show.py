@@ -37,7 +37,7 @@ def selection_list(found: Selection) -> RenderableType:
         row = completion.row
         cells = [str(row["policy_version"]), *([completion.answers.name] if several else []), one_line(row["prompt_id"])]
         cells += [str(row["sample_index"]), number(row["reward"]), number(row["advantage"]), str(row["tokens"]), row["status"]]
-        table.add_row(*map(Text, cells), Text(one_line(row["completion_text"])))
+        table.add_row(*(Text(one_line(text)) for text in (*cells, row["completion_text"])))
     return Group(table, *notes(found), summary_line(found))
 
 
@@ -99,7 +99,7 @@ def facts(completion: Completion, named: bool = False) -> Text:
     if row["advantage"] is not None:
         parts.append(f"advantage {row['advantage']:+.3g}")
     parts += [row["status"], f"{row['tokens']} tokens", f"mean logprob {number(row['logprob'])}"]
-    text = Text("  ".join(parts), style="dim")
+    text = Text(visible("  ".join(parts)), style="dim")
     return text.append(f"  {one_line(row['error'])}", style="red") if row["error"] else text
 
 

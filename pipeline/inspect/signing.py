@@ -110,12 +110,12 @@ def verify(wanted: Iterable[Target], key: Path) -> Iterator[Verdict]:
 
 def _configured(module: Literal["signing", "verifying"], use: Callable[[Any], Any], key: Path) -> Any:
     """The library's configuration, with a key and every file of a directory."""
+    if not key.is_file():
+        raise UserError(f"--key {key}: no such file")
     try:
         import model_signing
     except ImportError:
         raise UserError("signatures need the library model-signing: pip install 'rollbook[signing]'") from None
-    if not key.is_file():
-        raise UserError(f"--key {key}: no such file")
     config = getattr(model_signing, module).Config()
     hashing_of: Any = model_signing.hashing
     hashing = hashing_of.Config().set_ignored_paths(paths=(), ignore_git_paths=False)

@@ -158,6 +158,8 @@ def _own_function(grader: str) -> Callable[..., Any]:
     module_name, _, path = grader.partition(":")
     if not module_name or not path:
         raise UserError(f"incomplete; {OWN_FUNCTION}")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:  # subprocess:run would run what a model writes
+        raise UserError(f"{module_name} is part of Python; a grader is a function of your own")
     found: Any = _import_module(module_name)
     for part in path.split("."):
         if not hasattr(found, part):

@@ -11,7 +11,7 @@ from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact, verified
 from pipeline.artifacts.tables import scan_table
 from pipeline.artifacts.work import SCRATCH
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.estimates import scores_bytes
 from pipeline.process import Event, Reporter
 from pipeline.train.batch import collate
@@ -21,7 +21,7 @@ from pipeline.train.launch import team_of
 from pipeline.train.model import Policy
 from pipeline.train.plan import Row, rows_of
 from pipeline.train.snapshot import groups_of
-from pipeline.train.team import Team, join, rank_of_this
+from pipeline.train.team import Team, alone, join, rank_of_this
 from schemas import Rollouts, Scores
 
 
@@ -94,8 +94,9 @@ def _first_rows(policy: Policy, path: Path) -> list[Row]:
     return next((rows_of(group, policy.cost_model()) for group in groups_of(path)), [])
 
 
-def score_file(policy: Policy, path: Path, token_budget: int, team: Team) -> pl.DataFrame:
-    """The rows of a `Scores` table for one rollouts file. All ranks must come here, and get the same."""
+def score_file(policy: Policy, path: Path, token_budget: int, team: Team | None = None) -> pl.DataFrame:
+    """The rows of a `Scores` table for one rollouts file. All ranks of a team must come here, and get the same."""
+    team = team or alone()
     cost = policy.cost_model()
     rows = [row for group in groups_of(path) for row in rows_of(group, cost)]
     schema = {name: column.dtype for name, column in Scores.columns().items()}

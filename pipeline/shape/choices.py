@@ -67,9 +67,7 @@ def with_pairs(rows: pl.DataFrame, pairing: RewardPairs) -> tuple[pl.DataFrame, 
     return _dropping(rows, "unpaired", pl.col("paired").is_null()).drop("paired"), pairs
 
 
-def finished(
-    rows: pl.DataFrame, algorithm: Algorithm, mean: float = 0.0, std: float = 1.0, median: float = 0.0
-) -> pl.DataFrame:
+def finished(rows: pl.DataFrame, algorithm: Algorithm, mean: float = 0.0, std: float = 1.0, median: float = 0.0) -> pl.DataFrame:
     """The rows of `shape_rows` with their final advantage; 0 where dropped.
 
     Args:

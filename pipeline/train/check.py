@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.train.batch import Batch
 from pipeline.train.metrics import StepRecord

@@ -6,13 +6,13 @@ ranks. So every rank knows what the others do, and nothing has to be exchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.algorithms.tokens import Totals
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.train.batch import Batch, Flat, collate, flatten
 from pipeline.train.plan import CostModel, Row, micro_batches, rows_of, steps_of_epoch
 from pipeline.train.snapshot import Completion, Snapshot
@@ -66,7 +66,7 @@ class Feed:
         ]
         """Epoch and groups of every step."""
 
-    def steps(self, start: int) -> Iterator[Step]:
+    def steps(self, start: int) -> Generator[Step]:
         """Every step from a number on. The next one is read and laid out in a thread while the caller works on the last."""
         return ahead(self._step(number) for number in range(start, len(self.plan)))
 
@@ -128,7 +128,7 @@ def _in_parts(share: list[list[Row]], count: int) -> list[list[Row]]:
 _END = object()
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T]:
     """The same items; each is made in a thread while the caller still uses the one before."""
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
         coming = pool.submit(next, items, _END)

@@ -39,6 +39,7 @@ def linear_logprobs(
     """
     tile = TILES["cpu" if hidden.device.type == "cpu" else "cuda"]
     kept = KEPT_LOGITS if torch.is_grad_enabled() else 0
+    temperature = temperature.to(torch.promote_types(hidden.dtype, torch.float32))
     with torch.autocast(hidden.device.type, enabled=False):
         given = hidden, weight, bias, targets, temperature, tile, kept
         logprobs, entropy = _LinearLogprobs.apply(*given)  # type: ignore[no-untyped-call]

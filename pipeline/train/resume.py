@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.artifacts.files import sync
+from pipeline.artifacts.files import sync, write_text
 from pipeline.artifacts.work import write_table
 from pipeline.errors import writing
 from pipeline.train.team import Team
@@ -74,8 +74,9 @@ def save(
         if team.leads:
             write_table(building / "metrics.parquet", records.metrics_frame(), Metrics)
             write_table(building / "timing.parquet", records.timing_frame(), Timing)
-            (building / RANKS).write_text(json.dumps(records.ranks), encoding="utf-8")
+            write_text(building / RANKS, json.dumps(records.ranks))
             building.rename(final)
+            sync(scratch)
             for older in scratch.glob("step-*"):
                 if older != final:
                     shutil.rmtree(older)
@@ -102,14 +103,14 @@ def load(scratch: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.op
     point = points[-1]
     step = int(point.name.removeprefix("step-"))
     _load_own(point, masters, optimizer, team)
-    tables = [pl.read_parquet(point / f"{name}.parquet").to_dicts() for name in ("metrics", "timing")]
-    return step, Records(*tables, json.loads((point / RANKS).read_text(encoding="utf-8")))
+    metrics, timing = (pl.read_parquet(point / f"{name}.parquet").to_dicts() for name in ("metrics", "timing"))
+    return step, Records(metrics, timing, json.loads((point / RANKS).read_text(encoding="utf-8")))
 
 
 def _load_own(point: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, team: Team) -> None:
     pieces: dict[str, list[tuple[int, Any]]] = {}
     for path in sorted(point.glob("rank-*.safetensors")):
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         for key, first in json.loads(file.metadata()["first_rows"]).items():
             pieces.setdefault(key, []).append((first, file.get_slice(key)))
     kinds = {key.partition("|")[0] for key in pieces} - {"weight"}

@@ -67,7 +67,7 @@ def register() -> None:
     from transformers.masking_utils import sdpa_mask
 
     # Its plan differs from batch to batch: compiled, it would be compiled again for each.
-    AttentionInterface.register(NAME, torch.compiler.disable(_attention))
+    AttentionInterface.register(NAME, torch.compiler.disable(_attention))  # type: ignore[no-untyped-call]
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 

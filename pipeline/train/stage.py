@@ -17,8 +17,7 @@ from pipeline.algorithms.plugins import unchanged
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact, verified
 from pipeline.artifacts.work import SCRATCH
-from pipeline.config import TrainConfig
-from pipeline.config_train import WORK_SETTINGS
+from pipeline.config_train import WORK_SETTINGS, TrainConfig
 from pipeline.estimates import training_bytes
 from pipeline.parts import Part
 from pipeline.process import Event, Reporter

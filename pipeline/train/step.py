@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss, Tokens
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.errors import StageFailed
 from pipeline.train.feed import Step
 from pipeline.train.metrics import StepRecord

@@ -14,7 +14,7 @@ import torch
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss
 from pipeline.artifacts import Artifact, Work
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.process import Reporter
 from pipeline.train import resume
 from pipeline.train.batch import collate

@@ -42,7 +42,7 @@ class Masters:
             if parameter.requires_grad:
                 master = nn.Parameter(parameter.detach().clone())
                 self._copies[name] = master, parameter
-                parameter.register_post_accumulate_grad_hook(partial(_hand_over, master))
+                parameter.register_post_accumulate_grad_hook(partial(_hand_over, master))  # type: ignore[no-untyped-call]
             parameter.data = parameter.data.to(TYPES[dtype])
 
     def __call__(self) -> dict[str, nn.Parameter]:

@@ -85,7 +85,7 @@ class Started:
         """Standard error so far."""
         return self._err.read_text(errors="replace")
 
-    def until(self, happened: Callable[[], Any], timeout: float = 2 * MINUTES) -> None:
+    def until(self, happened: Callable[[], Any], timeout: float = 5 * MINUTES) -> None:
         """Wait for something that the command does."""
         deadline = time.monotonic() + timeout
         while not happened():

@@ -1,4 +1,4 @@
-"""Runs that train on rollouts of earlier iterations too: what they leave behind, killed on the way, compared, and named by another run."""
+"""A run that trains on rollouts of earlier iterations too: what it leaves behind, killed, compared, and named by another."""
 
 from __future__ import annotations
 

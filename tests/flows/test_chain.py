@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from flows.chain import chain
+from flows.chain import chain, generates_next
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
 from pipeline.local import Missing
@@ -173,3 +173,14 @@ def test_an_error_of_a_stage_is_not_swallowed(make_config: Config, make_artifact
 
     with pytest.raises(ZeroDivisionError):
         chain(make_config(), Failing(make_artifact))
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [("base", True), ("prompts", True), ("generate 0", True), ("evaluate 0", False), ("shape 0", False), ("replay 1", False),
+     ("score 0", False), ("train 0", False), ("generate 2", True), (None, False)],
+)  # fmt: skip
+def test_an_engine_is_started_early_only_if_its_answers_come_next(
+    make_config: Config, make_artifact: Make, missing: str | None, expected: bool
+) -> None:
+    assert generates_next(chain(make_config({"iterations": 2}), Recorded(make_artifact, missing))) is expected

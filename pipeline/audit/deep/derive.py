@@ -86,10 +86,11 @@ class _Derivation:
         return (distribution.completions if distribution else 0), _rows(held)
 
     def _replay(self, held: Held) -> tuple[int, int]:
-        taken, exact = check_replay(held, self.world, self.scratch / held.folder.name, self.steps)
-        if not exact:
-            said: dict[str, Any] = {"expected": "the same machine and software", "found": "another: figures are compared loosely"}
-            held.spot(self.world.ledger).note("derivation", "replay", **said, remedy="Audit on the machine that trained it.")
+        taken, elsewhere = check_replay(held, self.world, self.scratch / held.folder.name, self.steps)
+        if elsewhere:
+            expected = "the machine and software that trained it"
+            remedy = "Figures were compared within a tolerance. Audit where it was trained to compare them exactly."
+            held.spot(self.world.ledger).note("derivation", "replay", expected=expected, found=elsewhere, remedy=remedy)
         return taken, int(held.summary.get("steps") or taken)
 
 

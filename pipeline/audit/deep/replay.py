@@ -30,7 +30,7 @@ LIBRARIES = ("python", "torch", "transformers", "rollbook", "polars")
 REMEDY = "The checkpoint was not made by this training, or its metrics are not its own: restore both from a copy."
 
 
-def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[int, bool]:
+def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[int, str | None]:
     """Take a training's first steps again and report figures that differ.
 
     Args:
@@ -38,7 +38,7 @@ def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[i
         steps: how many, at most.
 
     Returns:
-        How many steps were compared, and whether exactly: on the same machine with the same libraries.
+        How many steps were compared, and why not exactly; None if exactly.
 
     Raises:
         CannotRerun: the training cannot be taken again here.
@@ -46,13 +46,13 @@ def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[i
     recorded = world.columns(held, Metrics, {name: pl.col(name) for name in Metrics.columns()})
     if recorded is None:
         raise CannotRerun("its metrics are not whole")
-    exact = _same_surroundings(held)
+    elsewhere = _elsewhere(held)
     rows = _replayed(held, world, scratch, min(steps, len(recorded)))
     file = held.tables(Metrics.title())[0].path
-    tolerance = 0.0 if exact else ELSEWHERE.get(str(held.recipe.get("dtype")), 0.0)
+    tolerance = ELSEWHERE.get(str(held.recipe.get("dtype")), 0.0) if elsewhere else 0.0
     for row, stored in zip(rows, recorded.iter_rows(named=True), strict=False):
         for name, expected, found in _differing(row, stored, tolerance):
-            within = "exactly" if name in PLAN or exact else f"within {tolerance:g} relative"
+            within = "exactly" if name in PLAN or not elsewhere else f"within {tolerance:g} relative"
             held.spot(world.ledger, file).error(
                 "derivation",
                 "replay",
@@ -62,7 +62,7 @@ def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[i
                 row=row["step"],
                 column=name,
             )
-    return len(rows), exact
+    return len(rows), elsewhere
 
 
 class _Enough(Exception):
@@ -122,7 +122,7 @@ def _replayed(held: Held, world: World, scratch: Path, steps: int) -> list[dict[
 
 def _config(held: Held) -> Any:
     """The training's settings: those that decide the result from its recipe, those of the work from its notes."""
-    from pipeline.config import TrainConfig
+    from pipeline.config_train import TrainConfig
 
     named = next(trained_by(held.recipe.get("algorithm") or {}), None)
     if named is None:
@@ -151,17 +151,24 @@ def _parts(held: Held, world: World) -> Iterator[dict[str, Any]]:
         }
 
 
-def _same_surroundings(held: Held) -> bool:
-    """Whether this is the machine, device and software that the training ran on, in one process."""
+def _elsewhere(held: Held) -> str | None:
+    """Why the training's figures need not be met exactly; None on its own machine, with its own software."""
     import torch
 
     provenance, here = held.manifest.provenance, describe_process()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    others = [name for name in LIBRARIES if provenance.versions.get(name) != here["versions"].get(name)]
     ranks = {rank.get("processes") for rank in provenance.notes.get("ranks") or ()}
-    same = all(provenance.versions.get(name) == here["versions"].get(name) for name in LIBRARIES)
-    commit = provenance.git_commit
-    source = commit == here["git_commit"] and not (commit or "").endswith("+")  # what was changed there is not known
-    return provenance.host == here["host"] and same and source and provenance.notes.get("device") == device and ranks <= {1}
+    commit = provenance.git_commit or ""
+    reasons = {
+        f"another machine: {provenance.host}": provenance.host != here["host"],
+        f"another device: {provenance.notes.get('device')}": provenance.notes.get("device") != device,
+        f"another version of {', '.join(others)}": bool(others),
+        "several processes": ranks > {1},
+        f"other source: {commit}": commit != (here["git_commit"] or ""),
+        "a source with local changes, which nobody recorded": commit.endswith("+"),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _differing(row: Mapping[str, Any], stored: Mapping[str, Any], tolerance: float) -> Iterator[tuple[str, Any, Any]]:

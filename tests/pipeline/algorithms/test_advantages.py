@@ -48,6 +48,17 @@ def test_advantage_by_hand(cell: Advantage, rewards: list[float], expected: list
     assert advantages(cell, rewards)[0] == pytest.approx(expected, abs=6e-5)
 
 
+@pytest.mark.parametrize(
+    ("share", "baseline", "shifted"),
+    [(0.1, 0.0, 0.1), (0.1, -0.8, 0.5), (0.5, 0.6, 0.2), (0.5, 0.0, 0.5), (0.3, -1.0, 1.0), (0.3, 0.5, 0.125)],
+)
+def test_a_baseline_of_signed_rewards_is_another_share_of_positives(share: float, baseline: float, shifted: float) -> None:
+    # p' = p (1 - c) / (1 + c (1 - 2p)): TOPR's reading of a constant baseline.
+    rewards = [1.0] * round(10 * share) + [-1.0] * round(10 - 10 * share)
+    values = advantages(RawReward(baseline=baseline), rewards)[0]
+    assert sum(value for value in values if value > 0) / sum(map(abs, values)) == pytest.approx(shifted)
+
+
 def test_epsilon_is_added_to_the_standard_deviation() -> None:
     assert advantages(GroupNormalized(epsilon=0.5), [1, 0, 0, 0])[0][0] == pytest.approx(0.75 / (0.5 + 0.5))
 

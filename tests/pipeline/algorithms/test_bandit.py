@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -13,6 +15,7 @@ import torch
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.advantages import GroupMean, Signed
 from pipeline.algorithms.cells.importance import Ratio
+from pipeline.algorithms.cells.shaping import BestOfN, ZeroVariance
 from pipeline.algorithms.tokens import Tokens, Totals
 
 MakeTokens = Callable[..., Tokens]
@@ -150,3 +153,24 @@ def test_clipping_stops_the_collapse_of_reinforce(flow: Flow) -> None:
     ratios = [p / m for p, m in zip(found, (0.4, 0.3, 0.2, 0.1), strict=True)]
     assert max(ratios) < 1.3
     assert min(ratios) > 0.7
+
+
+def test_groups_without_signal_are_as_many_as_chance_says() -> None:
+    # p^8 + (1 - p)^8 of the groups of 8 at p = .9, summed over all outcomes.
+    outcomes = list(itertools.product((0.0, 1.0), repeat=8))
+    chances = [0.9 ** sum(outcome) * 0.1 ** (8 - sum(outcome)) for outcome in outcomes]
+    rows = [(str(number), reward) for number, outcome in enumerate(outcomes) for reward in outcome]
+    frame = pl.DataFrame(rows, schema={"group_id": pl.String, "reward": pl.Float64}, orient="row")
+    drops = frame.select("group_id", drop=ZeroVariance().drops()).group_by("group_id", maintain_order=True).first()["drop"]
+    assert sum(chance for chance, drop in zip(chances, drops, strict=True) if drop) == pytest.approx(0.43046721)
+
+
+@pytest.mark.parametrize(("size", "divergence"), [(4, 0.6363), (8, 1.2044), (64, 3.1745)])
+def test_the_best_of_n_is_as_far_from_the_policy_as_its_theory_says(size: int, divergence: float) -> None:
+    # log N - (N - 1)/N: the best of N uniform rewards u has density N u^(N-1).
+    rewards = np.random.default_rng(0).random((20_000, size))
+    group, sample = (places.ravel() for places in np.indices(rewards.shape))
+    frame = pl.DataFrame({"group_id": group, "sample_index": sample, "reward": rewards.ravel()})
+    best = frame.filter(~BestOfN().drops())["reward"].to_numpy()
+    assert len(best) == len(rewards)
+    assert np.mean(np.log(size * best ** (size - 1))) == pytest.approx(divergence, abs=0.02)

@@ -126,6 +126,17 @@ def test_a_changed_object_is_found(bucket: Any, elsewhere: Callable[[str], None]
             verified(made.url)
 
 
+def test_keys_that_lead_out_of_the_cache_are_no_artifacts(bucket: Any) -> None:
+    made = make(Store(bucket.url))
+    name, _, prefix = bucket.url.removeprefix("s3://").partition("/")
+    manifest = (made.path / "manifest.json").read_bytes()
+    for key in ("shaped/../manifest.json", "../shaped/x/manifest.json", "..//manifest.json", "shaped/.hidden/manifest.json"):
+        bucket.client.put_object(Bucket=name, Key=f"{prefix}/{key}", Body=manifest)
+    assert [artifact.url for artifact in Store(bucket.url).artifacts()] == [made.url]
+    with pytest.raises(UserError, match="not the address of an artifact"):
+        load_artifact(f"{bucket.url}/shaped/..")
+
+
 def test_work_goes_on_on_another_machine(bucket: Any, elsewhere: Callable[[str], None]) -> None:
     """The first machine is lost after one shard, in the middle of the second; nothing of it is left but the bucket."""
     whole = make(Store(f"{bucket.url}/whole"))

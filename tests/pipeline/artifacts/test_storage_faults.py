@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import threading
 import time
@@ -78,6 +79,31 @@ def test_of_four_processes_on_two_machines_one_makes_the_artifact(
     assert {words[1] for words in answers} == {make(store).id}
     elsewhere("c")
     make(Store(bucket.url)).verify()
+
+
+@pytest.mark.slow
+def test_a_writer_killed_again_and_again_on_two_machines_ends_with_the_same_artifact(
+    bucket: Any, start: Any, store: Store, elsewhere: Callable[[str], None]
+) -> None:
+    """Ten SIGKILLs at seeded random moments, most of them while files are sent."""
+    lot = random.Random(0)
+    for kill in range(10):
+        elsewhere("ab"[kill % 2])
+        began = len(bucket.server.requests)
+        writer = start(MAKE, bucket.url)
+        while len(bucket.server.requests) == began and writer.poll() is None:
+            time.sleep(0.01)
+        time.sleep(lot.uniform(0, 3.5))
+        writer.kill()
+        writer.wait()
+    elsewhere("a")
+    made = make(Store(bucket.url))
+    made.verify()
+    assert made.id == make(store).id
+    elsewhere("c")
+    make(Store(bucket.url)).verify()
+    left = [key for key in bucket.objects() if key.startswith("shaped/")]
+    assert sorted(left) == sorted([f"{FOLDER}/manifest.json", *(f"{FOLDER}/{file.path}" for file in made.files)])
 
 
 def test_who_waits_is_told_for_whom(bucket: Any, start: Any, elsewhere: Callable[[str], None]) -> None:

@@ -185,7 +185,9 @@ def _save_model(path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
-    config = Qwen2Config(**sizes, **ends, intermediate_size=12, vocab_size=WORDS, max_position_embeddings=64, initializer_range=0.5)
+    config = Qwen2Config(
+        **sizes, **ends, intermediate_size=12, vocab_size=WORDS, max_position_embeddings=64, initializer_range=0.5
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
     words = {"Q:": 2, "A:": 20} | {f"w{n}": n for n in range(WORDS) if n not in (2, 20)}
     core = Tokenizer(models.WordLevel(words, unk_token="w0"))

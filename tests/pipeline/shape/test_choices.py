@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 from pipeline.algorithms import ALGORITHMS, resolve
 from pipeline.algorithms.cells.advantages import RawReward
+from pipeline.algorithms.cells.density import DENSITY
 from pipeline.config_data import ShapeConfig
 from pipeline.shape.choices import shape_rows, shaped_table
 from schemas import Shaped
@@ -29,7 +30,7 @@ def group(*completions: tuple[str, float | None], name: str = "g", tokens: int =
 
 def shaped(rows: list[Row], algorithm: str = "reinforce", seed: int = 0, advantage: Any = None, **choices: Any) -> pl.DataFrame:
     cells = resolve(algorithm) if advantage is None else resolve(algorithm).replace(advantage=advantage)
-    frame = pl.DataFrame(rows, schema=TYPES, orient="row").with_columns(max_tokens=pl.lit(LIMIT))
+    frame = pl.DataFrame(rows, schema=TYPES, orient="row").with_columns(max_tokens=pl.lit(LIMIT), **{DENSITY: pl.lit(-1.0)})
     return shaped_table(shape_rows(frame, ShapeConfig(**choices), cells, seed), cells)
 
 

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import Artifact
+from pipeline.artifacts import Artifact, read_table
 from pipeline.config_train import LoraConfig
 from pipeline.errors import UserError
+from pipeline.process import Reporter
 from pipeline.train.batch import collate
 from pipeline.train.model import Policy
 from pipeline.train.plan import Row
 from pipeline.train.snapshot import Group
+from schemas import Metrics
 
+Train = Callable[..., Artifact]
 LORA = {"rank": 4, "alpha": 8}
 IDS = torch.tensor([[3, 7, 39, 12, 5]])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class KilledAt(Reporter):
+    """Ends the training when it reports a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(os.open(os.devnull, os.O_WRONLY))
+        self.step = step
+
+    def progress(self, done: float, total: float, unit: str, **fields: Any) -> None:
+        if done == self.step:
+            raise Killed
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -60,3 +81,46 @@ def test_before_the_first_step_the_policy_is_the_parent_to_the_bit(
             found.append(policy.logprobs(collate([Row(group, group.completions)], policy.device)))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
+
+
+def test_with_adapters_the_kl_to_the_model_without_them_starts_at_zero(bench: Any) -> None:
+    rollouts = bench.rollouts()
+    flat = bench.shaped(rollouts, advantage=pl.lit(0.0))
+    scores = {"reference": bench.scores(rollouts)}
+    kl = {"algorithm": "grpo", "algorithm_args": {"regularizers.coefficient": 1.0}}
+    metrics = read_table(bench.train(rollouts=rollouts, shaped=flat, scores=scores, lora=LORA, **kl), Metrics)
+    assert metrics["loss"][0] == pytest.approx(0, abs=1e-10)
+    assert metrics["kl_behavior"][0] == pytest.approx(0, abs=1e-10)
+
+
+def test_adapters_are_resumed_to_the_byte_and_the_next_training_starts_from_the_merged_model(
+    bench: Any, train_spec: Train, tmp_path: Path
+) -> None:
+    spec = bench.spec(lora=LORA)
+    whole, broken = ({**spec, "store": str(tmp_path / name)} for name in ("whole", "broken"))
+    expected = train_spec(whole)
+    with pytest.raises(Killed):
+        train_spec(broken, KilledAt(5))
+    (point,) = (tmp_path / "broken").glob("checkpoint/*/.resume/step-*")
+    assert all("lora_" in key for key in load_file(point / "rank-0-of-1.safetensors"))
+    found = train_spec(broken)
+    assert found.id == expected.id
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < {
+        file.path for file in found.manifest.content.files
+    }
+    following = bench.train(policy=expected, lora=LORA, check_logprobs=False)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(expected.path), following.path / "adapter")
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(following.path)), logits(adapted), rtol=0, atol=1e-5)
+
+
+def test_targets_that_are_not_there_or_cannot_be_are_refused(bench: Any) -> None:
+    for targets, problem in ((["no_such_layer"], "no_such_layer"), (["lm_head"], "the output projection cannot have an adapter")):
+        with pytest.raises(UserError, match=f"train.lora.targets: .*{problem}"):
+            bench.train(lora={**LORA, "targets": targets})
+
+
+def test_bf16_adapters_have_fp32_masters_and_the_frozen_weights_have_none(model_path: Callable[..., Path]) -> None:
+    policy = Policy(model_path(), "bfloat16", trust_remote_code=False, lora=LoraConfig(**LORA))
+    assert {parameter.dtype for parameter in policy.parameters.values()} == {torch.float32}
+    assert all("lora_" in name for name in policy.parameters)
+    assert {parameter.dtype for parameter in policy.model.parameters()} == {torch.bfloat16}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask, in_line
 from pipeline.train.batch import Batch, collate

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.artifacts import Artifact, Work, read_table
 from pipeline.artifacts.store import load_artifact
-from pipeline.config import TrainConfig
+from pipeline.config_train import TrainConfig
 from pipeline.errors import StageFailed, UserError
 from pipeline.process import Event, Reporter, StageProcess
 from pipeline.train.training import learning_rate

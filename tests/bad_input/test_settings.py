@@ -1,0 +1,160 @@
+"""Kinds of bad configurations, graders and models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+WEIGHTS = "model/model.safetensors"
+UNFOLDING = "".join(["x0: &x0 [1]\n", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]\n" for i in range(1, 12))])
+MERGING = "".join(["x0: &x0 {a: 1}\n", *(f"x{i}: &x{i} {{<<: [{', '.join([f'*x{i - 1}'] * 10)}]}}\n" for i in range(1, 12))])
+Kinds = dict[str, tuple[Any, ...]]
+
+CONFIGS: Kinds = {
+    "no such file": (lambda p: p.path("run.yaml").unlink(), "run.yaml: no such config file"),
+    "a directory": (lambda p: None, "model: cannot be read: ", ("check", "model")),
+    "not UTF-8": (lambda p: p.write("run.yaml", b"name: \xff"), "run.yaml: cannot be read: 'utf-8' codec"),
+    "no mapping": (lambda p: p.write("run.yaml", "- 1"), "run.yaml: expected a mapping such as `name: demo`, found list"),
+    "broken YAML": (lambda p: p.write("run.yaml", "name: [\n"), "run.yaml: not valid YAML: "),
+    "a control character": (lambda p: p.write("run.yaml", "name: a\x07"), "run.yaml: not valid YAML: unacceptable character"),
+    "two documents": (lambda p: p.write("run.yaml", "name: a\n---\nname: b\n"), "run.yaml: not valid YAML: expected a single"),
+    "a key twice": (lambda p: p.more_yaml("name: b\n"), "run.yaml: not valid YAML: the key 'name' is there twice (line "),
+    "a tag that runs code": (
+        lambda p: p.more_yaml("store: !!python/object/apply:os.system ['touch made']\n"),
+        "run.yaml: not valid YAML: the tag 'tag:yaml.org,2002:python/object/apply:os.system'; tags are not read (line ",
+    ),
+    "a harmless tag": (lambda p: p.more_yaml("store: !!str 3\n"), "tags are not read (line "),
+    "aliases that unfold": (lambda p: p.more_yaml(UNFOLDING), "run.yaml: not valid YAML: unfolds into more than 100,000 values"),
+    "merges that unfold": (lambda p: p.more_yaml(MERGING), "run.yaml: not valid YAML: unfolds into more than 100,000 values"),
+    "an alias of what it lies in": (lambda p: p.more_yaml("store: &x [*x]\n"), "an alias that stands for what it lies in (line "),
+    "lists inside lists": (lambda p: p.more_yaml("store: " + "[" * 1000), "too many lists or mappings inside one another"),
+    "no day of the calendar": (lambda p: p.more_yaml("store: 2024-13-45\n"), "month must be in 1..12 (line "),
+    "a number of 5,000 digits": (lambda p: p.more_yaml("seed: " + "9" * 5000), "Exceeds the limit (4300 digits)"),
+    "true for a number": (
+        lambda p: p.settings(train__epochs=True),
+        "train.epochs: expected another value than true or false (yes, no, on and off are these too, unless in quotes)",
+    ),
+    "yes for a number": (lambda p: p.more_yaml("iterations: yes\n"), "iterations: expected another value than true or false"),
+    "true in a list of numbers": (lambda p: p.settings(evaluate__k=[True]), "evaluate.k: expected another value than true"),
+    "true in an algorithm": (
+        lambda p: p.settings(train__algorithm_args={"low": True}),
+        "train.algorithm_args: low: expected another value than true or false (found True)",
+    ),
+    "an unknown key": (lambda p: p.settings(train__epoch=3), "train.epoch: unknown key; did you mean `epochs`?"),
+    "a number out of range": (lambda p: p.settings(generate__top_p=1.5), "generate.top_p: Input should be less than"),
+    "infinity": (lambda p: p.settings(train__learning_rate=float("inf")), "train.learning_rate: Input should be a finite number"),
+    "a name that leaves its directory": (lambda p: p.settings(name="../../etc"), "name: String should match pattern"),
+    "text for a section": (lambda p: p.settings(train="fast"), "train: expected a section of settings, found 'fast'"),
+    "an unknown algorithm": (lambda p: p.settings(train__algorithm="gpro"), "no algorithm 'gpro'; did you mean "),
+    "no question in the template": (lambda p: p.settings(data__template="Q:"), "data.template: has no {question} in it"),
+    "chat without a chat template": (
+        lambda p: p.settings(data__chat=True),
+        "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template",
+    ),
+    "a store of an unknown kind": (
+        lambda p: p.settings(store="ftp://host/store"),
+        "store: ftp:// is not supported; use a directory, or s3://bucket/prefix",
+        ("run", "run.yaml"),
+    ),
+}
+
+GRADERS: Kinds = {
+    "an unknown grader": (lambda p: p.grader(grader="exact"), "components.0 (exact): no such grader; did you mean exact_match?"),
+    "no such module": (
+        lambda p: p.grader(grader="nowhere:grade"),
+        "(nowhere:grade): no module 'nowhere' in the working directory",
+    ),
+    "no such function": (lambda p: p.own_grader("lacks", "def grad(a, b, c): ..."), "has no 'grade'; did you mean grad?"),
+    "a module that fails": (lambda p: p.own_grader("fails", "1 / 0"), "importing fails failed: ZeroDivisionError"),
+    "a module that exits": (lambda p: p.own_grader("exits", "raise SystemExit(3)"), "importing exits failed: SystemExit: 3"),
+    "a part of Python": (
+        lambda p: p.grader(grader="subprocess:run"),
+        "(subprocess:run): subprocess is part of Python; a grader is a function of your own",
+    ),
+    "too few arguments": (
+        lambda p: p.own_grader("lonely", "def grade(x): ..."),
+        "is called as (completion, answer, prompt, **args)",
+    ),
+    "a coroutine": (lambda p: p.own_grader("later", "async def grade(a, b, c): ..."), "is an `async def`; a grader is a plain"),
+    "an unknown argument": (
+        lambda p: p.grader(grader="regex", args={"patern": "x"}),
+        "unknown arg `patern`; did you mean `pattern`?",
+    ),
+    "an argument of another type": (
+        lambda p: p.grader(grader="regex", args={"pattern": 3}),
+        "args.pattern: expected str, found 3",
+    ),
+    "a broken pattern": (lambda p: p.grader(grader="regex", args={"pattern": "(["}), "reward.components.0 (regex): "),
+    "an infinite weight": (
+        lambda p: p.grader(grader="exact_match", weight=float("nan")),
+        "weight is nan, expected a finite number",
+    ),
+    "two of one name": (
+        lambda p: p.settings(reward__components=[{"grader": "exact_match"}] * 2),
+        "reward: two components write reward_exact_match; give one of them another `name`",
+    ),
+}
+
+MODELS: Kinds = {
+    "no such directory": (
+        lambda p: p.settings(model__path="nowhere"),
+        "model.path: no directory nowhere. Give a model directory",
+    ),
+    "a file": (lambda p: p.settings(model__path="./train.jsonl"), "model.path: no directory ./train.jsonl"),
+    "not to be had": (lambda p: p.settings(model__path="owner/name"), "owner/name is no local directory and could not be had"),
+    "no config.json": (lambda p: p.path("model/config.json").unlink(), "model: not a Hugging Face model directory"),
+    "broken config.json": (lambda p: p.write("model/config.json", "{"), "model/config.json: not valid JSON: "),
+    "deep config.json": (lambda p: p.write("model/config.json", "[" * 100_000), "model/config.json: not valid JSON: "),
+    "config.json of another shape": (
+        lambda p: p.write("model/config.json", "[]"),
+        "config.json: expected a JSON object, found list",
+    ),
+    "code of its own": (
+        lambda p: p.write("model/config.json", '{"auto_map": {"AutoModel": "evil.Model"}}'),
+        "model/config.json: this model needs Python code that ships with it. Read that code; if you trust it, set model.trust",
+    ),
+    "pickled weights only": (
+        lambda p: p.path(WEIGHTS).rename(p.path("model/pytorch_model.bin")),
+        "model: no .safetensors weights. Pickled weights are not read; convert them with `model.save_pretrained(",
+    ),
+    "weights cut off": (lambda p: p.write(WEIGHTS, b"\x02\0\0\0\0\0\0\0{"), "model.safetensors: not whole: "),
+    "weights with a header of 1 TB": (
+        lambda p: p.write(WEIGHTS, (1 << 40).to_bytes(8, "little") + b"{}"),
+        "model.safetensors: not whole: Error while deserializing header: header too large. Copy or download it again",
+    ),
+    "weights that are a pickle": (lambda p: p.write(WEIGHTS, b"\x80\x04\x95" * 9), "model.safetensors: not whole: "),
+    "a pointer of Git LFS": (
+        lambda p: p.write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"),
+        "Copy or download it again: it is a Git LFS pointer, `git lfs pull` fetches the file",
+    ),
+    "an index that names a missing file": (
+        lambda p: p.write(f"{WEIGHTS}.index.json", '{"weight_map": {"a": "other.safetensors"}}'),
+        "model.safetensors.index.json: names other.safetensors, which is not in model",
+    ),
+    "an index that names a file elsewhere": (
+        lambda p: p.write(f"{WEIGHTS}.index.json", '{"weight_map": {"a": "../../x.safetensors"}}'),
+        "model.safetensors.index.json: names ../../x.safetensors, which is not in model",
+    ),
+    "a link to a file elsewhere": (
+        lambda p: p.link("model/tokenizer.json", "/etc/hostname"),
+        "model/tokenizer.json: a link to /etc/hostname, outside the model. Put the file itself there",
+    ),
+    "no tokenizer": (lambda p: p.path("model/tokenizer.json").unlink(), "model: no tokenizer (such as tokenizer.json)"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS.values(), ids=CONFIGS)
+def test_bad_configurations_are_refused(project: Any, kind: tuple[Any, ...]) -> None:
+    project.refuses(*kind)
+    assert not project.path("made").exists()
+
+
+@pytest.mark.parametrize("kind", GRADERS.values(), ids=GRADERS)
+def test_bad_graders_are_refused(project: Any, kind: tuple[Any, ...]) -> None:
+    project.refuses(*kind)
+
+
+@pytest.mark.parametrize("kind", MODELS.values(), ids=MODELS)
+def test_bad_models_are_refused(project: Any, kind: tuple[Any, ...]) -> None:
+    project.refuses(*kind)
