@@ -28,28 +28,30 @@ def prompts_figures(held: Held, rows: pl.DataFrame) -> Iterator[Figure]:
     """Of a prompts artifact, from the facts that `question_keys` selects."""
     remedy = "Remove the repeated questions: a question that is there twice counts twice."
     for name, words in (("exact", "questions that repeat another"), ("normalized", "questions that repeat, normalized text")):
-        share = 1 - rows[name].n_unique() / len(rows)
+        share = 1 - rows[name].n_unique() / max(len(rows), 1)
         yield _figure(held, f"share of {words}", share, most=0.0, remedy=remedy)
 
 
 def rollouts_figures(held: Held, rows: pl.DataFrame) -> Iterator[Figure]:
     """Of a rollouts artifact, from its checks' facts."""
+    if rows.is_empty():
+        return
     groups = (
         rows.drop_nulls("reward").group_by("group_id").agg(spread=pl.col("reward").max() - pl.col("reward").min(), n=pl.len())
     )
     several = groups.filter(pl.col("n") > 1)
     if len(several):
         remedy = "Such groups teach nothing to methods with a group baseline: choose harder or easier prompts."
-        share = float((several["spread"] < DEAD_RANGE).mean() or 0.0)
+        share = int((several["spread"] < DEAD_RANGE).sum()) / len(several)
         yield _figure(held, "share of groups whose rewards are all equal", share, most=0.9, remedy=remedy)
-    cut = float((rows["status"] == "truncated").mean() or 0.0)
+    cut = int((rows["status"] == "truncated").sum()) / len(rows)
     yield _figure(held, "share of completions cut at max_tokens", cut, most=0.2, remedy="Raise generate.max_tokens.")
-    failed = float(rows["status"].is_in(["reward_error", "engine_error"]).mean() or 0.0)
+    failed = int(rows["status"].is_in(["reward_error", "engine_error"]).sum()) / len(rows)
     yield _figure(held, "share of completions that failed", failed, most=0.05, remedy="The rows' error column says why.")
     read = rows.filter("whole")
     if len(read):
         copies = read.group_by("group_id").agg(n=pl.len(), distinct=pl.col("text").n_unique())
-        share = float(1 - copies["distinct"].sum() / copies["n"].sum())
+        share = 1 - int(copies["distinct"].sum()) / int(copies["n"].sum())
         remedy = "Greedy or low-temperature sampling, or a policy that has collapsed: look at the entropy."
         yield _figure(held, "share of completions that repeat one of their group", share, most=0.9, remedy=remedy)
         both = read.drop_nulls("reward")

@@ -48,7 +48,7 @@ class Graph:
     def leaves(self) -> list[Node]:
         """Artifacts that nothing here was made from, the newest first."""
         used = {parent.id for node in self.nodes.values() for parent in node.parents}
-        return [node for node in reversed(self.nodes.values()) if node.id not in used]
+        return [node for node in reversed(list(self.nodes.values())) if node.id not in used]
 
     @property
     def commands(self) -> list[str]:

@@ -15,6 +15,7 @@ from pipeline.audit.findings import Ledger, Spot
 from pipeline.audit.holdings import Held, Shelf, unique_keys
 from pipeline.audit.scope import Scope, references_in
 from pipeline.config import RewardComponent, RunConfig
+from pipeline.errors import UserError
 from pipeline.parts import Part
 from pipeline.run import FORMAT, RECORD
 from schemas.manifest import UNSEALED, seal_holds
@@ -40,6 +41,9 @@ def check_record(scope: Scope, shelf: Shelf, ledger: Ledger) -> None:
     except ValidationError as error:
         said = {"expected": "a config of this version of rollbook", "found": " ".join(str(error).split())}
         spot.unknown("lineage", "config", **said, remedy="Audit it with the version of rollbook that wrote it.")
+    except UserError as error:
+        remedy = "Audit it with the version of rollbook, and the packages, that made the run."
+        spot.unknown("lineage", "config", expected="settings that this version knows", found=str(error), remedy=remedy)
     except (KeyError, TypeError, AttributeError) as error:
         found = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         spot.error("lineage", "record", expected="a run record", found=found, remedy=RERUN)

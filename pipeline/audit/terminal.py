@@ -130,7 +130,9 @@ def _figures(node: Node) -> Iterator[tuple[str, str]]:
     purpose = node.held.recipe.get("purpose")
     if isinstance(purpose, str):
         yield "for", purpose
-    first = ((summary.get("pass_at") or {}).get("1") or {}).get("value")
+    first = summary.get("pass_at")
+    for name in ("1", "value"):
+        first = first.get(name) if isinstance(first, dict) else None
     if isinstance(first, float):
         yield "pass@1", number(first)
 

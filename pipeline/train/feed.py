@@ -14,7 +14,7 @@ from typing import TypeVar
 from pipeline.algorithms.tokens import Totals
 from pipeline.config_train import TrainConfig
 from pipeline.train.batch import Batch, Flat, collate, flatten
-from pipeline.train.plan import CostModel, Row, micro_batches, rows_of, steps_of_epoch
+from pipeline.train.plan import CostModel, Packing, Row, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
 from pipeline.train.snapshot import Completion, Snapshot
 from pipeline.train.team import Team
 
@@ -47,6 +47,8 @@ class Step:
     """All tokens of the step in order of ranks and passes, for losses that need them at once."""
     start: int
     """Where this rank's tokens start in `whole`."""
+    packing: Packing
+    """How the rows of all ranks are packed."""
 
 
 class Feed:
@@ -71,8 +73,9 @@ class Feed:
         return ahead(self._step(number) for number in range(start, len(self.plan)))
 
     def rows(self, group: int) -> list[Row]:
-        """The rows of one group."""
-        return rows_of(self._snapshot[group], self._cost)
+        """The rows of one group, as many as one pass takes."""
+        rows = rows_of(self._snapshot[group], self._cost)
+        return micro_batches(rows, self._config.tokens_per_micro_batch, self._cost)[0]
 
     def _step(self, number: int) -> Step:
         epoch, numbers = self.plan[number]
@@ -92,22 +95,17 @@ class Feed:
             passes=[Pass(batch=collate(part or [shortest], device), idle=not part) for part in own],
             whole=flatten([row for share in shares for part in share for row in part], device) if self._whole_step else None,
             start=sum(len(completion.tokens) for row in before for completion in row.completions),
+            packing=packing([part for share in shares for part in share], self._cost),
         )
 
 
 def deal(rows: Sequence[Row], ranks: int, token_budget: int, cost: CostModel) -> list[list[list[Row]]]:
     """Micro-batches of each rank: as many for every rank, and about as much work.
 
-    The costliest row goes first, always to the rank that has least. A rank with fewer micro-batches than another cuts its
+    Rows are halved where that evens the ranks out. A rank with fewer micro-batches than another cuts its
     largest ones in two; one that has too few rows for that gets empty ones.
     """
-    dealt: list[list[Row]] = [[] for _ in range(ranks)]
-    loads = [0.0] * ranks
-    for row in sorted(rows, key=lambda row: row.length, reverse=True) if ranks > 1 else rows:
-        rank = loads.index(min(loads))
-        dealt[rank].append(row)
-        loads[rank] += cost.row(row.length)
-    shares = [micro_batches(own, token_budget) for own in dealt]
+    shares = [micro_batches(own, token_budget, cost) for own in spread(cut_for(rows, ranks, cost), ranks, cost)]
     count = max(len(share) for share in shares)
     return [_in_parts(share, count) for share in shares]
 

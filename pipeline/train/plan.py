@@ -2,11 +2,16 @@
 
 A row is [prompt, completion, completion, ...]: the prompt is computed once, and every completion sees the prompt and
 itself. Everything here follows from lengths and the seed, so it is the same on every machine.
+
+Which groups make a step is drawn by lot; how their rows are packed within the step changes the result by rounding only. So
+packing is free to look for the best fit, and never touches the shuffling.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,11 +34,42 @@ class Row:
 class CostModel:
     """Cost of a row of n tokens, in units of one token's matrix products: n + n^2 / attention_scale."""
 
-    attention_scale: float
-    """Row length at which attention costs as much as everything else."""
+    attention_scale: float = math.inf
+    """Length at which attention costs as much as everything else, where every pair of positions of a row costs something.
+    Infinite where only those that see each other do; rows are then laid out in a line, without padding."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows lie side by side, filled up to the longest."""
+        return math.isfinite(self.attention_scale)
 
     def row(self, length: int) -> float:
         return length + length * length / self.attention_scale
+
+
+SEEN = CostModel()
+"""Only what is seen costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How well some rows were packed."""
+
+    passes: int = 0
+    tokens: int = 0
+    """Of prompts and completions, as often as they are computed."""
+    laid_out: int = 0
+    """Positions, padding included."""
+    unshared: int = 0
+    """Tokens there would be if every completion had its prompt to itself."""
+
+    def __add__(self, other: Packing) -> Packing:
+        return Packing(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
+
+    def shares(self) -> dict[str, float]:
+        """Share of positions that are padding, and of tokens that sharing prompts spares."""
+        both = {"padding": self.laid_out, "prompt_reuse": self.unshared}
+        return {name: 1 - self.tokens / of if of else 0.0 for name, of in both.items()}
 
 
 def steps_of_epoch(groups: Sequence[str], sizes: Sequence[int], batch_completions: int, seed: int, epoch: int) -> list[list[int]]:
@@ -61,25 +97,99 @@ def _rank(seed: int, epoch: int, group: str) -> bytes:
 
 
 def rows_of(group: Group, cost: CostModel) -> list[Row]:
-    """Cut a group into rows at the least cost: sharing the prompt saves its tokens, long rows pay for masked attention."""
-    completions = group.completions
-    best: tuple[float, list[Row]] | None = None
-    for parts in range(1, len(completions) + 1):
-        per_row = -(-len(completions) // parts)
-        rows = [Row(group, completions[i : i + per_row]) for i in range(0, len(completions), per_row)]
-        total = sum(cost.row(row.length) for row in rows)
-        if best is None or total < best[0]:
-            best = total, rows
-    assert best is not None
-    return best[1]
+    """Cut a group into rows at the least cost: sharing the prompt saves its tokens, long rows may pay for masked attention."""
+    whole = Row(group, group.completions)
+    if not cost.pads:
+        return [whole]
+    cuts = [_cut(whole, parts) for parts in range(1, len(group.completions) + 1)]
+    return min(cuts, key=lambda rows: sum(cost.row(row.length) for row in rows))
 
 
-def micro_batches(rows: list[Row], token_budget: int) -> list[list[Row]]:
-    """Put rows of like length together, so that rows x longest stays within the budget (a longer row goes alone)."""
+def _cut(row: Row, parts: int) -> list[Row]:
+    """A row in parts of as many completions each, or one less."""
+    per_row = -(-len(row.completions) // parts)
+    return [Row(row.group, row.completions[i : i + per_row]) for i in range(0, len(row.completions), per_row)]
+
+
+def micro_batches(rows: Sequence[Row], token_budget: int, cost: CostModel = SEEN) -> list[list[Row]]:
+    """Cut rows that are longer than the budget, and put them together within it. A completion that is longer goes alone."""
+    rows = sorted((part for row in rows for part in _within(row, token_budget)), key=lambda row: row.length, reverse=True)
+    return _side_by_side(rows, token_budget) if cost.pads else _in_line(rows, token_budget)
+
+
+def _within(row: Row, token_budget: int) -> list[Row]:
+    """A row in as few parts as fit the budget."""
+    cuts = (_cut(row, parts) for parts in range(1, len(row.completions) + 1))
+    fits = (rows for rows in cuts if max(part.length for part in rows) <= token_budget)
+    return next(fits, [Row(row.group, [completion]) for completion in row.completions])
+
+
+def _side_by_side(rows: list[Row], token_budget: int) -> list[list[Row]]:
+    """Rows of like length together, so that rows x longest stays within the budget."""
     batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.length, reverse=True):
+    for row in rows:
         if batches and batches[-1][0].length * (len(batches[-1]) + 1) <= token_budget:
             batches[-1].append(row)
         else:
             batches.append([row])
     return batches
+
+
+def _in_line(rows: list[Row], token_budget: int) -> list[list[Row]]:
+    """As few batches as first-fit needs for rows in falling order, as evenly filled as they can be."""
+    batches: list[list[Row]] = []
+    room: list[int] = []
+    for row in rows:
+        place = next((index for index, free in enumerate(room) if row.length <= free), len(room))
+        if place == len(room):
+            batches.append([])
+            room.append(token_budget)
+        batches[place].append(row)
+        room[place] -= row.length
+    even = spread(rows, len(batches), SEEN)
+    fits = all(len(batch) == 1 or sum(row.length for row in batch) <= token_budget for batch in even)
+    return even if fits else batches
+
+
+def spread(rows: Sequence[Row], hands: int, cost: CostModel) -> list[list[Row]]:
+    """Give rows to so many hands: the costliest first, always to the one that has least."""
+    dealt: list[list[Row]] = [[] for _ in range(hands)]
+    loads = [(0.0, hand) for hand in range(hands)]
+    for row in sorted(rows, key=lambda row: row.length, reverse=True):
+        load, hand = heapq.heappop(loads)
+        dealt[hand].append(row)
+        heapq.heappush(loads, (load + cost.row(row.length), hand))
+    return dealt
+
+
+def cut_for(rows: Sequence[Row], hands: int, cost: CostModel) -> list[Row]:
+    """Rows of which each hand can be given about as much: the longest of the fullest hand is halved while that helps."""
+
+    def fullest(rows: Sequence[Row]) -> list[Row]:
+        return max(spread(rows, hands, cost), key=load)
+
+    def load(hand: Sequence[Row]) -> float:
+        return sum(cost.row(row.length) for row in hand)
+
+    rows = list(rows)
+    while hands > 1 and rows:
+        most = fullest(rows)
+        longest = max(most, key=lambda row: row.length * (len(row.completions) > 1))
+        halved = [part for row in rows for part in (_cut(row, 2) if row is longest else [row])]
+        if len(longest.completions) < 2 or load(fullest(halved)) > 0.95 * load(most):
+            break
+        rows = halved
+    return rows
+
+
+def packing(batches: Sequence[Sequence[Row]], cost: CostModel) -> Packing:
+    """How well rows are packed into micro-batches."""
+    rows = [row for batch in batches for row in batch]
+    widths = (len(batch) * max(row.length for row in batch) for batch in batches if batch)
+    tokens = sum(row.length for row in rows)
+    return Packing(
+        passes=len(batches),
+        tokens=tokens,
+        laid_out=sum(widths) if cost.pads else tokens,
+        unshared=sum(len(row.group.prompt) * (len(row.completions) - 1) + row.length for row in rows),
+    )

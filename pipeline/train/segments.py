@@ -148,10 +148,10 @@ class _Segments(torch.autograd.Function):
             parts.append(_attend(q, k, v, 0.0, True, scale=scale))
         out = torch.cat([_as_rows(part) for part, _ in parts]).index_select(0, plan.order)
         log_sum = torch.cat([_as_rows(part[..., None]) for _, part in parts]).index_select(0, plan.order)
-        for places, prompt in plan.cross:
-            q, k, v = _cross(query, places), _cross(key, prompt), _cross(value, prompt)
+        for asking, prompt in plan.cross:
+            q, k, v = _cross(query, asking), _cross(key, prompt), _cross(value, prompt)
             part, part_sum = _attend(q, k, v, 0.0, False, scale=scale)
-            here, sums = out[places.places], log_sum[places.places]
+            here, sums = out[asking.places], log_sum[asking.places]
             part_sum = _as_rows(part_sum[..., None])
             here.lerp_(_as_rows(part), torch.sigmoid(part_sum - sums).to(out.dtype))
             sums.copy_(torch.logaddexp(sums, part_sum))

@@ -111,6 +111,7 @@ def _notes(spec: Event, training: Training) -> dict[str, Any]:
         "trained_parameters": training.trained_parameters,
         "settings": {name: spec["train"][name] for name in sorted(WORK_SETTINGS)},
         "attention": training.policy.attention,
+        "packing": training.packing.shares() | {"passes": training.packing.passes},
         "ranks": training.records.ranks,
         "seconds": {"steps": float(timing["seconds"].sum()), "waiting_for_data": float(timing["data_seconds"].sum())},
     }

@@ -71,7 +71,7 @@ class Started:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background ignores it
             )
 
-    def wait(self, timeout: float = 5 * MINUTES) -> Ended:
+    def wait(self, timeout: float = 10 * MINUTES) -> Ended:
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -85,7 +85,7 @@ class Started:
         """Standard error so far."""
         return self._err.read_text(errors="replace")
 
-    def until(self, happened: Callable[[], Any], timeout: float = 5 * MINUTES) -> None:
+    def until(self, happened: Callable[[], Any], timeout: float = 10 * MINUTES) -> None:
         """Wait for something that the command does."""
         deadline = time.monotonic() + timeout
         while not happened():
@@ -139,7 +139,7 @@ class Rollbook:
         self._started.append(Started([str(a) for a in arguments], cwd or self._home, {**self.environment, **environment}))
         return self._started[-1]
 
-    def __call__(self, *arguments: object, cwd: Path | None = None, timeout: float = 5 * MINUTES, **environment: str) -> Ended:
+    def __call__(self, *arguments: object, cwd: Path | None = None, timeout: float = 10 * MINUTES, **environment: str) -> Ended:
         return self.start(*arguments, cwd=cwd, **environment).wait(timeout)
 
     def end_all(self) -> None:

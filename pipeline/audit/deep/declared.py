@@ -48,7 +48,7 @@ def _settings(algorithm: Algorithm, slots: tuple[str, ...], recipe: Mapping[str,
     for slot in slots:
         value, stated = getattr(algorithm, slot), recipe.get(slot)
         several = isinstance(value, tuple)
-        entries = list(stated or ()) if several else [stated]
+        entries: list[Any] = list(stated or ()) if several else [stated]
         for _, place, cell in cells_of(algorithm, (slot,)):
             owner = slot if place is None else f"{slot}.{place}"
             if entries and isinstance(entries[0], dict) and entries[0].get("cell") == type(cell).__name__:

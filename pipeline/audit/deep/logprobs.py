@@ -136,7 +136,8 @@ def _difference(row: dict[str, Any]) -> NDArray[np.float64]:
     if len(stored) != len(again):
         return np.array([math.inf])
     drawn = np.ones(len(stored), bool) if row["action_mask"] is None else np.asarray(row["action_mask"], bool)
-    return np.abs(stored - again)[drawn]
+    difference: NDArray[np.float64] = np.abs(stored - again)[drawn]
+    return difference
 
 
 def _distribution(held: Held, checkpoint: Held, dtype: str, differences: list[NDArray[np.float64]]) -> Distribution:

@@ -117,7 +117,7 @@ def gradient_of(policy: Policy) -> Tensor:
 
 def parts_within(groups: list[Group], budget: int, cost: CostModel) -> list[list[Row]]:
     """As training cuts a step."""
-    return micro_batches([row for group in groups for row in rows_of(group, cost)], budget)
+    return micro_batches([row for group in groups for row in rows_of(group, cost)], budget, cost)
 
 
 Cut = Callable[[list[Group]], list[list[Row]]]

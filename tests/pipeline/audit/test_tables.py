@@ -28,9 +28,13 @@ def finding(found: Audit, check: str, column: str | None = None) -> Any:
 
 
 ROLLOUTS: dict[str, tuple[dict[str, pl.Expr], str, str]] = {
-    "a logprob above 0": ({"behavior_logprobs": only_first(-LOGPROBS, "behavior_logprobs")}, "rows", "behavior_logprobs"),
+    "a logprob above 0": (
+        {"behavior_logprobs": only_first(LOGPROBS.list.eval(-pl.element()), "behavior_logprobs")},
+        "rows",
+        "behavior_logprobs",
+    ),
     "a logprob that is NaN": (
-        {"behavior_logprobs": only_first(LOGPROBS * float("nan"), "behavior_logprobs")},
+        {"behavior_logprobs": only_first(LOGPROBS.list.eval(pl.element() * float("nan")), "behavior_logprobs")},
         "rows",
         "behavior_logprobs",
     ),
@@ -54,7 +58,7 @@ ROLLOUTS: dict[str, tuple[dict[str, pl.Expr], str, str]] = {
         "group name",
         "group_id",
     ),
-    "a row in another group": ({"group_id": only_first(pl.col("group_id").last(), "group_id")}, "rows", ""),
+    "a row in another group": ({"group_id": only_first(pl.col("group_id").last(), "group_id")}, "rows", "group_id"),
     "a status that is not how it ended": (
         {"status": pl.when(pl.col("status") == "truncated").then(pl.lit("ok")).otherwise(pl.col("status"))},
         "status",

@@ -16,7 +16,16 @@ from pipeline.run import Run
 
 SECTIONS = ("Accuracy", "Training rollouts", "Training", "Time and tokens", "Best and worst rollouts", "Settings", "Lineage")
 PLOTS = (
-    *("Held-out accuracy", "pass@k", "Reward distribution", "Solved by group", "Response length", "Statuses", "Kept and dropped", "Loss"),
+    *(
+        "Held-out accuracy",
+        "pass@k",
+        "Reward distribution",
+        "Solved by group",
+        "Response length",
+        "Statuses",
+        "Kept and dropped",
+        "Loss",
+    ),
     *("Gradient norm", "Entropy", "KL to the behavior policy", "Importance ratio", "Clip fraction", "Effective sample size"),
     *("Engine and trainer", "Time per stage"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train.plan import CostModel, Row, micro_batches, rows_of, steps_of_epoch
+from pipeline.train.plan import SEEN, CostModel, Packing, Row, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
 from pipeline.train.snapshot import Group
 
 MakeGroup = Callable[..., Group]
@@ -111,21 +112,61 @@ def test_in_between_a_prompt_is_shared_by_some(make_group: MakeGroup) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20), budget=st.integers(1, 300))
-def test_micro_batches_hold_every_row_once_within_the_budget(
-    make_group: MakeGroup, row_of: Callable[[Group], Row], lengths: list[int], budget: int
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 40), lengths), min_size=1, max_size=6),
+    budget=st.integers(1, 300),
+    scale=st.sampled_from([50.0, math.inf]),
+)
+def test_micro_batches_hold_every_completion_once_within_the_budget(
+    make_group: MakeGroup, row_of: Callable[[Group], Row], groups: list[tuple[int, list[int]]], budget: int, scale: float
 ) -> None:
-    rows = [row_of(make_group(1, [length], number)) for number, length in enumerate(lengths)]
-    batches = micro_batches(rows, budget)
-    assert sorted(id(row) for batch in batches for row in batch) == sorted(map(id, rows))
+    rows = [row_of(make_group(prompt, sizes, number)) for number, (prompt, sizes) in enumerate(groups)]
+    cost = CostModel(scale)
+    batches = micro_batches(rows, budget, cost)
+    held = [id(completion) for batch in batches for row in batch for completion in row.completions]
+    assert sorted(held) == sorted(id(completion) for row in rows for completion in row.completions)
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(row.length for row in batch) <= budget
+        longest = max(row.length for row in batch)
+        alone = len(batch) == 1 and len(batch[0].completions) == 1
+        assert alone or (len(batch) * longest if cost.pads else sum(row.length for row in batch)) <= budget
 
 
-def test_rows_of_like_length_go_together(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+def test_rows_of_like_length_go_together_where_rows_are_padded(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
     rows = [row_of(make_group(1, [length], number)) for number, length in enumerate([1, 9, 2, 9, 1])]
-    batches = micro_batches(rows, 20)
+    batches = micro_batches(rows, 20, CostModel(100))
     assert [[row.length for row in batch] for batch in batches] == [[10, 10], [3, 2, 2]]
+
+
+def test_rows_in_a_line_fill_as_few_batches_as_can_be_and_evenly(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+    rows = [row_of(make_group(1, [length - 1], number)) for number, length in enumerate([2, 9, 5, 4, 7, 3])]
+    # 30 tokens in budgets of 16 need two batches; first-fit would fill them with 9 + 7 and 5 + 4 + 3 + 2.
+    assert [[row.length for row in batch] for batch in micro_batches(rows, 16)] == [[9, 4, 2], [7, 5, 3]]
+    assert [[row.length for row in batch] for batch in micro_batches(rows, 30)] == [[9, 7, 5, 4, 3, 2]]
+
+
+def test_a_row_longer_than_the_budget_is_cut(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+    row = row_of(make_group(10, [5, 5, 5, 5, 5]))
+    assert [[part.length for part in batch] for batch in micro_batches([row], 25)] == [[25], [20]]
+    assert [[part.length for part in batch] for batch in micro_batches([row], 12)] == [[15]] * 5
+
+
+def test_rows_are_halved_while_that_evens_out_the_hands(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+    one = row_of(make_group(2, [8, 8, 8, 8]))
+    assert [row.length for row in cut_for([one], 2, SEEN)] == [18, 18]
+    assert [row.length for row in cut_for([one], 1, SEEN)] == [34]
+    three = [row_of(make_group(2, [8, 8], number)) for number in range(3)]
+    assert [sum(row.length for row in hand) for hand in spread(cut_for(three, 2, SEEN), 2, SEEN)] == [28, 28]
+    assert cut_for([], 2, SEEN) == []
+
+
+def test_packing_counts_padding_and_what_sharing_prompts_spares(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+    long, short = row_of(make_group(10, [5, 5])), row_of(make_group(4, [2]))
+    found = packing([[long, short]], CostModel(100))
+    # Rows of 20 and 6 positions; separate rows would have 15 + 15 + 6.
+    assert (found.tokens, found.laid_out, found.unshared, found.passes) == (26, 40, 36, 1)
+    assert found.shares() == {"padding": pytest.approx(14 / 40), "prompt_reuse": pytest.approx(10 / 36)}
+    assert (packing([[long], [short]], SEEN) + Packing()).shares()["padding"] == 0
+    assert Packing().shares() == {"padding": 0.0, "prompt_reuse": 0.0}
 
 
 @pytest.mark.parametrize("budget", [16, 10_000])

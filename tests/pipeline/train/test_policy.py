@@ -55,7 +55,7 @@ def in_parts(size: int) -> Cut:
 
 def within(budget: int, cost: CostModel) -> Cut:
     """As training cuts a step."""
-    return lambda groups: micro_batches([row for group in groups for row in rows_of(group, cost)], budget)
+    return lambda groups: micro_batches([row for group in groups for row in rows_of(group, cost)], budget, cost)
 
 
 CUTS = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,3 +134,16 @@ def is_rank_1(environment: Path, test: Path) -> bool:
     except OSError:
         return False
     return b"RANK=1" in variables and f"NAME_OF_TEST={test}".encode() in variables
+
+
+@pytest.mark.slow
+def test_torchrun_may_start_the_ranks(bench: Any, train_spec: Train, tmp_path: Path) -> None:
+    spec, file = in_store(bench.spec(epochs=1), tmp_path / "two"), tmp_path / "spec.json"
+    file.write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "pipeline.train", str(file)]
+    for _ in range(2):  # the second time it is there
+        ended = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=300, check=True)
+        assert json.loads(ended.stdout.splitlines()[-1])["event"] == "result"
+    found = train_spec(spec)
+    assert ranks(found) == [(0, 2)]
+    assert_same_training(found, train_spec(in_store(spec, tmp_path / "one")))

@@ -257,13 +257,13 @@ def test_decoupled_ppo_is_ppo_where_the_proximal_policy_drew_the_data(bench: Any
         assert decoupled[name] == pytest.approx(ppo[name], rel=1e-2, abs=1e-5), name
 
 
-def test_rollouts_of_another_checkpoint_are_refused(bench: Any) -> None:
-    rollouts = bench.rollouts()
-    moved = bench.train(rollouts=rollouts, learning_rate=0.05)
+def test_rollouts_that_claim_to_be_of_the_parent_and_are_not_are_refused(bench: Any, rows: Rows) -> None:
+    moved = bench.train(learning_rate=0.05)
+    claimed = bench.rollouts([{**row, "policy_id": moved.id} for row in rows])
     with pytest.raises(
         UserError, match=r"differ from the stored ones by .* Likely causes: the rollouts are not from this checkpoint"
     ):
-        bench.train(rollouts=rollouts, policy=moved)
+        bench.train(rollouts=claimed, policy=moved)
 
 
 def test_how_far_stored_logprobs_may_differ_is_a_setting(bench: Any, rows: Rows) -> None:
