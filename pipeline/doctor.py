@@ -20,7 +20,8 @@ Level = Literal["ok", "note", "warning", "error"]
 PARTS = ("torch", "transformers", "polars", "pyarrow", "dataframely", "prefect")
 EXTRAS = {
     "peft": "LoRA (train.lora)",
-    "s3fs": "stores on S3 (store: s3://...)",
+    "boto3": "stores on S3 (store: s3://...)",
+    "model-signing": "rollbook sign and verify",
     "tensorboard": "rollbook track --to tensorboard",
     "wandb": "rollbook track --to wandb",
     "mlflow-skinny": "rollbook track --to mlflow",

@@ -150,7 +150,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST:
         raise ValueError(f"longer than {readable(LONGEST)}")
     try:
-        text = line.decode("utf-8")
+        text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text: {error.reason} at byte {error.start}") from None
     try:
@@ -159,6 +159,8 @@ def _json_object(line: bytes) -> dict[str, Any]:
         raise ValueError("not valid JSON: too many lists or objects inside one another") from None
     except _TwiceError:
         raise
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error.msg} (column {error.colno})") from None
     except ValueError as error:
         raise ValueError(f"not valid JSON: {str(error).partition(';')[0]}") from None
     if not isinstance(value, dict):

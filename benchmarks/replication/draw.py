@@ -79,7 +79,8 @@ def finals(frame: pl.DataFrame) -> Figure:
         ax.axvline(float(str(start)), color="#5f6b77", linewidth=1, linestyle=":")
         for place, label in enumerate(labels):
             rows = last.filter(pl.col("regime") == regime, pl.col("rate") == rate, pl.col("arm") == label)["pass_at_1"]
-            ax.plot(rows.to_list(), [place] * len(rows), "o", color=COLORS.get(label, "#5f6b77"), markersize=4, alpha=0.7)
+            values: Any = rows.to_list()
+            ax.plot(values, [place] * len(rows), "o", color=COLORS.get(label, "#5f6b77"), markersize=4, alpha=0.7)
             if len(rows):
                 ax.plot([rows.mean()], [place], "|", color=COLORS.get(label, "#5f6b77"), markersize=11)
         ax.set_yticks(range(len(labels)), labels if number % len({r for r, _ in by_cell}) == 0 else [""] * len(labels))

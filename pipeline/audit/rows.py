@@ -95,7 +95,10 @@ class TableFile:
             size = _batch_rows(self.parquet.metadata.row_group(number), whole)
             pieces = self.parquet.iter_batches(size, row_groups=[number], columns=read, use_threads=False)
             for piece in pieces:
-                frame: Any = pl.from_arrow(piece)
+                plain = pa.RecordBatch.from_arrays(
+                    piece.columns, names=piece.schema.names
+                )  # without metadata, which may be anything
+                frame: Any = pl.from_arrow(plain)
                 if not whole:
                     frame = frame.with_columns(**heavy).select(names)
                 yield Batch(first, frame, whole)

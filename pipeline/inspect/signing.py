@@ -58,7 +58,7 @@ def targets(place: Place, signatures: Path | None) -> list[Target]:
     """
     found = []
     for artifact in {use.artifact.url: use.artifact for use in place.uses}.values():
-        where = artifact.path.absolute()
+        where = artifact.path if artifact.path.name not in ("", "..") else artifact.path.absolute()
         if signatures is None and artifact.url.startswith("s3:"):
             raise UserError(f"{artifact.url}: lies in a bucket. Name a directory for signatures: --signatures DIR")
         name = f"{artifact.kind}-{where.name}{SUFFIX}"
@@ -103,7 +103,7 @@ def verify(wanted: Iterable[Target], key: Path) -> Iterator[Verdict]:
             with redirect_stdout(StringIO()):  # the library prints warnings there
                 verifier.verify(target.path, target.signature)
         except Exception as error:  # whatever a stranger's signature makes the library stumble over
-            yield Verdict(target.name, "wrong", _reason(error))
+            yield Verdict(target.name, "wrong", _reason(error, target.path.name))
         else:
             yield Verdict(target.name, "signed")
 
@@ -136,12 +136,19 @@ def _password() -> bytes | None:
     return password.encode() if password else None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, alone: str = ".") -> str:
+    """What the library or our own check said, in a line.
+
+    Args:
+        alone: name of the file, where it is one file that was signed; the library calls that a dot.
+    """
     text = " ".join((str(error) or type(error).__name__).split())
     if type(error).__name__ == "InvalidSignature" or text.startswith("Key mismatch"):
         return "signed with another key, or the signature was changed"
     if text.startswith("Signature mismatch"):
-        changed = [f"{name} was changed" for name in re.findall(r"Hash mismatch for \\?'([^'\\]*)", text)]
+        changed = [
+            f"{alone if name == '.' else name} was changed" for name in re.findall(r"Hash mismatch for \\?'([^'\\]*)", text)
+        ]
         parts = re.findall(r"Extra files found in model '[^']*': ([^\"]*)|Missing files in model '[^']*': ([^\"]*)", text)
         return "; ".join(changed + [f"not signed: {extra}" if extra else f"missing: {gone}" for extra, gone in parts])
     if isinstance(error, KeyError | UnicodeDecodeError | json.JSONDecodeError) or type(error).__name__ == "ValidationError":

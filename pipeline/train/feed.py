@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipeline.algorithms.tokens import Totals
@@ -47,7 +47,7 @@ class Step:
     """All tokens of the step in order of ranks and passes, for losses that need them at once."""
     start: int
     """Where this rank's tokens start in `whole`."""
-    packing: Packing
+    packing: Packing = field(default_factory=Packing)
     """How the rows of all ranks are packed."""
 
 

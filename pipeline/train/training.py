@@ -51,7 +51,7 @@ class Training:
         """
         torch.use_deterministic_algorithms(True, warn_only=True)
         # It would fill new memory with NaN before use, to show who reads what nobody wrote; that is 2 to 3 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.parent, self.snapshot, self.config, self.team, self.reporter = parent, snapshot, config, team, reporter
         self.iteration: int = recipe["iteration"]
         self.policy = Policy(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Con
 
 from flows.chain import chain
 from pipeline.artifacts import Artifact, Request, Store, Work, read_table
+from pipeline.artifacts.files import sha256_of
 from pipeline.artifacts.store import load_artifact
 from pipeline.compare.plan import make_plan
 from pipeline.compare.table import record
@@ -27,6 +29,7 @@ from pipeline.evaluate.stage import evaluate
 from pipeline.generate.seeds import completion_seed, select_prompts
 from pipeline.local import LocalStages
 from pipeline.process import Event, Reporter
+from pipeline.rewards.registry import resolve
 from pipeline.run import save_run
 from pipeline.score.stage import score
 from pipeline.shape.stage import shape
@@ -112,8 +115,6 @@ def _answered(work: Work, prompts: Artifact, policy: Artifact, model: Any, token
 def _completion(
     prompt: dict[str, Any], sample: int, recipe: Any, key: str, policy: Artifact, model: Any, tokenizer: Any, components: Any
 ) -> dict[str, Any]:
-    from pipeline.rewards.registry import resolve
-
     sampling, selection = recipe["sampling"], recipe["selection"]
     seed = completion_seed(selection["seed"], recipe["purpose"], selection["iteration"], prompt["prompt_id"], sample)
     given = tokenizer(prompt["prompt_text"])["input_ids"]
@@ -195,15 +196,21 @@ def _save_model(path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="w1", pad_token="w0").save_pretrained(path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost more than they do on tensors as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that no test changes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         return make_run(tmp_path_factory.mktemp("made"))
     finally:
-        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
 
 
@@ -232,17 +239,14 @@ class Copy:
     def rewrite(self, path: Path, name: str, **columns: pl.Expr) -> None:
         """Change columns of a table file, and make the manifest anew."""
         file = path / name
-        table = pl.read_parquet(file)
-        schema = __import__("pyarrow.parquet", fromlist=["parquet"])
-        arrow = schema.read_schema(file)
-        schema.write_table(table.with_columns(**columns).to_arrow().cast(arrow), file, compression="zstd")
+        schema = pq.read_schema(file)
+        table = pl.read_parquet(file).with_columns(**columns).to_arrow().cast(schema)
+        pq.write_table(table, file, compression="zstd")
         remake(path)
 
 
 def remake(path: Path, change: Callable[[dict[str, Any]], None] = lambda content: None) -> None:
     """As `Copy.remake`."""
-    from pipeline.artifacts.files import sha256_of
-
     file = path / "manifest.json"
     value = json.loads(file.read_text("utf-8"))
     content = value["content"]

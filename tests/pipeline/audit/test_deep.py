@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from pipeline.algorithms import ALGORITHMS, resolve
 from pipeline.audit.audit import Audit, audit
@@ -18,14 +16,6 @@ from pipeline.audit.findings import Finding
 
 FIRST = pl.int_range(pl.len()) == 0
 PART = "part-00000.parquet"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def derived(found: Audit, check: str) -> list[Finding]:
