@@ -1,5 +1,5 @@
 # make demo   sets everything up and runs the demo: a tiny model learns arithmetic from its own rollouts (runs/demo)
-# make test   sets everything up and runs the tests
+# make test   sets everything up and runs the tests; make test-long runs the fault, schedule and tamper runs
 # make check  format, lint, types
 #
 # DEVICE=gpu installs vLLM's CUDA build; the default is its CPU rebuild.
@@ -10,17 +10,20 @@ BIN := .venv/bin
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-fast check setup clean
+.PHONY: demo test test-fast test-long check setup clean
 
 demo: setup
 	$(BIN)/rollbook run configs/demo.yaml
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long"
 	$(BIN)/python -m pytest -m slow
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long"
+
+test-long: setup
+	$(BIN)/python -m pytest -m long
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -354,8 +354,7 @@ def main() -> None:
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "command": "python " + " ".join(sys.argv),
-        "seed": args.seed,
+        "command": f"python benchmarks/tamper.py --changes {args.changes} --seed {args.seed}",
         "artifacts": dict(sorted(kinds.items())),
         "seconds": round(seconds, 1),
         **result,

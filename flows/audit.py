@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def audit(
     from pipeline.audit.results import as_json as as_json_of
     from pipeline.audit.terminal import summary
 
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     with _Progress(Console(stderr=True)) as progress, _quiet():
         found = look(path, deep=deep, samples=samples, steps=steps, on_progress=progress.tell)
     if out is not None or not as_json:

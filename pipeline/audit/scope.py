@@ -44,6 +44,8 @@ def scope_of(path: str | Path) -> Scope:
         UserError: nothing that can be audited.
     """
     place = Path(path)
+    if str(path).startswith("s3:/"):
+        raise UserError(f"{path}: an audit reads local directories. Copy the store here first, with `aws s3 sync` or the like")
     if place.name == RECORD and place.is_file():
         place = place.parent
     if not place.exists():

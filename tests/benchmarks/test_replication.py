@@ -121,7 +121,7 @@ def test_the_matrix_is_whole(benchmark: None) -> None:
     assert {regime.name: regime.steps for regime in REGIMES.values()} == {"stale": 60, "frozen": 40, "fresh": 40}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_matrix_is_run_once_judged_and_drawn(benchmark: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import draw
     import run

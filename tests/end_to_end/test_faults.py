@@ -128,7 +128,7 @@ def goes_on(rollbook: Any, finished: Any, run: Path, ids: Ids) -> None:
     assert not list((run / "artifacts").rglob(".tmp-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "begun"), [("generate", "rollouts/*/part-*.parquet"), ("train", "checkpoint/*/.resume/step-00000002")]
 )
@@ -152,7 +152,7 @@ def test_the_disk_fills_up_while(rollbook: Any, finished: Any, disk: Path, ids: 
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_that_will_not_fit_is_not_started(rollbook: Any, finished: Any, disk: Path, ids: Ids) -> None:
     """Training a model of 1 M parameters takes a checkpoint of 4 MB, and twice 12 MB of resume points."""
     run = finished.without(disk / "run", "train")
@@ -166,7 +166,7 @@ def test_a_stage_that_will_not_fit_is_not_started(rollbook: Any, finished: Any, 
     goes_on(rollbook, finished, run, ids)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_read_only_run_directory_is_named(rollbook: Any, finished: Any, disk: Path, ids: Ids) -> None:
     run = finished.without(disk / "run", "shape")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -178,7 +178,7 @@ def test_a_read_only_run_directory_is_named(rollbook: Any, finished: Any, disk: 
     goes_on(rollbook, finished, run, ids)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("streams", ["| head -1", "2>&1 | head -1", ">&- 2>&-"])
 def test_a_reader_that_goes_away_does_not_end_the_run(
     rollbook: Any, finished: Any, tmp_path: Path, ids: Ids, streams: str
@@ -194,7 +194,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run(
     assert (run / "report.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_engine_is_started_again(rollbook: Any, finished: Any, tmp_path: Path, ids: Ids) -> None:
     run = finished.without(tmp_path / "run", "generate")
     started = rollbook.start(*finished.again(run))
@@ -216,7 +216,7 @@ time.time_ns = lambda: int(time.time() * 1e9)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_clock_that_jumps_back_changes_nothing(rollbook: Any, finished: Any, tmp_path: Path, ids: Ids) -> None:
     """Every process of the run sees its clock go back a day, six seconds after the start; what lies there is from the future."""
     run = finished.without(tmp_path / "run", "evaluate", "shape", "train")
@@ -232,7 +232,7 @@ def test_a_clock_that_jumps_back_changes_nothing(rollbook: Any, finished: Any, t
     assert (run / "report.html").read_bytes() != before, "the page is that of this run, though the old one was younger"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_two_runs_on_one_store_the_second_takes_over_from_the_killed_first(
     rollbook: Any, finished: Any, tmp_path: Path, ids: Ids
 ) -> None:
@@ -252,7 +252,7 @@ def test_of_two_runs_on_one_store_the_second_takes_over_from_the_killed_first(
     assert load_run(second).missing is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_a_bucket_that_is_lost_with_its_machine(
     rollbook: Any, finished: Any, bucket: Any, tmp_path: Path, ids: Ids
 ) -> None:

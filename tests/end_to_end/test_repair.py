@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.artifacts.store import load_artifact
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
 HELDOUT = {"path": str(ROOT / "data/arithmetic/heldout.parquet"), "prompt_id": "prompt_id", "limit": 2}

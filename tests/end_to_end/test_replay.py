@@ -16,7 +16,7 @@ from pipeline.artifacts import read_table
 from pipeline.run import load_run
 from schemas import Metrics, Shaped
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 Ids = Callable[[Path], dict[str, str]]
 REPLAY = {"iterations": 2, "share": 0.5, "decay": 0.5}

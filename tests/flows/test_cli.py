@@ -202,7 +202,7 @@ def test_status_shows_a_run_that_has_begun(rollbook: Rollbook, project: Path, ma
     save_run(Run(make_config(), missing="prompts"), project / "runs" / "small")
     said = rollbook("status", "runs/small")
     assert (said.status, said.err) == (0, "")
-    assert "next: prompts" in said.out
+    assert "next:      prompts" in said.out
     machines = rollbook("status", "runs/small", "--json")
     assert json.loads(machines.out)["name"] == "small"
 
