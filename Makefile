@@ -1,6 +1,7 @@
 # make demo   sets everything up and runs the demo: a tiny model learns arithmetic from its own rollouts (runs/demo)
 # make test   sets everything up and runs the tests; make test-long runs the fault, schedule and tamper runs
 # make check  format, lint, types
+# make docs   builds the documentation as a site: site/index.html
 #
 # DEVICE=gpu installs vLLM's CUDA build; the default is its CPU rebuild.
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-fast test-long check setup clean
+.PHONY: demo test test-fast test-long check docs setup clean
 
 demo: setup
 	$(BIN)/rollbook run configs/demo.yaml
@@ -30,6 +31,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/uvx --quiet --python $(BIN)/python --from mkdocs --with "mkdocs-material>=9.6" mkdocs build --quiet
+
 setup: .venv/installed-$(DEVICE)
 
 # uv does not compile; without compiled files every process that imports vLLM takes 20 s longer.
@@ -42,4 +46,4 @@ setup: .venv/installed-$(DEVICE)
 	touch $@
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache

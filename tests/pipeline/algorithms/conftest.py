@@ -87,6 +87,19 @@ PUBLISHED = (
         gradient=((-0.75, -0.6689, -0.4994, -0.8213, -0.9908), (0.25, 0.1787, 0.0092, 0.5006, 0)),
     ),
     Published(
+        name="reinforce as Trinity's simple opmd at tau 1, which halves it",
+        algorithm=resolve("reinforce"),
+        advantage=(0.375, -0.125),
+        loss=0.144436,
+        gradient=((-0.375, -0.375, -0.375, -0.375, -0.375), (0.125, 0.125, 0.125, 0.125, 0)),
+    ),
+    Published(
+        name="rec-twoside-nois within sppo's bounds; sppo's own value is 0, its gradient is this one",
+        algorithm=resolve("rec-twoside-nois", {"low": 1 - 1 / 1.3, "high": 0.3}),
+        loss=0.055556,
+        gradient=((-0.75, 0, 0, 0, 0), (0.25, 0, 0, 0, 0)),
+    ),
+    Published(
         name="asymre",
         algorithm=resolve("asymre"),
         advantage=(0.85, -0.15),
