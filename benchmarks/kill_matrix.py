@@ -15,6 +15,7 @@ After every round the ids of all artifacts must be those of the unbroken run, ea
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import platform
@@ -64,6 +65,8 @@ STAGES = [
 ]  # fmt: skip
 KINDS = ("tree", "command", "stage")
 KILLS_PER_STAGE = 2
+ROUND = "round.json"
+"""File of a round that is not over."""
 MODULES = {"replay": "pipeline.mix"}
 
 
@@ -74,6 +77,8 @@ class Round:
     seed: int
     direct: bool = False
     """Without Prefect."""
+    moments: int = 0
+    """How many of the round's moments have passed."""
     kills: list[dict[str, Any]] = field(default_factory=list)
     """{stage, kind, after: seconds since the stage began}."""
     starts: int = 0
@@ -99,6 +104,7 @@ class Command:
 
     def __init__(self, config: Path, run: Path, *, direct: bool = False) -> None:
         self._mark = tempfile.mkdtemp(prefix="rollbook-")
+        atexit.register(self.end)
         self._log = run.parent / "command.log"
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -137,14 +143,19 @@ class Command:
         self.process.wait()
         return kind
 
+    def end(self) -> None:
+        """Leave nothing running when the matrix itself is stopped."""
+        for pid in self.processes():
+            _kill(pid)
+        shutil.rmtree(self._mark, ignore_errors=True)
+
     def orphans(self, seconds: float = 30.0) -> list[str]:
         """What still runs when the command is gone and that time has passed."""
         deadline = time.monotonic() + seconds
         while (found := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for pid in found:
-            _kill(pid)
-        shutil.rmtree(self._mark, ignore_errors=True)
+        self.end()
+        atexit.unregister(self.end)
         return list(found.values())
 
     def __str__(self) -> str:
@@ -193,14 +204,17 @@ def unbroken(config: Path, run: Path) -> dict[str, float]:
     return {stage: times[i + 1] - times[i] for i, stage in enumerate(began)}
 
 
-def killed(seed: int, config: Path, run: Path, lengths: dict[str, float], wanted: int, *, direct: bool) -> Round:
-    """One round: at most `wanted` kills, then to the end."""
-    done, lot = Round(seed, direct), random.Random(seed)
+def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], wanted: int) -> None:
+    """One round, or the rest of one: at most `wanted` kills, then to the end. After each kill it is written down."""
+    lot, run = random.Random(done.seed), place / "run"
     moments = [(stage, lot.random(), lot.choice(KINDS)) for stage in STAGES for _ in range(KILLS_PER_STAGE)]
     command: Command | None = None
-    for stage, share, kind in moments[:wanted]:
+    for number, (stage, share, kind) in enumerate(moments[:wanted]):
+        if number < done.moments:
+            continue
+        done.moments = number + 1
         if command is None or command.process.poll() is not None:
-            command, watch = Command(config, run, direct=direct), Watch(run)
+            command, watch = Command(config, run, direct=done.direct), Watch(run)
             done.starts += 1
         at = _until(stage, command, watch)
         if at is None:
@@ -218,15 +232,16 @@ def killed(seed: int, config: Path, run: Path, lengths: dict[str, float], wanted
         watch = Watch(run)
         if kind != "stage":
             done.orphans += command.orphans()
+        (place / ROUND).write_text(json.dumps(asdict(done)), encoding="utf-8")
+        print(f"  {len(done.kills)}. {at}: {kind}, after {done.kills[-1]['after']} s", flush=True)
     while command is None or command.process.poll() != 0:
         if done.starts > len(moments) + 3:
             raise SystemExit(f"the run does not come to its end:\n{command}")
         if command is None or command.process.poll() is not None:
-            command = Command(config, run, direct=direct)
+            command = Command(config, run, direct=done.direct)
             done.starts += 1
         command.process.wait()
     done.orphans += command.orphans()
-    return done
 
 
 def _until(stage: str, command: Command, watch: Watch) -> str | None:
@@ -296,6 +311,7 @@ def main() -> None:
     if args.chain:
         chained(*args.chain)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     root = args.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     config = root / "killed.yaml"
@@ -329,9 +345,13 @@ def _more(rounds: list[Round], args: argparse.Namespace, config: Path, root: Pat
             return
         seed = args.seed + len(rounds)
         place = root / f"round-{seed}"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        one = killed(seed, config, place / "run", lengths, left, direct=args.direct)
+        if (place / ROUND).exists():
+            one = Round(**json.loads((place / ROUND).read_text(encoding="utf-8")))
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            one = Round(seed, args.direct)
+        killed(one, config, place, lengths, left)
         compare(one, place / "run", root / "unbroken" / "run")
         print(f"round {seed}: {len(one.kills)} kills, {one.starts} starts, {'sound' if one.sound else asdict(one)}", flush=True)
         if one.sound:

@@ -2,6 +2,8 @@
 
     python benchmarks/tamper.py --changes 1200 --out benchmarks/results/tamper.json
 
+If it is stopped, the same command goes on with the change that was missing.
+
 Makes a small run with every kind of artifact (or takes --run), and audits it untouched before and after. Changes: a bit flipped
 in any file, a file deleted, truncated, lengthened, renamed, swapped with another, replaced by a link, or added; a directory
 renamed or deleted; a manifest edited with its hashes made anew, so that only what was made from it can tell; the run's record
@@ -23,10 +25,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.files import sha256_of
+from pipeline.artifacts.files import sha256_of, write_text
 from pipeline.audit.audit import audit
 from schemas.manifest import Manifest, digest, sealed
 
@@ -34,6 +37,8 @@ ROLLBOOK = str(Path(sys.executable).parent / "rollbook")
 SETTINGS = {"iterations": 1, "generate.prompts": 12, "generate.samples": 4, "generate.shard_groups": 6, "data.train.limit": 64}
 SETTINGS |= {"data.heldout.limit": 12, "evaluate.samples": 2, "evaluate.k": "[1,2]", "train.epochs": 1}
 MANIFEST, RECORD = "manifest.json", "run.json"
+RESULT = ("changes", "found", "by_kind", "missed", "untouched")
+"""What `matrix` returns."""
 Random = random.Random
 Change = Callable[["Tamperer"], "tuple[str, list[Path]] | None"]
 
@@ -291,38 +296,47 @@ CHANGES: tuple[tuple[Change, int], ...] = (
 """Kinds of changes, and how often each comes."""
 
 
-def matrix(run: Path, working: Path, changes: int, seed: int, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Make changes one by one and audit after each.
+def matrix(
+    run: Path,
+    working: Path,
+    changes: int,
+    seed: int,
+    tell: Callable[[str], None] = lambda line: None,
+    before: dict[str, Any] | None = None,
+    on_change: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Make changes one by one and audit after each. Change number n is the same whatever was done before it.
+
+    Args:
+        before: what an earlier call returned or told of, to go on from.
+        on_change: told what there is after every change.
 
     Returns:
         How many changes of each kind were made and found, those that were not, and what was reported on the untouched run.
     """
     t = Tamperer(run, working, seed)
     kinds, weights = zip(*CHANGES, strict=True)
-    made: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    missed: list[str] = []
-    untouched = [_findings(audit(working))]
-    for number in range(changes):
-        kind = kinds[number % len(kinds)] if number < len(kinds) else t.random.choices(kinds, weights)[0]
+    result = before or {"changes": 0, "found": 0, "by_kind": {}, "missed": []}
+    result["untouched"] = [_findings(audit(working))]
+    for number in range(result["changes"], changes):
+        t.random = Random(f"{seed} {number}")
+        kind = kinds[number] if number < len(kinds) else t.random.choices(kinds, weights)[0]
         what, places = t.change(kind)
-        made[kind.__name__] += 1
-        if audit(working).status != 0:
-            found[kind.__name__] += 1
-        else:
-            missed.append(what)
-            tell(f"NOT FOUND: {what}")
+        count = result["by_kind"].setdefault(kind.__name__, {"made": 0, "found": 0})
+        found = audit(working).status != 0
+        if not found:
+            result["missed"].append(f"change {number}: {what}")
+            tell(f"NOT FOUND: change {number}: {what}")
         t.undo(places)
+        result["changes"] += 1
+        count["made"] += 1
+        result["found"] += found
+        count["found"] += found
+        on_change(result)
         if (number + 1) % 100 == 0:
-            tell(f"{number + 1} changes, {sum(found.values())} found")
-    untouched.append(_findings(audit(working)))
-    return {
-        "changes": changes,
-        "found": sum(found.values()),
-        "by_kind": {name: {"made": made[name], "found": found[name]} for name in sorted(made)},
-        "missed": missed,
-        "untouched": untouched,
-    }
+            tell(f"{number + 1} changes, {result['found']} found")
+    result["untouched"].append(_findings(audit(working)))
+    return result
 
 
 def _findings(result: Any) -> list[str]:
@@ -345,22 +359,33 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a finished run; it is not touched")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tamper.json"))
     args = parser.parse_args()
+    before = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
+    if before.get("seed") != args.seed or before.get("changes", 0) >= args.changes:
+        before = {}
+    earlier = before.get("seconds", 0.0)
     with tempfile.TemporaryDirectory(prefix="rollbook-tamper-") as place:
         run = args.run or make_run(Path(place))
         started = time.monotonic()
-        result = matrix(run, Path(place) / "working", args.changes, args.seed, tell=lambda line: print(line, flush=True))
-        seconds = time.monotonic() - started
         kinds = Counter(path.parent.parent.name for path in (run / "artifacts").glob(f"*/*/{MANIFEST}"))
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "command": f"python benchmarks/tamper.py --changes {args.changes} --seed {args.seed}",
-        "artifacts": dict(sorted(kinds.items())),
-        "seconds": round(seconds, 1),
-        **result,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+        def keep(result: dict[str, Any]) -> None:
+            """Write down what there is, so that a run that is stopped goes on from there."""
+            record = {
+                "date": datetime.now(UTC).date().isoformat(),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "command": f"python benchmarks/tamper.py --changes {args.changes} --seed {args.seed}",
+                "seed": args.seed,
+                "artifacts": dict(sorted(kinds.items())),
+                "seconds": round(earlier + time.monotonic() - started, 1),
+                **{name: result[name] for name in RESULT},
+            }
+            write_text(args.out, json.dumps(record, indent=2) + "\n")
+
+        going_on = {name: before[name] for name in RESULT} if before else None
+        tell = partial(print, flush=True)
+        result = matrix(run, Path(place) / "working", args.changes, args.seed, tell, going_on, keep)
+        keep(result)
+        seconds = earlier + time.monotonic() - started
     reported = sum(map(len, result["untouched"]))
     print(f"{result['found']} of {result['changes']} changes found, {reported} findings on the untouched run, {seconds:.0f} s")
     sys.exit(bool(result["missed"] or reported))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows.completion import algorithm_names
+
 Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="A Python file of your own with algorithms; it is run. May be repeated.", show_default=False),
@@ -14,7 +16,9 @@ Plugins = Annotated[
 
 
 def algorithms(
-    name: Annotated[str | None, typer.Argument(help="Show one in full.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show one in full.", show_default=False, autocompletion=algorithm_names)
+    ] = None,
     plugins: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:

@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    path: Annotated[str, typer.Argument(help="An artifact, a run directory or a store.", show_default=False)],
+    path: Annotated[
+        str, typer.Argument(help="An artifact, a run directory or a store; a directory or s3://…", show_default=False)
+    ],
     deep: Annotated[
         bool, typer.Option("--deep", help="Also recompute: advantages, rewards, logprobs, evaluations, training steps.")
     ] = False,
@@ -51,11 +53,15 @@ def audit(
     from pipeline.audit.audit import audit as look
     from pipeline.audit.results import as_json as as_json_of
     from pipeline.audit.terminal import summary
+    from pipeline.errors import StageFailed, UserError
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     with _Progress(Console(stderr=True)) as progress, _quiet():
-        found = look(path, deep=deep, samples=samples, steps=steps, on_progress=progress.tell)
+        try:
+            found = look(path, deep=deep, samples=samples, steps=steps, on_progress=progress.tell)
+        except StageFailed as error:  # the storage is out of reach, or there is no room for copies
+            raise UserError(str(error)) from None
     if out is not None or not as_json:
         from pipeline.audit.page import write_page
 
@@ -84,7 +90,7 @@ def lineage(
     from pipeline.audit.lineage import as_json, find, graph_of
     from pipeline.audit.terminal import tree
 
-    if Path(what).exists():
+    if Path(what).exists() or what.startswith("s3:/"):
         audited, shelf = _opened(what)
     else:
         shelf = _shelves(where)

@@ -99,4 +99,4 @@ def scored(stages: Stages, iteration: int, policy: Artifact, parts: Sequence[Par
 
 def generates_next(run: Run) -> bool:
     """Whether the first thing that a run lacks is answers of a checkpoint, or what they are made from."""
-    return run.missing is not None and run.missing.split()[0] not in ("evaluate", "shape", "replay", "score", "train")
+    return run.missing is not None and run.missing.split()[0] not in ("grade", "evaluate", "shape", "replay", "score", "train")

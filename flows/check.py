@@ -67,6 +67,7 @@ def check_config(config: RunConfig) -> list[str]:
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
         f"algorithm  {algorithm.name}: {algorithm.summary}",
         *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
+        *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
         f"store      {Store(config.store_url).home.describe()}",
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from flows import algorithms, audit, doctor, inspect, scheduling, spec, tracking
+from flows import algorithms, audit, doctor, exporting, grading, importing, init, inspect, scheduling, spec, tracking
 from flows.algorithms import Plugins
+from flows.completion import algorithm_names
 from flows.streams import outlive_readers
 from pipeline.errors import UserError, as_answer
 from pipeline.process import COMMAND
@@ -30,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Offline reinforcement learning for language models: rollouts that outlive the run.",
 )
+init.register(app)
+
 Config = Annotated[Path, typer.Argument(help="A run's YAML file, such as configs/demo.yaml.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: --set train.epochs=4", show_default=False)
@@ -42,42 +45,71 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 
 
 @app.command()
-def run(config: Config, overrides: Overrides = None, plugins: Plugins = None) -> None:
+def run(config: Config, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
     """Do a whole run: generate, evaluate, shape and train, N times. Finished work is found, not redone."""
-    _run(config, overrides, plugins, None)
+    _run(config, overrides, plugins, None, as_json)
 
 
 @app.command()
-def generate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
+def generate(
+    config: Config,
+    iteration: IterationOption = 0,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
     """Go as far as the rollouts of an iteration."""
-    _run(config, overrides, plugins, ("generate", iteration))
+    _run(config, overrides, plugins, ("generate", iteration), as_json)
 
 
 @app.command()
-def evaluate(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
+def evaluate(
+    config: Config,
+    iteration: IterationOption = 0,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
     """Go as far as the evaluation of a checkpoint (iteration 0 is the base model)."""
-    _run(config, overrides, plugins, ("evaluate", iteration))
+    _run(config, overrides, plugins, ("evaluate", iteration), as_json)
 
 
 @app.command()
-def shape(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
+def shape(
+    config: Config,
+    iteration: IterationOption = 0,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
     """Go as far as the advantages of an iteration."""
-    _run(config, overrides, plugins, ("shape", iteration))
+    _run(config, overrides, plugins, ("shape", iteration), as_json)
 
 
 @app.command()
-def train(config: Config, iteration: IterationOption = 0, overrides: Overrides = None, plugins: Plugins = None) -> None:
+def train(
+    config: Config,
+    iteration: IterationOption = 0,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
     """Go as far as the checkpoint that an iteration trains."""
-    _run(config, overrides, plugins, ("train", iteration))
+    _run(config, overrides, plugins, ("train", iteration), as_json)
 
 
 @app.command()
-def check(config: Config, overrides: Overrides = None, plugins: Plugins = None) -> None:
+def check(config: Config, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
     """Say whether a config is sound: settings, algorithm, graders, model files and prompts. Starts nothing."""
     from flows.check import check_config
     from pipeline.config import load_config, with_plugins
 
-    for line in check_config(with_plugins(load_config(config, overrides or ()), plugins or ())):
+    lines = check_config(with_plugins(load_config(config, overrides or ()), plugins or ()))
+    if as_json:
+        found = [{"what": line.split()[0], "found": line.partition(" ")[2].strip()} for line in lines[:-1]]
+        typer.echo(json.dumps({"ok": True, "found": found}, indent=2))
+        return
+    for line in lines:
         typer.echo(line)
 
 
@@ -107,6 +139,7 @@ def report(
         Path | None, typer.Option(help="The file to write. Default: report.html in the run directory, or runs.html here.")
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown for a pull request instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page with a run's curves, rollouts, settings and lineage, or one that compares runs."""
     from pipeline.report.markdown import markdown
@@ -115,14 +148,16 @@ def report(
     from pipeline.run import load_run
 
     runs = [load_run(directory) for directory in run_directories]
+    if as_markdown and as_json:
+        raise UserError("--markdown and --json: choose one")
     if as_markdown:
         text = "\n".join(markdown(run) for run in runs)
         typer.echo(text, nl=False) if out is None else out.write_text(text, encoding="utf-8")
     elif len(runs) > 1:
         labels = labels_of(run_directories, runs)
-        typer.echo(str(write_runs(dict(zip(labels, runs, strict=True)), out or Path("runs.html"))))
+        _say_page(write_runs(dict(zip(labels, runs, strict=True)), out or Path("runs.html")), runs, as_json)
     else:
-        typer.echo(str(write_report(runs[0], out or run_directories[0] / "report.html")))
+        _say_page(write_report(runs[0], out or run_directories[0] / "report.html"), runs, as_json)
 
 
 @app.command()
@@ -130,7 +165,13 @@ def compare(
     place: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a rollouts artifact inside one.")],
     algorithms: Annotated[
         list[str],
-        typer.Option("--algorithms", "-a", help="Such as grpo,rec-oneside-nois:low=0.6,high=2.0", show_default=False),
+        typer.Option(
+            "--algorithms",
+            "-a",
+            help="Such as grpo,rec-oneside-nois:low=0.6,high=2.0",
+            show_default=False,
+            autocompletion=algorithm_names,
+        ),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each algorithm; the first has the run's own seed.")] = 1,
     iteration: Annotated[
@@ -143,9 +184,15 @@ def compare(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: comparison.html in the run directory.")] = None,
     as_json: AsJson = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="For rollouts from elsewhere: the run whose model and held-out prompts are used.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Train many algorithms on one snapshot of rollouts and compare them. Finished trials are found, not redone."""
-    order = {"place": str(place), "algorithms": algorithms, "seeds": seeds, "iteration": iteration}
+    order = {"place": str(place), "algorithms": algorithms, "seeds": seeds, "iteration": iteration, "run": run and str(run)}
     _compare({**order, "overrides": overrides or [], "plugins": plugins or [], "curve": curve}, out, as_json)
 
 
@@ -155,10 +202,24 @@ tracking.register(app)
 audit.register(app)
 doctor.register(app)
 inspect.register(app)
+importing.register(app)
+exporting.register(app)
+grading.register(app)
 spec.register(app)
 
 
-def _run(path: Path, overrides: list[str] | None, plugins: list[str] | None, until: tuple[Stage, int] | None) -> None:
+def _say_page(page: Path, runs: list[Any], as_json: bool) -> None:
+    if as_json:
+        from pipeline.report.status import status as status_of
+
+        typer.echo(json.dumps({"page": str(page), "runs": [status_of(run) for run in runs]}, indent=2))
+    else:
+        typer.echo(str(page))
+
+
+def _run(
+    path: Path, overrides: list[str] | None, plugins: list[str] | None, until: tuple[Stage, int] | None, as_json: bool
+) -> None:
     from flows.chain import chain
     from flows.check import check_algorithm, check_config
     from pipeline.config import RunConfig, load_config, with_plugins
@@ -176,7 +237,7 @@ def _run(path: Path, overrides: list[str] | None, plugins: list[str] | None, unt
         found = _work(config, until)
     elif until is None:
         save_run(found, config.directory)
-    _conclude(found, until)
+    _conclude(found, until, as_json)
 
 
 def _reached(found: Any, until: tuple[Stage, int]) -> bool:
@@ -247,10 +308,10 @@ def _work_on_trials(name: str, order: dict[str, Any]) -> str:
         server.stop()
 
 
-def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:
+def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> None:
     from pipeline.report.terminal import closing_lines, iteration_table
 
-    console = Console()
+    console = Console(quiet=as_json)
     console.print(iteration_table(found))
     for line in closing_lines(found):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -265,6 +326,10 @@ def _conclude(found: Any, until: tuple[Stage, int] | None) -> None:
             write_report(found, page)
             os.utime(page, ns=(record.st_mtime_ns, record.st_mtime_ns))  # it belongs to that record, whatever clocks say
         console.print(f"report:    {page}", highlight=False, soft_wrap=True)
+    if as_json:
+        from pipeline.report.status import status as status_of
+
+        typer.echo(json.dumps(status_of(found), indent=2))
 
 
 def main() -> NoReturn:

@@ -11,10 +11,13 @@ import typer
 
 from pipeline.artifacts import Store
 from pipeline.artifacts.cache import store_of
+from pipeline.artifacts.mirror import BucketHome
 from pipeline.artifacts.space import readable
 from pipeline.errors import UserError
-from pipeline.inspect.garbage import ABOUT, Garbage, Item, Users, artifact_folders, delete, find_garbage
-from pipeline.inspect.places import artifacts_in, uses_of
+from pipeline.inspect.bucket_ground import BucketGround
+from pipeline.inspect.garbage import ABOUT, Garbage, Users, delete, find_garbage
+from pipeline.inspect.ground import Ground, Item, LocalGround
+from pipeline.inspect.places import artifacts_in, store_around, uses_of
 from pipeline.report.text import visible
 from pipeline.run import RECORD, load_run
 
@@ -28,49 +31,61 @@ def collect(path: str, really: bool, run_directories: Sequence[Path], no_other_r
     Raises:
         UserError: no store there, or somebody works in it.
     """
-    root, directories = _store_and_runs(path, run_directories)
+    ground, directories = _store_and_runs(path, run_directories)
     if no_other_runs and not directories:
         raise UserError(f"--no-other-runs: name the runs that use {path} with --run; without one, every artifact would go")
     runs = [load_run(directory) for directory in directories]
-    own = any(root.resolve().is_relative_to(directory.resolve()) for directory in directories)
-    unfinished = [name for directory in directories for name in _unfinished_comparisons(directory, root)]
-    found = find_garbage(root, Users(runs, unfinished, all_known=own or no_other_runs, abandon=abandon))
-    gone = list(delete(root, found.items)) if really else []
+    local = isinstance(ground, LocalGround)
+    own = local and any(Path(ground.url).resolve().is_relative_to(directory.resolve()) for directory in directories)
+    unfinished = [name for directory in directories for name in _unfinished_comparisons(directory, ground.url)]
+    found = find_garbage(ground, Users(runs, unfinished, all_known=own or no_other_runs, abandon=abandon))
+    gone = list(delete(ground, found.items)) if really else []
     if as_json:
-        typer.echo(json.dumps(_as_json(root, found, gone), indent=2))
+        typer.echo(json.dumps(_as_json(ground.url, found, gone), indent=2))
     else:
-        _print(root, found, gone, really)
+        _print(found, gone, really)
 
 
-def _store_and_runs(path: str, more: Sequence[Path]) -> tuple[Path, list[Path]]:
-    """The store's directory, and the directories of runs that use it."""
-    if path.startswith("s3:") or store_of(Path(path)) is not None:
-        raise UserError(f"{path}: lies in a bucket; gc works on directories. Storage has lifecycle rules for buckets")
+def _store_and_runs(path: str, more: Sequence[Path]) -> tuple[Ground, list[Path]]:
+    """The store, and the directories of runs that use it."""
     here = Path(path)
+    if path.startswith("s3:") or store_of(here) is not None:
+        return _ground(Store(path)), list(more)
     if (here / RECORD).exists():
         run = load_run(here)
-        stores = {use.artifact.path.absolute().parent.parent for use in uses_of(run)} or {(here / "artifacts").absolute()}
+        stores = {store.url: store for use in uses_of(run) if (store := store_around(use.artifact))}
         if len(stores) > 1:
-            raise UserError(f"{path}: its artifacts lie in several stores; name one of {', '.join(map(str, sorted(stores)))}")
-        return stores.pop(), [here, *more]
-    if not any(artifact_folders(here)):
+            raise UserError(f"{path}: its artifacts lie in several stores; name one of {', '.join(sorted(stores))}")
+        store = next(iter(stores.values()), Store((here / "artifacts").absolute()))
+        return _ground(store), [here, *more]
+    ground = LocalGround(here.absolute())
+    if not ground.folders():
         raise UserError(f"{path}: neither a run (with {RECORD}) nor a store")
     around = [here.absolute().parent] if (here.absolute().parent / RECORD).exists() else []
-    return here.absolute(), [*around, *more]
+    return ground, [*around, *more]
 
 
-def _unfinished_comparisons(directory: Path, root: Path) -> list[str]:
+def _ground(store: Store) -> Ground:
+    if not isinstance(store.home, BucketHome):
+        return LocalGround(store.root)
+    ground = BucketGround(store.home)
+    if not ground.folders():
+        raise UserError(f"{store.url}: no store there")
+    return ground
+
+
+def _unfinished_comparisons(directory: Path, url: str) -> list[str]:
     """Snapshots that a comparison was begun on and never recorded."""
     begun = {place.name for place in (directory / "comparisons").glob("*") if place.is_dir()}
     if not begun:
         return []
-    store = Store(root)
+    store = Store(url)
     compared = {parent.id for found in artifacts_in(store, "comparison") for parent in found.manifest.content.parents}
     done = {rollouts.path.name for rollouts in artifacts_in(store, "rollouts") if rollouts.id in compared}
     return [f"the comparison on rollouts/{name}" for name in sorted(begun - done)]
 
 
-def _print(root: Path, found: Garbage, gone: list[Item], really: bool) -> None:
+def _print(found: Garbage, gone: list[Item], really: bool) -> None:
     by_reason: dict[str, list[Item]] = defaultdict(list)
     for item in gone if really else found.items:
         by_reason[item.reason].append(item)
@@ -79,7 +94,7 @@ def _print(root: Path, found: Garbage, gone: list[Item], really: bool) -> None:
             typer.echo(f"{reason}: {len(items)}, {readable(sum(item.bytes for item in items))}  ({about})")
             listed = items[:MOST] if reason != "lock" else []
             for item in listed:
-                typer.echo(visible(f"  {readable(item.bytes):>9}  {item.path.relative_to(root)}"))
+                typer.echo(visible(f"  {readable(item.bytes):>9}  {item.name}"))
             if len(items) > MOST and listed:
                 typer.echo(f"  and {len(items) - MOST} more (--json lists all)")
     for kept in found.kept:
@@ -97,12 +112,12 @@ def _print(root: Path, found: Garbage, gone: list[Item], really: bool) -> None:
     )
 
 
-def _as_json(root: Path, found: Garbage, gone: list[Item]) -> dict[str, object]:
+def _as_json(url: str, found: Garbage, gone: list[Item]) -> dict[str, object]:
     def entries(items: Sequence[Item]) -> list[dict[str, object]]:
-        return [{"path": str(item.path), "reason": item.reason, "bytes": item.bytes} for item in items]
+        return [{"path": f"{url}/{item.name}", "reason": item.reason, "bytes": item.bytes} for item in items]
 
     return {
-        "store": str(root),
+        "store": url,
         "deletable": entries(found.items),
         "deleted": entries(gone),
         "left_alone": list(found.kept),

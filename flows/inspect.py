@@ -58,7 +58,7 @@ def diff(
 
 
 def gc(
-    path: Annotated[str, typer.Argument(help="A run directory, or a store in a directory.", show_default=False)],
+    path: Annotated[str, typer.Argument(help="A run directory, or a store.", show_default=False)],
     delete: Annotated[bool, typer.Option("--delete", help="Delete it. Without this, only say what could be.")] = False,
     runs: Annotated[
         list[Path] | None, typer.Option("--run", help="A run that uses the store; its artifacts stay.", show_default=False)
@@ -80,11 +80,12 @@ def sign(
     path: Annotated[str, typer.Argument(help="An artifact, a run directory or a store.", show_default=False)],
     key: Annotated[Path, typer.Option(help="Private key: elliptic curve, PEM.", show_default=False)],
     signatures: Signatures = None,
+    as_json: AsJson = False,
 ) -> None:
     """Sign artifacts in the format of OpenSSF Model Signing. A signature lies beside its artifact, as <key>.sig."""
     from flows.signing import sign_place
 
-    sign_place(path, key, signatures)
+    sign_place(path, key, signatures, as_json)
 
 
 def verify(

@@ -13,7 +13,7 @@ from flows.console import StageConsole
 from pipeline.artifacts import Artifact
 from pipeline.artifacts.store import load_artifact
 from pipeline.errors import UserError
-from pipeline.inspect.places import Use, find_place
+from pipeline.inspect.places import Use, find_place, store_around
 from pipeline.inspect.repair import Damage, drop_shards, find_damage, set_aside, to_json
 from pipeline.local import LocalStages, OnStage
 from pipeline.report.text import visible
@@ -98,7 +98,7 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> None:
     use = next((use for use in find_place(str(directory)).uses if use.artifact.id == artifact.id), None)
     if use is None:
         raise UserError(f"{artifact.url}: not made by the run in {directory}. Name the run that made it with --run")
-    run.config = run.config.model_copy(update={"store": str(artifact.path.absolute().parent.parent), "run_dir": str(directory)})
+    run.config = run.config.model_copy(update={"store": store_around(artifact).url, "run_dir": str(directory)})
     aside = set_aside(damage)
     typer.echo(f"kept: {aside}", err=True)
     with StageConsole(Console(stderr=True)) as console:
@@ -107,7 +107,7 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> None:
             chain(run.config, stages, until=stage_of(use))
         finally:
             stages.close()
-    made = load_artifact(artifact.path)
+    made = load_artifact(artifact.url)
     if made.id == artifact.id:
         typer.echo(f"made anew: {made.url}. It has the id it had: every byte is as it was")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,7 @@ def deploy(
     cron: Annotated[str | None, typer.Option(help='When to fire, such as "0 2 * * *". Default: only when asked.')] = None,
     max_hours: MaxHours = None,
     overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Register a run with a Prefect work pool of the server that PREFECT_API_URL names."""
     if cron is not None:
@@ -57,6 +59,9 @@ def deploy(
     from flows.schedule import deploy as register
 
     name = register(config, pool, cron, overrides or [], max_hours)
+    if as_json:
+        typer.echo(json.dumps({"deployment": name, "pool": pool, "cron": cron}, indent=2))
+        return
     typer.echo(f"registered {name}; start a worker with `prefect worker start --pool {pool}`,")
     typer.echo(f"and a firing by hand with `prefect deployment run '{name}'`")
 

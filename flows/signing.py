@@ -12,13 +12,14 @@ from pipeline.inspect.signing import sign, targets, verify
 from pipeline.report.text import visible
 
 
-def sign_place(path: str, key: Path, signatures: Path | None) -> None:
+def sign_place(path: str, key: Path, signatures: Path | None, as_json: bool) -> None:
     """Sign what lies at a path, and say where the signatures are."""
-    count = 0
+    made = []
     for target in sign(targets(find_place(path), signatures), key):
-        count += 1
-        typer.echo(visible(f"signed {target.name}  {target.signature}"))
-    typer.echo(f"{count} signatures")
+        made.append({"name": target.name, "signature": str(target.signature)})
+        if not as_json:
+            typer.echo(visible(f"signed {target.name}  {target.signature}"))
+    typer.echo(json.dumps({"signed": made}, indent=2) if as_json else f"{len(made)} signatures")
 
 
 def verify_place(path: str, key: Path, signatures: Path | None, as_json: bool) -> bool:

@@ -16,6 +16,7 @@ def spec(
     out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
     iteration: Annotated[int, typer.Option("--iteration", "-i", min=0, help="Whose training.")] = 0,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Do all that comes before a training, and write what that training is given: for torchrun, on several machines.
 
@@ -47,7 +48,8 @@ def spec(
             stages.close()
     if found.missing != f"train {iteration}":
         raise StageFailed(f"the checkpoint of iteration {iteration} is there already, so nothing is left to train")
-    typer.echo(f"torchrun --nproc-per-node {settings.train.processes} -m pipeline.train {out}")
+    command = f"torchrun --nproc-per-node {settings.train.processes} -m pipeline.train {out}"
+    typer.echo(json.dumps({"spec": str(out), "command": command}, indent=2) if as_json else command)
 
 
 def register(app: typer.Typer) -> None:

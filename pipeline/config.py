@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from pipeline.config_base import Model
 from pipeline.config_data import ReplayConfig, ShapeConfig
+from pipeline.config_server import ServerConfig
 from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.plain_yaml import parse_yaml
@@ -82,6 +83,9 @@ class EngineConfig(Model):
     """GPUs that one engine is split over."""
     enforce_eager: bool | None = None
     """Run without compilation and CUDA graphs. Default: true on a CPU, false on a GPU."""
+    server: ServerConfig | None = None
+    """Running vLLM servers that generate in place of an engine of the run's own: an address, a list of them, or the section
+    below. Of the settings above, only max_model_len means anything then. See docs/generation-server.md."""
 
 
 class SamplingConfig(Model):
@@ -114,7 +118,8 @@ class GenerateConfig(SamplingConfig):
 
 class RewardComponent(Model):
     grader: str
-    """exact_match, regex, math_verify, reasoning_gym, or your own function as 'package.module:function'."""
+    """exact_match, regex, math_verify, reasoning_gym, reward_model, judge, from_file, human (see grading.md), or your own
+    function as 'package.module:function'."""
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """Column name: the score is kept as reward_<name>. Default: the grader's name."""
     weight: float = Field(default=1.0, allow_inf_nan=True)  # refused with the graders, by the component's name
@@ -142,9 +147,9 @@ class RewardConfig(Model):
     timeout_seconds: float = Field(default=10.0, gt=0)
     """Time limit for grading one completion; beyond it the row's status is 'reward_error'."""
     workers: int = Field(default=1, ge=1)
-    """Processes that grade while the engine goes on."""
+    """Processes that grade while the engine goes on. Reward models, judges and files have one each beside them."""
     memory_mib: int = Field(default=4096, ge=64)
-    """Address space that a worker may take before it is stopped."""
+    """Address space that a worker may take before it is stopped. Reward models, judges and files have no limit."""
     max_failed_share: float = Field(default=0.2, ge=0, le=1)
     """Largest share of rollouts whose reward may fail before the run stops."""
 

@@ -14,6 +14,7 @@ from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import PromptSource, RunConfig
 from pipeline.generate.engine import engine_environment
+from pipeline.grade.siblings import find_sibling
 from pipeline.mix.shares import groups_of_each, sources_of
 from pipeline.parts import Part
 from pipeline.process import Event
@@ -119,10 +120,32 @@ class LocalStages:
         if len(found) == len(wanted):
             self.on_stage(title, {"event": "found"})
             return found
+        found |= self._regraded(title, {name: both for name, both in wanted.items() if name not in found})
+        if len(found) == len(wanted):
+            return found
         jobs = [{"request": request.to_json(), "prompts": str(source.path)} for request, source in wanted.values()]
         spec = {"engine": self.config.engine.model_dump(mode="json"), "reward": self.config.reward.model_dump(mode="json")}
-        result = self._process("pipeline.generate", title, {**spec, "policy": str(policy.path), "jobs": jobs})
+        result = self._process(self._generator, title, {**spec, "policy": str(policy.path), "jobs": jobs})
         return {name: load_artifact(path) for name, path in zip(wanted, result["artifacts"], strict=True)}
+
+    @property
+    def _generator(self) -> str:
+        """The module of the generate stage."""
+        return "pipeline.generate.server" if self.config.engine.server else "pipeline.generate"
+
+    def _regraded(self, title: str, wanted: Mapping[str, tuple[Request, Artifact]]) -> dict[str, Artifact]:
+        """Of wanted rollouts, those whose completions are stored with other rewards: graded, not generated anew."""
+        stored = {name: sibling for name, (request, _) in wanted.items() if (sibling := find_sibling(self.store, request))}
+        if not stored or (self.only_look and len(stored) < len(wanted)):
+            return {}
+        jobs = [
+            {"request": request.to_json(), "rollouts": str(stored[name].path), "prompts": str(prompts.path)}
+            for name, (request, prompts) in wanted.items()
+            if name in stored
+        ]
+        spec = {"reward": self.config.reward.model_dump(mode="json"), "jobs": jobs}
+        result = self._process("pipeline.grade", title.replace("generate", "grade"), spec)
+        return {name: load_artifact(path) for name, path in zip(stored, result["artifacts"], strict=True)}
 
     def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
         """Figures of a checkpoint."""
@@ -217,7 +240,7 @@ class LocalStages:
     def warm_up(self) -> None:
         """Start the process of the next generate stage early: it loads its libraries while something else goes on."""
         if not self.only_look:
-            self.processes.warm_up("pipeline.generate", self.config.directory / "logs" / "warm-up.log")
+            self.processes.warm_up(self._generator, self.config.directory / "logs" / "warm-up.log")
 
     def close(self) -> None:
         """End the processes that wait for more work, but not those that were given."""

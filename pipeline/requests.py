@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.algorithms import resolve
 from pipeline.artifacts import Artifact, Request
-from pipeline.config import PromptSource, RewardComponent, RunConfig
+from pipeline.config import PromptSource, RunConfig
 from pipeline.config_train import WORK_SETTINGS
 from pipeline.device import resolve_dtype
 from pipeline.parts import Part
-from pipeline.rewards.registry import source_hash
+from pipeline.rewards.registry import recipe_of
 from pipeline.shape.settings import draws
 
 STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate")}
@@ -136,13 +136,7 @@ def _generate(
         "sampling": sampling,
         "dtype": resolve_dtype(config.model.dtype),
         "max_model_len": config.engine.max_model_len,
-        "reward": [_grading(component) for component in config.reward.components],
+        "reward": [recipe_of(component) for component in config.reward.components],
         "shard_groups": config.generate.shard_groups,
     }
     return Request("rollouts", STAGES["generate"], recipe, (policy.as_parent("policy"), prompts.as_parent("prompts")))
-
-
-def _grading(component: RewardComponent) -> dict[str, Any]:
-    """A grader with its args; of the user's own functions, the hash of their source file too."""
-    source = source_hash(component)
-    return component.model_dump(mode="json") | ({"source": source} if source else {})

@@ -115,12 +115,12 @@ def _of_jsonl(path: Path, limit: int | None) -> Rows:
     """Not through a data frame: it would make one type of a column's 1 and 1.5, or 1 and "one"."""
     found, room = Rows("line"), _Room(path)
     with path.open("rb") as file:
-        for number, line in _lines(file):
+        for number, line in numbered_lines(file):
             if limit is not None and len(found.rows) + len(found.bad) >= limit:
                 break
             room.take(len(line) + memory.BYTES_PER_ROW * (1 + sum(line.count(mark) for mark in (b",", b"[", b"{")) // 4))
             try:
-                found.rows.append(_json_object(line))
+                found.rows.append(json_object(line))
                 found.numbers.append(number)
             except ValueError as error:
                 found.bad.append(Misfit(number, str(error), line.decode("utf-8", "replace")))
@@ -128,7 +128,7 @@ def _of_jsonl(path: Path, limit: int | None) -> Rows:
     return found
 
 
-def _lines(file: Any) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(file: Any) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank. Of one that is too long only the beginning is held."""
     number = 0
     while line := file.readline(LONGEST + 1):
@@ -142,7 +142,7 @@ def _lines(file: Any) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _json_object(line: bytes) -> dict[str, Any]:
+def json_object(line: bytes) -> dict[str, Any]:
     """
     Raises:
         ValueError: says why it is not a JSON object.

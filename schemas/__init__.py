@@ -3,8 +3,10 @@
 from schemas.comparison import Comparison, ComparisonTiming
 from schemas.evaluation import Evaluation
 from schemas.metrics import Metrics, Timing
+from schemas.origins import Origins
 from schemas.pairs import Pairs
 from schemas.prompts import Prompts
+from schemas.remarks import Remarks
 from schemas.rollouts import Rollouts
 from schemas.scores import Scores
 from schemas.set_aside import SetAside
@@ -13,7 +15,10 @@ from schemas.table import Checked, Table
 
 TABLES: dict[str, type[Table]] = {
     table.__name__.lower(): table
-    for table in (Prompts, SetAside, Rollouts, Scores, Shaped, Pairs, Metrics, Timing, Evaluation, Comparison, ComparisonTiming)
+    for table in (
+        *(Prompts, SetAside, Rollouts, Remarks, Origins, Scores, Shaped, Pairs),
+        *(Metrics, Timing, Evaluation, Comparison, ComparisonTiming),
+    )
 }
 
 __all__ = [
@@ -23,8 +28,10 @@ __all__ = [
     "ComparisonTiming",
     "Evaluation",
     "Metrics",
+    "Origins",
     "Pairs",
     "Prompts",
+    "Remarks",
     "Rollouts",
     "Scores",
     "SetAside",

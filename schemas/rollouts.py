@@ -39,8 +39,8 @@ class Rollouts(Table):
     answer = column(dy.String, "The reference answer that it was graded against.", nullable=True)
     finish_reason = column(dy.String, "stop, length or the engine's own word.", nullable=True)
     reward = column(dy.Float64, "Weighted sum of the reward_* columns. Null if a grader failed.", nullable=True)
-    policy_id = column(dy.String, "Id of the checkpoint artifact that answered.")
-    policy_version = column(dy.Int32, "Iteration of that checkpoint; 0 is the base model.", min=0)
+    policy_id = column(dy.String, "Id of the checkpoint artifact that answered. Of an import, the model's name, or unknown.")
+    policy_version = column(dy.Int32, "Iteration of that checkpoint; 0 is the base model. 0 of an import.", min=0)
     source = column(dy.String, f"Where the completion comes from: {', '.join(SOURCES)}.", check=one_of(*SOURCES))
     seed = column(dy.Int64, "Seed of the engine's generator for this completion.", nullable=True)
     temperature = column(dy.Float64, "Divisor of the logits; 0 is greedy. Null if unknown.", nullable=True, min=0.0)
@@ -49,8 +49,9 @@ class Rollouts(Table):
     min_p = column(dy.Float64, "Least share of the likeliest token's probability; 0 keeps all.", nullable=True)
     logprobs_mode = column(
         dy.String,
-        "processed_logprobs: after temperature and cuts, the sampling density. raw_logprobs: before them. unknown.",
-        check=one_of("processed_logprobs", "raw_logprobs", "unknown"),
+        "processed_logprobs: after temperature and cuts, the sampling density. raw_logprobs: before them. scored: computed "
+        "later under a checkpoint that the recipe names, at the row's temperature (1 if unknown), without cuts. unknown.",
+        check=one_of("processed_logprobs", "raw_logprobs", "scored", "unknown"),
     )
     engine = column(dy.String, "Program, version, device and number format that generated.")
     status = column(dy.String, f"One of {', '.join(STATUSES)}.", check=one_of(*STATUSES))

@@ -1,4 +1,4 @@
-"""Rows of a prompts source that did not fit: kept, so that nothing is lost."""
+"""Rows of a source of prompts or completions that did not fit: kept, so that nothing is lost."""
 
 import dataframely as dy
 
@@ -6,8 +6,12 @@ from schemas.table import Table, column
 
 
 class SetAside(Table):
-    """One row that was not taken into the prompts."""
+    """One row that was not taken in."""
 
-    place = column(dy.String, "Where it stands: line 3 of a JSONL file (from 1), row 2 of a table (from 0).", primary_key=True)
+    place = column(
+        dy.String,
+        "Where it stands: line 3 of a JSONL file (from 1), row 2 of a table (from 0); of an import, behind the file's name.",
+        primary_key=True,
+    )
     why = column(dy.String, "The reasons.")
     content = column(dy.String, "The row: a line as it came, or its values as a JSON object.", nullable=True)

@@ -6,11 +6,14 @@ AWS_ENDPOINT_URL, AWS_PROFILE, ...), ~/.aws, or the machine's role. None of them
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ ATTEMPTS = 6
 """How often a request is made before storage counts as out of reach: about 30 s of waiting between them."""
 BODY_ATTEMPTS = 3
 """How often an answer that broke off is asked for again."""
+BLOCK_BYTES = 1 << 20
+"""Bytes of an object that are held at once while it is read through."""
 PART_BYTES = 64 << 20
 """Files above this size are sent in parts, several at a time, and only the lost parts again."""
 PARTS_AT_ONCE = 4
@@ -44,6 +49,11 @@ class Object:
     etag: str
     sha256: str | None
     """As its writer recorded it."""
+
+
+_clients: dict[tuple[tuple[str, str], ...], Any] = {}
+"""Clients by what the environment said when they were made: making one takes longer than many a request."""
+_guard = threading.Lock()
 
 
 class Bucket:
@@ -67,8 +77,11 @@ class Bucket:
         user = any(name in os.environ for name in ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"))
         retries = {} if user else {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}}
         settings = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, max_pool_connections=CONNECTIONS, **retries)
-        with self._answers("connect"):
-            return boto3.session.Session().client("s3", config=settings)
+        said = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+        with _guard, self._answers("connect"):
+            if said not in _clients:
+                _clients[said] = boto3.session.Session().client("s3", config=settings)
+            return _clients[said]
 
     @property
     def endpoint(self) -> str:
@@ -103,6 +116,56 @@ class Bucket:
                     return None
                 raise
         return Object(found["ETag"], found["Metadata"].get(HASH))
+
+    def blocks(self, key: str, most: int | None = None) -> Iterator[bytes]:
+        """An object's bytes, a piece at a time. What breaks off goes on where it was.
+
+        Args:
+            most: how many of its first bytes; None for all.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        done, left = 0, BODY_ATTEMPTS
+        same: dict[str, str] = {}
+        end = "" if most is None else str(most - 1)
+        with self._answers("read", key):
+            while True:
+                part = {"Range": f"bytes={done}-{end}"} if done or end else {}
+                try:
+                    found = self._client.get_object(Bucket=self.name, Key=key, **part, **same)
+                    same = {"IfMatch": found["ETag"]}
+                    for block in found["Body"].iter_chunks(BLOCK_BYTES):
+                        done += len(block)
+                        yield block
+                    return
+                except self._client.exceptions.NoSuchKey:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"s3://{self.name}/{key}") from None
+                except BotoCoreError:
+                    left -= 1
+                    if not left:
+                        raise
+
+    def seconds_since(self, key: str) -> float | None:
+        """How long ago an object was written, by the server's clock; None if there is no such object."""
+        from botocore.exceptions import ClientError
+
+        with self._answers("look at", key):
+            try:
+                found = self._client.head_object(Bucket=self.name, Key=key)
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
+        now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return float((now - found["LastModified"]).total_seconds())
+
+    def copy(self, key: str, to: str) -> None:
+        """Write an object's bytes as another object, at the server."""
+        with self._answers("copy", key):
+            self._client.copy({"Bucket": self.name, "Key": key}, self.name, to)
 
     def download(self, key: str, path: Path) -> bool:
         """Write an object's bytes to a file. False if there is no such object."""
@@ -169,11 +232,15 @@ class Bucket:
         with suppress(BotoCoreError, ClientError):
             self._client.abort_multipart_upload(**upload)
 
-    def keys(self, prefix: str) -> list[str]:
-        """Keys that begin with `prefix`, in order."""
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object whose key begins with `prefix`, in the order of the keys."""
         with self._answers("list", prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-            return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+            return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys that begin with `prefix`, in order."""
+        return list(self.sizes(prefix))
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly in `prefix` (which ends with a slash, or is empty), in order."""

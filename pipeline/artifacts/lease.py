@@ -171,6 +171,15 @@ class Lease:
         return str(_parsed(found[0])["holder"]) if found else "another process"
 
 
+def holder_of(bucket: Bucket, key: str) -> str | None:
+    """Who holds a lock now; None if nobody does, or its holder was silent for longer than it promised."""
+    found, silent = bucket.read(key), bucket.seconds_since(key)
+    if found is None or silent is None:
+        return None
+    held = _parsed(found[0])
+    return None if held["token"] is None or silent > held["seconds"] else str(held["holder"])
+
+
 def _parsed(body: bytes) -> dict[str, Any]:
     """A lock's record. One that cannot be read counts as held by somebody unknown."""
     unknown = {"holder": "another process", "machine": "", "token": "", "seconds": UNKNOWN_SECONDS}

@@ -12,28 +12,24 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.artifacts.bucket import ABSENT, Bucket, Changed
+from pipeline.artifacts.bucket_files import AT_ONCE, BucketFiles
 from pipeline.artifacts.cache import MANIFEST, Cache, working
 from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file, write_text
-from pipeline.artifacts.lease import Lease, LeaseLost
+from pipeline.artifacts.lease import Lease, LeaseLost, holder_of
 from pipeline.artifacts.place import LOCKS, Place, Tell
 from pipeline.errors import IntegrityError, StageFailed, UserError
-from schemas.manifest import File
 
-AT_ONCE = 8
-"""Files that are sent or fetched at once."""
 KEPT = "kept.json"
 """Object that lists the files of the newest resume point; written after them."""
 KEEP_SECONDS = 300.0
 """Seconds between resume points that are sent, at least; and ten times as long as sending one takes."""
-REMEDY = "Restore the object from a copy, or delete its folder in the bucket and run again to make it anew."
-
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 """Names of folders that are also fit for directories here."""
@@ -71,12 +67,44 @@ class BucketHome:
         return self._url
 
     def place(self, kind: str, name: str) -> BucketPlace:
-        if not (_SAFE.fullmatch(kind) and _SAFE.fullmatch(name)):
+        if not self.is_place(kind, name):
             raise UserError(f"{self._url}/{kind}/{name}: not the address of an artifact")
         return BucketPlace(self._bucket, f"{self._prefix}{kind}/{name}/", self._cache, self.root / kind / name, self._tell)
 
+    def is_place(self, kind: str, name: str) -> bool:
+        """Whether an artifact can have that address: it is a directory here too."""
+        return bool(_SAFE.fullmatch(kind) and _SAFE.fullmatch(name))
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly in the store."""
+        return self._bucket.folders(self._prefix)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every object in a folder of the store (which ends with a slash, or is empty), by its path from there."""
+        prefix = self._prefix + folder
+        return {key.removeprefix(prefix): size for key, size in self._bucket.sizes(prefix).items()}
+
+    def delete(self, folder: str, stay: Collection[str] = ()) -> None:
+        """Delete a folder of the store (which ends with a slash): the manifest first, so that there is no artifact any more.
+
+        Args:
+            stay: paths in it that are not deleted.
+        """
+        prefix = self._prefix + folder
+        keys = [key for key in self._bucket.keys(prefix) if key.removeprefix(prefix) not in stay]
+        self._bucket.delete(sorted(keys, key=lambda key: key != prefix + MANIFEST))
+
+    def copy(self, folder: str, to: str) -> None:
+        """Copy a folder of the store to another."""
+        for path in self.sizes(folder):
+            self._bucket.copy(f"{self._prefix}{folder}{path}", f"{self._prefix}{to}{path}")
+
+    def holder(self, kind: str, name: str) -> str | None:
+        """Who makes an artifact now; None if nobody is at work on it."""
+        return holder_of(self._bucket, f"{self._prefix}{LOCKS}/{kind}-{name}.lock")
+
     def finished(self, kind: str | None = None) -> Iterator[tuple[Place, str]]:
-        kinds = [kind] if kind else [name for name in self._bucket.folders(self._prefix) if name != LOCKS]
+        kinds = [kind] if kind else [name for name in self.folders() if name != LOCKS]
         names = [(kind, name) for kind in kinds for name in self._bucket.folders(f"{self._prefix}{kind}/")]
         places = [self.place(*both) for both in names if all(map(_SAFE.fullmatch, both))]
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -101,80 +129,17 @@ class BucketHome:
         return f"{self._url} (work and copies in {self.root})"
 
 
-class BucketPlace:
+class BucketPlace(BucketFiles):
     """An artifact in a folder of a bucket. `lease` is there while it is written."""
 
     def __init__(self, bucket: Bucket, prefix: str, cache: Cache, path: Path, tell: Tell) -> None:
-        self._bucket, self._prefix, self._cache, self._path, self._tell = bucket, prefix, cache, path, tell
+        super().__init__(bucket, prefix, cache, path)
+        self._tell = tell
         self.lease: Lease | None = None
         self._sent: dict[str, str] = {}
         """Hash of every file that the bucket has as it is here."""
         self._sending: dict[str, Future[None]] = {}
-        self._manifest: str | None = None
         self._keep_after = time.monotonic() + KEEP_SECONDS
-
-    @property
-    def path(self) -> Path:
-        return self._path
-
-    @property
-    def url(self) -> str:
-        return self._url_of("").rstrip("/")
-
-    def _url_of(self, name: str) -> str:
-        return f"s3://{self._bucket.name}/{self._prefix}{name}"
-
-    def manifest(self) -> str | None:
-        found = self._bucket.read(self._prefix + MANIFEST)
-        if found is None:
-            return None
-        try:
-            self._manifest = found[0].decode()
-        except UnicodeDecodeError:
-            raise IntegrityError(f"{self._url_of(MANIFEST)}: not a valid manifest: it is not UTF-8. {REMEDY}") from None
-        return self._manifest
-
-    # Reading
-
-    def have(self, file: File) -> Path:
-        path = self._path / file.path
-        self._cache.use(self._path)
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            self._fetch([file])
-        return path
-
-    def verify(self, files: Sequence[File]) -> None:
-        self._cache.use(self._path)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            whole = list(pool.map(self._is_whole, files))
-        self._fetch([file for file, right in zip(files, whole, strict=True) if not right])
-
-    def _is_whole(self, file: File) -> bool:
-        path = self._path / file.path
-        return path.is_file() and path.stat().st_size == file.bytes and sha256_of(path) == file.sha256
-
-    def _fetch(self, files: Sequence[File]) -> None:
-        if files:
-            self._cache.make_room(sum(file.bytes for file in files), f"a copy of {self.url}")
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(self._fetch_file, files))
-            write_text(self._path / MANIFEST, self._manifest or "")
-
-    def _fetch_file(self, file: File) -> None:
-        with whole_file(self._path / file.path) as temporary:
-            if not self._bucket.download(self._prefix + file.path, temporary):
-                raise IntegrityError(f"{self._url_of(file.path)}: listed in the manifest but missing. {REMEDY}")
-            if (size := temporary.stat().st_size) != file.bytes:
-                raise IntegrityError(f"{self._url_of(file.path)}: has {size} bytes, the manifest says {file.bytes}. {REMEDY}")
-            if sha256_of(temporary) != file.sha256:
-                raise IntegrityError(
-                    f"{self._url_of(file.path)}: was changed after it was written (sha256 differs from the manifest). {REMEDY}"
-                )
-
-    def refuse_others(self, files: Sequence[File]) -> None:
-        """Only files that the manifest lists are fetched."""
-
-    # Writing
 
     def room(self, needed: int, what: str) -> None:
         self._cache.use(self._path)

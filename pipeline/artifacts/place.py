@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.artifacts.cache import MANIFEST
-from pipeline.artifacts.files import sha256_of, write_text
+from pipeline.artifacts.files import TEMPORARY, sha256_of, write_text
 from pipeline.artifacts.lock import Lock
 from pipeline.artifacts.space import free_bytes, readable, refuse_full
 from pipeline.errors import IntegrityError, UserError
 from schemas.manifest import File
 
 LOCKS = "locks"
+ASIDE = "damaged"
+"""Folder of a store that keeps what `rollbook repair` replaced: damaged/<kind>/<key>/<number>."""
+SIGNATURE = ".sig"
+"""Ends the name of a signature, which lies beside its artifact: <kind>/<key>.sig."""
 REMEDY = "Restore it from a copy, or delete the artifact's directory and run again to make it anew."
 LONGEST_MANIFEST = 64 << 20
 """Bytes; some 300,000 files."""
@@ -52,6 +56,12 @@ class Place(Protocol):
         Raises:
             IntegrityError: names the first file that is missing or differs.
         """
+
+    def verify_there(self, files: Sequence[File]) -> None:
+        """As `verify`, but of what the store itself has, whatever copies are on this machine."""
+
+    def names(self) -> list[str]:
+        """Every file that the store has in this place, the manifest among them, but for those that are being written."""
 
     def refuse_others(self, files: Sequence[File]) -> None:
         """Refuse files on this machine that the manifest does not list. Raises IntegrityError."""
@@ -132,6 +142,13 @@ class Directory:
     def verify(self, files: Sequence[File]) -> None:
         for file in files:
             verify_file(self._path, file)
+
+    def verify_there(self, files: Sequence[File]) -> None:
+        self.verify(files)
+
+    def names(self) -> list[str]:
+        files = (Path(folder) / name for folder, _, names in os.walk(self._path) for name in names)
+        return sorted(path.relative_to(self._path).as_posix() for path in files if not path.name.startswith(TEMPORARY))
 
     def refuse_others(self, files: Sequence[File]) -> None:
         listed = {MANIFEST, *(file.path for file in files)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pipeline.artifacts.cache import working
 from pipeline.audit.findings import Count, Figure, Finding, Ledger, Severity, Spot
 from pipeline.audit.gather import gather
 from pipeline.audit.hashes import Hashes
@@ -23,7 +24,7 @@ from pipeline.audit.integrity import check_lineage, check_listing
 from pipeline.audit.lineage import Graph, graph_of
 from pipeline.audit.record import check_record
 from pipeline.audit.rows import Share, TableFile, open_table
-from pipeline.audit.scope import scope_of
+from pipeline.audit.scope import Scope, scope_of
 from pipeline.audit.tables.checkpoint import CheckpointChecks
 from pipeline.audit.tables.checks import Checks, joined
 from pipeline.audit.tables.comparison import ComparisonChecks
@@ -103,12 +104,16 @@ def audit(
     Raises:
         UserError: there is nothing to audit.
     """
+    with working():
+        return _audit(scope_of(path), deep, samples, steps, on_progress)
+
+
+def _audit(scope: Scope, deep: bool, samples: int, steps: int, on_progress: OnProgress) -> Audit:
     started, ledger = time.monotonic(), Ledger()
-    scope = scope_of(path)
     gathered = gather(scope, ledger)
     ledger.count("integrity", "artifacts opened", len(gathered.audited), len(gathered.audited) + gathered.unopened)
     total = sum(file.bytes for held in gathered.audited for file in held.files)
-    hashes = Hashes(lambda done: on_progress("reading", done, total))
+    hashes = Hashes(lambda done: on_progress("reading", done, total), lambda file: deep or not file.path.endswith(".safetensors"))
     world = World(gathered.shelf, hashes, ledger, deep)
     for held in gathered.audited:
         check_listing(held, ledger)
@@ -125,7 +130,7 @@ def audit(
 
         distributions = derive(gathered.audited, world, samples=samples, steps=steps, on_work=on_progress)
     return Audit(
-        path=str(path),
+        path=scope.path,
         kind=scope.kind,
         deep=deep,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, get_args
 
 from pipeline.artifacts.cache import MANIFEST
 from pipeline.artifacts.files import TEMPORARY
-from pipeline.artifacts.place import LOCKS, Directory, Place
+from pipeline.artifacts.place import LOCKS, SIGNATURE, Directory, Place
 from pipeline.artifacts.work import SCRATCH
 from pipeline.errors import UserError
 from schemas.manifest import File, Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
+BLOCK = 4 << 20
+"""Bytes that are read and hashed at a time."""
 LARGEST_MANIFEST = 64 << 20
 """Bytes. A manifest of 100,000 files is about a quarter of this."""
 
@@ -41,6 +44,17 @@ class Folder(Protocol):
 
     def local(self, file: File) -> Path:
         """Where the file can be read on this machine. Raises UserError if it cannot be had."""
+
+    def start(self, file: File, count: int) -> bytes:
+        """The file's first bytes."""
+
+    def sha256(self, file: File, tell: Callable[[int], bool], *, keep: bool) -> str:
+        """Hash the file as the store has it.
+
+        Args:
+            tell: called with the number of bytes of each piece that was read; False ends it.
+            keep: whether it will be read by `local`; then what was hashed is what is read.
+        """
 
     def being_written(self) -> bool:
         """Whether a process that is alive holds its lock."""
@@ -98,6 +112,21 @@ class LocalFolder:
     def local(self, file: File) -> Path:
         return self._path / file.path
 
+    def start(self, file: File, count: int) -> bytes:
+        with self.local(file).open("rb") as handle:
+            return handle.read(count)
+
+    def sha256(self, file: File, tell: Callable[[int], bool], *, keep: bool) -> str:
+        hashed = hashlib.sha256()
+        block = bytearray(min(BLOCK, max(file.bytes, 1)))
+        view = memoryview(block)
+        with self.local(file).open("rb", buffering=0) as handle:
+            while count := handle.readinto(block):
+                hashed.update(view[:count])
+                if not tell(count):
+                    break
+        return hashed.hexdigest()
+
     def being_written(self) -> bool:
         if self._lock is None or not self._lock.is_file():
             return False
@@ -132,7 +161,15 @@ class LocalRoot:
             elif entry.name not in KINDS or not entry.is_dir():
                 yield entry.name
             else:
-                yield from (f"{entry.name}/{file.name}" for file in _scan(self.root / entry.name) if not file.is_dir())
+                files = {file.name: file.is_dir() for file in _scan(self.root / entry.name)}
+                yield from (
+                    f"{entry.name}/{name}" for name, is_dir in files.items() if not is_dir and not is_signature(name, files)
+                )
+
+
+def is_signature(name: str, beside: Collection[str]) -> bool:
+    """Whether a file is the signature of an artifact that lies beside it."""
+    return name.endswith(SIGNATURE) and name.removesuffix(SIGNATURE) in beside
 
 
 def is_scratch(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,11 +9,9 @@ from typing import Any
 
 from pipeline.audit.findings import Spot
 from pipeline.audit.holdings import RESTORE, Held, safe
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 from schemas.manifest import File
 
-BLOCK = 4 << 20
-"""Bytes that are read and hashed at a time."""
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that were read so far."""
 
@@ -24,10 +21,11 @@ class Hashes:
 
     Args:
         on_bytes: called from many threads.
+        keep: whether a file's content is looked at once it is known to be intact.
     """
 
-    def __init__(self, on_bytes: OnBytes = lambda count: None) -> None:
-        self._on_bytes = on_bytes
+    def __init__(self, on_bytes: OnBytes = lambda count: None, keep: Callable[[File], bool] = lambda file: True) -> None:
+        self._on_bytes, self._keep = on_bytes, keep
         self._lock = threading.Lock()
         self._answers: dict[tuple[str, str], Future[dict[str, Any] | None]] = {}
         self._stopped = False
@@ -74,24 +72,20 @@ class Hashes:
         if size != file.bytes:
             return _differs("bytes", f"{file.bytes:,} bytes", f"{size:,} bytes")
         try:
-            found = self._sha256(held, file)
+            found = held.folder.sha256(file, self._tell, keep=self._keep(file))
+        except StageFailed:
+            raise  # the storage is out of reach, or the disk is full: of no file more could be said
         except (OSError, UserError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             unread = _differs("readable", "a file that can be read", reason)
             return {**unread, "severity": "unknown", "remedy": "Make it readable, and audit again."}
         return None if found == file.sha256 else _differs("sha256", file.sha256, found)
 
-    def _sha256(self, held: Held, file: File) -> str:
-        hashed = hashlib.sha256()
-        block = bytearray(min(BLOCK, max(file.bytes, 1)))
-        view = memoryview(block)
-        with held.folder.local(file).open("rb", buffering=0) as handle:
-            while not self._stopped and (count := handle.readinto(block)):
-                hashed.update(view[:count])
-                with self._lock:
-                    self.bytes += count
-                    self._on_bytes(self.bytes)
-        return hashed.hexdigest()
+    def _tell(self, count: int) -> bool:
+        with self._lock:
+            self.bytes += count
+            self._on_bytes(self.bytes)
+        return not self._stopped
 
 
 def _differs(check: str, expected: str, found: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -198,8 +198,3 @@ def safe(file: File) -> bool:
     """Whether a listed file lies inside its artifact."""
     path = PurePosixPath(file.path)
     return not path.is_absolute() and ".." not in path.parts and file.path not in ("", MANIFEST)
-
-
-def local_path(held: Held, file: File) -> Path:
-    """Where a file can be read on this machine. Raises UserError if it cannot be had."""
-    return held.folder.local(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.artifacts.cache import MANIFEST
+from pipeline.artifacts.place import ASIDE
 from pipeline.audit.findings import Ledger
 from pipeline.audit.folders import Root, is_scratch
 from pipeline.audit.holdings import Held, Shelf
@@ -15,6 +16,11 @@ DELETE = "Delete it, or move it out of the store: nobody knows what it is."
 def check_strays(root: Root, ledger: Ledger) -> None:
     """Report what lies in a store where no artifact can be."""
     for name in root.strays():
+        if name == ASIDE:
+            remedy = "`rollbook gc --delete` deletes it."
+            said = {"expected": "nothing but artifacts and locks", "found": "damaged artifacts that `rollbook repair` replaced"}
+            ledger.at(file=name).note("integrity", "set aside", **said, remedy=remedy)
+            continue
         said = {"expected": "nothing but artifacts and locks", "found": "an entry that belongs to neither"}
         ledger.at(file=name).error("integrity", "unlisted", **said, remedy=DELETE)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline import requests
+from pipeline.algorithms import ALGORITHMS, plugins
 from pipeline.artifacts import Artifact, Request
 from pipeline.audit.findings import Ledger, Spot
 from pipeline.audit.holdings import Held, Shelf, unique_keys
@@ -17,12 +18,13 @@ from pipeline.audit.scope import Scope, references_in
 from pipeline.config import RewardComponent, RunConfig
 from pipeline.errors import UserError
 from pipeline.parts import Part
+from pipeline.rewards.registry import BATCHED, settled
 from pipeline.run import FORMAT, RECORD
 from schemas.manifest import UNSEALED, seal_holds
 
 RERUN = "Restore it from a copy, or run the same command again: finished work is found, and the record is written anew."
 RULE = RewardComponent(grader="exact_match")
-"""Stands in for graders of the user's own, which an audit does not import."""
+"""Stands in for graders of the user's own, which an audit does not import, and for those whose file or model may be gone."""
 
 
 def check_record(scope: Scope, shelf: Shelf, ledger: Ledger) -> None:
@@ -122,11 +124,12 @@ class _Recipes:
 
     def __init__(self, config: RunConfig, there: _References, ledger: Ledger) -> None:
         self._there, self._ledger = there, ledger
-        self._own = [component for component in config.reward.components if ":" in component.grader]
-        self._components = [component.model_dump(mode="json") for component in config.reward.components]
+        self._own = [c for c in config.reward.components if ":" in c.grader or c.grader in BATCHED]
+        self._components = [settled(component) for component in config.reward.components]
         reward = config.reward.model_copy(update={"components": (RULE,)}) if self._own else config.reward
-        self._config = config.model_copy(update={"reward": reward})
-        self._plugins = bool(getattr(config, "plugins", ()))
+        self._config = config.model_copy(update={"reward": reward, "plugins": ()})
+        name = config.train.algorithm
+        self._foreign = name if name not in ALGORITHMS and (config.plugins or name in plugins.installed()) else None
 
     def check(self, record: Mapping[str, Any]) -> None:
         for held, request in self._asked(record):
@@ -169,8 +172,15 @@ class _Recipes:
             )
 
     def _trained(self, entry: Mapping[str, Any], base: Held | None) -> Iterator[tuple[Held, Request]]:
-        if self._plugins:
-            return  # an algorithm of the user's own is code that an audit does not run
+        if self._foreign:
+            why = f"not compared: {self._foreign} is an algorithm of a plugin or a package, which an audit does not import"
+            said = {
+                "expected": "the settings of the record's config",
+                "found": why,
+                "remedy": "Nothing says that they are wrong.",
+            }
+            self._ledger.at(file=RECORD).note("lineage", "algorithm", **said, column="config.train.algorithm")
+            return
         get, number = self._there.get, entry["iteration"]
         policy, rollouts, shaped, made = (get(entry[name]) for name in ("policy", "rollouts", "shaped", "checkpoint"))
         if policy is None or rollouts is None or shaped is None:
@@ -198,7 +208,7 @@ class _Recipes:
         return self._config.model_copy(update={"model": self._config.model.model_copy(update={"dtype": dtype})})
 
     def _graded(self, request: Request, held: Held) -> Request:
-        """The request with graders of the user's own as the artifact has them, if they are named as in the config."""
+        """The request with the hashes of graders' sources as the artifact has them, if its graders are those of the config."""
         if not self._own:
             return request
         stated = held.recipe.get("reward") or []

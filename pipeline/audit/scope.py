@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts.cache import MANIFEST
+from pipeline.artifacts.cache import MANIFEST, store_of
+from pipeline.audit.bucket_folders import BucketRoot
 from pipeline.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, Root
 from pipeline.errors import UserError
 from pipeline.run import RECORD
@@ -44,8 +45,8 @@ def scope_of(path: str | Path) -> Scope:
         UserError: nothing that can be audited.
     """
     place = Path(path)
-    if str(path).startswith("s3:/"):
-        raise UserError(f"{path}: an audit reads local directories. Copy the store here first, with `aws s3 sync` or the like")
+    if is_in_bucket(path):
+        return _in_bucket(str(path))
     if place.name == RECORD and place.is_file():
         place = place.parent
     if not place.exists():
@@ -68,6 +69,31 @@ def scope_of(path: str | Path) -> Scope:
     )
 
 
+def is_in_bucket(path: str | Path) -> bool:
+    """Whether a path is an address in a bucket, or a directory of the cache, which stands for one."""
+    place = Path(path).absolute()
+    return str(path).startswith("s3:/") or any(store_of(folder) for folder in (place, place.parent.parent))
+
+
+def _in_bucket(path: str) -> Scope:
+    address = path.rstrip("/").removesuffix(f"/{MANIFEST}")
+    folder, _, name = address.rpartition("/")
+    store, _, kind = folder.rpartition("/")
+    if kind in KINDS:
+        root = BucketRoot(store)
+        return Scope("artifact", path, shared=(root,), artifact=root.folder(kind, name))
+    root = BucketRoot(address)
+    kinds = root.kinds()
+    if any(kind in KINDS for kind in kinds):
+        return Scope("store", path, whole=(root,))
+    deeper = f". Is it {root.url}/{ARTIFACTS}?" if ARTIFACTS in kinds else ""
+    raise UserError(f"{path}: nothing to audit. It has no folder such as rollouts/ or checkpoint/ (a store){deeper}")
+
+
+def _root(store: str) -> Root:
+    return BucketRoot(store) if is_in_bucket(store) else LocalRoot(Path(store))
+
+
 def _is_store(place: Path) -> bool:
     return any((place / kind).is_dir() for kind in KINDS)
 
@@ -75,10 +101,17 @@ def _is_store(place: Path) -> bool:
 def _run(path: str, directory: Path) -> Scope:
     """A run's own store is audited whole; of a store that it shares with others, what its record names."""
     own = directory / ARTIFACTS
-    roots = {(directory / reference).absolute().parent.parent for reference in _references(directory / RECORD)}
-    shared = sorted(root for root in roots if root.resolve() != own.resolve())
+    roots = {_store_of(reference, directory) for reference in _references(directory / RECORD)}
+    shared = sorted(root for root in roots if root.startswith("s3:") or Path(root).resolve() != own.resolve())
     whole = (LocalRoot(own),) if own.is_dir() else ()
-    return Scope("run", path, whole, tuple(LocalRoot(root) for root in shared), directory=directory)
+    return Scope("run", path, whole, tuple(map(_root, shared)), directory=directory)
+
+
+def _store_of(reference: str, directory: Path) -> str:
+    """The store that an artifact of a run's record lies in."""
+    if reference.startswith("s3:"):
+        return reference.rstrip("/").rsplit("/", 2)[0]
+    return str((directory / reference).absolute().parent.parent)
 
 
 def _references(record: Path) -> Iterator[str]:

@@ -29,8 +29,8 @@ class Decoder:
     use and which knows more settings.
     """
 
-    def __init__(self, checkpoint: Held, tokenizer: Tokenizer) -> None:
-        self._checkpoint, self._tokenizer = checkpoint, tokenizer
+    def __init__(self, checkpoint: Held, tokenizer: Tokenizer, world: World) -> None:
+        self._checkpoint, self._tokenizer, self._world = checkpoint, tokenizer, world
         self._full: Any = None
 
     @classmethod
@@ -41,7 +41,7 @@ class Decoder:
         from tokenizers import Tokenizer
 
         try:
-            return cls(checkpoint, Tokenizer.from_file(str(path)))
+            return cls(checkpoint, Tokenizer.from_file(str(path)), world)
         except Exception:  # the library raises nothing narrower
             return None
 
@@ -54,5 +54,8 @@ class Decoder:
         if self._full is None:
             from transformers import AutoTokenizer
 
+            for file in self._checkpoint.files:
+                if not file.path.endswith(".safetensors"):
+                    self._world.read(self._checkpoint, file.path)
             self._full = AutoTokenizer.from_pretrained(self._checkpoint.folder.place.path, trust_remote_code=False)
         return str(self._full.decode(list(ids), skip_special_tokens=True))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LARGEST_HEADER = 100_000_000
@@ -20,18 +19,20 @@ Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and shape by name."""
 
 
-def tensors_of(path: Path) -> Tensors:
+def tensors_of(size: int, first: Callable[[int], bytes]) -> Tensors:
     """What a file holds, after checking that its parts lie one after the other and fill it.
+
+    Args:
+        size: bytes of the file.
+        first: gives its first bytes, that many.
 
     Raises:
         ValueError: says what is wrong with the file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(LARGEST_HEADER, size - 8):
-            raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
-        header = json.loads(file.read(length))
+    length = int.from_bytes(first(8), "little") if size >= 8 else 0
+    if size < 8 or length > min(LARGEST_HEADER, size - 8):
+        raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+    header = json.loads(first(8 + length)[8:])
     if not isinstance(header, dict):
         raise ValueError("the header is no JSON object")
     entries = sorted(((name, _entry(name, value)) for name, value in header.items() if name != "__metadata__"), key=_start)

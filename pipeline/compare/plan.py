@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts import Artifact, Store
 from pipeline.artifacts.store import load_artifact
 from pipeline.compare.choices import Choice, parse_choices
 from pipeline.config import RunConfig, change_config, with_plugins
-from pipeline.errors import UserError
-from pipeline.mix.tokens import check_tokens
+from pipeline.errors import IntegrityError, UserError
+from pipeline.grade.plan import GRADED, store_of
+from pipeline.mix.tokens import check_tokens, check_tokens_of
 from pipeline.run import RECORD, Run, load_run
 
 SECTIONS = ("train", "shape", "replay", "evaluate", "engine", "plugins")
@@ -109,6 +110,7 @@ def make_plan(
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
     curve: bool = False,
+    run: str | Path | None = None,
 ) -> Plan:
     """Check everything that a comparison names.
 
@@ -119,11 +121,12 @@ def make_plan(
         iteration: whose rollouts; default 0, or that of the rollouts artifact.
         overrides: `key.path=value` texts.
         plugins: files of the user's own, beside those of the run.
+        run: where rollouts from elsewhere are trained on: the run directory whose model, settings and held-out prompts count.
 
     Raises:
         UserError: no such run, iteration, algorithm or setting, or a setting that decides the snapshot.
     """
-    snapshot = find_snapshot(Path(place), iteration)
+    snapshot = find_snapshot(Path(place), iteration) if run is None else foreign_snapshot(Path(place), iteration, Path(run))
     config = with_plugins(change_config(snapshot.config, overrides), plugins)
     choices = parse_choices(algorithms, config.plugins)
     _refuse_other_snapshot(snapshot.config, config)
@@ -148,13 +151,51 @@ def find_snapshot(place: Path, iteration: int | None) -> Snapshot:
         return _snapshot(directory, run, iteration or 0)
     artifact = load_artifact(place)
     directory, run = _run_around(place)
+    ids = _with_graded(artifact)
     for step in run.iterations:
         rollouts = step.answers.rollouts if step.answers else None
-        if rollouts is not None and rollouts.id == artifact.id:
+        if rollouts is not None and rollouts.id in ids:
             if iteration not in (None, step.iteration):
                 raise UserError(f"{place}: the rollouts of iteration {step.iteration}, not of {iteration}")
-            return _snapshot(directory, run, step.iteration)
+            return replace(_snapshot(directory, run, step.iteration), rollouts=artifact)
+    if is_foreign(artifact):
+        return foreign_snapshot(place, iteration, directory)
     raise UserError(f"{place}: {artifact.kind} {artifact.id[:16]} is not the training rollouts of an iteration of {directory}")
+
+
+def is_foreign(artifact: Artifact) -> bool:
+    """Whether no checkpoint of ours drew these rollouts."""
+    return artifact.kind == "rollouts" and all(parent.role != "policy" for parent in artifact.manifest.content.parents)
+
+
+def foreign_snapshot(place: Path, iteration: int | None, directory: Path) -> Snapshot:
+    """Rollouts from elsewhere, as if a run's iteration had drawn them: trainings start from its policy.
+
+    Raises:
+        UserError: no such rollouts or run, the iteration has no policy yet, or the tokens are not those of its model.
+    """
+    artifact, run = load_artifact(place), load_run(directory)
+    if artifact.kind != "rollouts":
+        raise UserError(f"{place}: a {artifact.kind} artifact; name rollouts")
+    step = next((step for step in run.iterations if step.iteration == (iteration or 0)), None)
+    if step is None or run.heldout_prompts is None:
+        raise UserError(f"{directory}: has no policy of iteration {iteration or 0} yet; `rollbook evaluate` goes as far")
+    base = run.iterations[0].policy
+    check_tokens_of(artifact, base.file("tokenizer.json"), str(place))
+    config = run.config.model_copy(update={"store": store_of(base)})
+    return Snapshot(directory, step.iteration, config, base, step.policy, artifact, run.heldout_prompts)
+
+
+def _with_graded(artifact: Artifact) -> set[str]:
+    """Ids of an artifact, and of those whose completions it has with other rewards."""
+    ids, store = {artifact.id}, Store(store_of(artifact))
+    while graded := [parent for parent in artifact.manifest.content.parents if parent.role == GRADED]:
+        ids.add(graded[0].id)
+        try:
+            artifact = store.get(graded[0])
+        except IntegrityError:
+            break
+    return ids
 
 
 def _run_around(place: Path) -> tuple[Path, Run]:
@@ -162,7 +203,10 @@ def _run_around(place: Path) -> tuple[Path, Run]:
     for directory in place.resolve().parents:
         if (directory / RECORD).exists():
             return directory, load_run(directory)
-    raise UserError(f"{place}: lies in no run directory. Name the run directory instead, with --iteration")
+    raise UserError(
+        f"{place}: lies in no run directory. Name the run directory instead, with --iteration, or with --run the one whose "
+        "model and held-out prompts are used"
+    )
 
 
 def _snapshot(directory: Path, run: Run, iteration: int) -> Snapshot:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import EngineConfig, SamplingConfig
 from pipeline.device import has_gpu
@@ -14,6 +14,9 @@ from pipeline.errors import StageFailed, UserError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
+
+    from pipeline.artifacts import Artifact
+    from pipeline.process import Reporter
 
 
 def engine_environment() -> dict[str, str]:
@@ -60,6 +63,35 @@ class Reply:
     error: str | None
 
 
+class Answerer(Protocol):
+    """What generates: an engine of this process, or servers."""
+
+    name: str
+    """What is recorded with every row."""
+
+    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        """Generate completions, and yield them as they finish, in any order."""
+
+
+class EngineSource(Protocol):
+    """Where the generate stage gets what generates."""
+
+    notes: dict[str, Any]
+    """What is kept beside an artifact about who answered."""
+
+    def engine_for(
+        self,
+        policy: Artifact,
+        config: EngineConfig,
+        dtype: str,
+        probes: Sequence[list[int]],
+        reporter: Reporter,
+        *,
+        trust_remote_code: bool,
+    ) -> Answerer:
+        """What generates with a checkpoint's weights."""
+
+
 class Engine:
     """A vLLM engine, with the weights of one checkpoint at a time."""
 
@@ -95,6 +127,7 @@ class Engine:
         except Exception as error:
             raise UserError(f"vLLM cannot load {model}: {reason_of(error)}") from error
         self._engine = self._llm.llm_engine
+        self.name = engine_name(dtype)
         self._model = model
         self._has_run = False
         self.max_model_len: int = self._engine.model_config.max_model_len

@@ -40,6 +40,7 @@ class LiveEngine:
     """The engine of a process, if it has one yet."""
 
     def __init__(self) -> None:
+        self.notes: dict[str, Any] = {}
         self._engine: Engine | None = None
         self._fit: _Fit | None = None
         self._policy: str | None = None
@@ -99,19 +100,14 @@ def _files_of(policy: Artifact) -> tuple[tuple[str, str], ...]:
 def _difference(engine: Engine, model: Path, probes: Sequence[list[int]], *, trust_remote_code: bool) -> float:
     """Largest |engine - transformers| logprob over sampled answers to the probes, nats."""
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from pipeline.generate.reference import reference_logprobs
 
     sampling = SamplingConfig(max_tokens=PROBE_TOKENS)
     asks = [Ask((-1, number, 0), prompt, sampling, seed=number) for number, prompt in enumerate(probes)]
     replies = [reply for step in engine.run(iter(asks), in_flight=len(asks)) for reply in step]
-    reference: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    worst = 0.0
-    with torch.inference_mode():
-        for reply in replies:
-            if reply.error is not None or not reply.logprobs:
-                return math.inf
-            prompt, answer = probes[reply.key[1]], torch.tensor(reply.token_ids)
-            logits = reference(input_ids=torch.tensor([prompt + reply.token_ids]), use_cache=False).logits
-            of_answer = logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(-1, answer[:, None])[:, 0]
-            worst = max(worst, float((of_answer - torch.tensor(reply.logprobs)).abs().max()))
-    return worst
+    if any(reply.error is not None or not reply.logprobs for reply in replies):
+        return math.inf
+    (reference,) = reference_logprobs(model, probes, replies, trust_remote_code=trust_remote_code)
+    answers = torch.tensor([value for reply in replies for value in reply.logprobs])
+    return float((torch.cat(reference) - answers).abs().max())

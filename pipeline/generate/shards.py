@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
+from pipeline.artifacts.tables import check_columns
 from pipeline.config import RewardConfig, SamplingConfig
+from pipeline.errors import DataError
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.seeds import completion_seed
-from pipeline.rewards.lane import RewardItem, RewardResult
+from pipeline.rewards.items import RewardItem, RewardResult
 from pipeline.rewards.pool import RewardPool
-from schemas import Rollouts
+from schemas import Remarks, Rollouts
 
 
 class Decoder(Protocol):
@@ -55,10 +58,12 @@ class Job:
     run_seed: int
     policy_id: str
     policy_version: int
-    engine: str
 
     def seed(self, group: Group, sample: int) -> int:
         return completion_seed(self.run_seed, self.purpose, self.iteration, group.name, sample)
+
+    def group_id(self, group: Group) -> str:
+        return group_id(group.name, self.key)
 
     def asks(self, shard: Shard) -> Iterator[Ask]:
         for number in range(shard.start, shard.stop):
@@ -75,6 +80,8 @@ class Shard:
     name: str
     start: int
     stop: int
+    engine: str = ""
+    """What answers, as the rows say it."""
     replies: dict[int, list[Reply]] = field(default_factory=dict)
     grades: dict[int, Future[list[RewardResult]]] = field(default_factory=dict)
 
@@ -85,12 +92,31 @@ class Shard:
         group.append(reply)
         if len(group) == self.job.samples:
             group.sort(key=lambda reply: reply.key[2])
-            prompt = self.job.groups[number].row
-            items = [RewardItem(text_of(reply, tokenizer), prompt["answer"], prompt_for_grader(prompt)) for reply in group]
+            prompt, name = self.job.groups[number].row, self.job.group_id(self.job.groups[number])
+            given = prompt_for_grader(prompt)
+            items = [RewardItem(text_of(one, tokenizer), prompt["answer"], given, name, one.key[2]) for one in group]
             self.grades[number] = pool.submit(items)
+
+    def is_in(self, path: Path) -> bool:
+        """Whether a file holds this shard's completions, however they are graded: its prompts, samples and seeds."""
+        if not path.is_file():
+            return False
+        try:
+            check_columns(path, Rollouts)
+            stored = pl.read_parquet(path, columns=["prompt_id", "sample_index", "seed"]).rows()
+        except (DataError, OSError, pl.exceptions.PolarsError):
+            return False
+        groups = (self.job.groups[number] for number in range(self.start, self.stop))
+        drawn = self.job.sampling.temperature > 0
+        return stored == [
+            (group.row["prompt_id"], sample, self.job.seed(group, sample) if drawn else None)
+            for group in groups
+            for sample in range(self.job.samples)
+        ]
 
     def restore(self, frame: pl.DataFrame, tokenizer: Decoder, pool: RewardPool) -> None:
         """Take the completions that an earlier attempt wrote (`frame`'s rows), to grade them again."""
+        self.engine = frame["engine"][0]
         for number, row in enumerate(frame.iter_rows(named=True)):
             key = (self.job.number, self.start + number // self.job.samples, row["sample_index"])
             error = row["error"] if row["status"] == "engine_error" else None
@@ -107,10 +133,35 @@ class Shard:
         rows = []
         for number in range(self.start, self.stop):
             for reply, grade in zip(self.replies[number], self.grades[number].result(), strict=True):
-                rows.append(_row(self.job, self.job.groups[number], reply, grade, tokenizer))
+                rows.append(_row(self.job, self.job.groups[number], reply, grade, tokenizer, self.engine))
         columns = [component.column for component in reward.components]
         types = {name: column.dtype for name, column in Rollouts.columns().items()} | dict.fromkeys(columns, pl.Float64)
         return pl.DataFrame(rows, schema=types)
+
+    def remarks(self) -> pl.DataFrame:
+        """What graders said beside their scores, as rows of `Remarks`."""
+        rows = []
+        for number in range(self.start, self.stop):
+            name = self.job.group_id(self.job.groups[number])
+            rows += [(name, i, grade.remarks) for i, grade in enumerate(self.grades[number].result())]
+        return remarks_of(rows)
+
+
+def group_id(name: str, key: str) -> str:
+    """A group's id: its prompt's name, and the artifact that it is in."""
+    return f"{name}@{key[:8]}"
+
+
+def remarks_of(said: Iterable[tuple[str, int, Mapping[str, str]]]) -> pl.DataFrame:
+    """Rows of `Remarks`: of each completion its group, its number, and what was said by the component's column."""
+    rows = [(group, sample, column, text) for group, sample, remarks in said for column, text in remarks.items()]
+    types = {name: column.dtype for name, column in Remarks.columns().items()}
+    return pl.DataFrame(rows, schema=types, orient="row")
+
+
+def remarks_name(shard: str) -> str:
+    """The file of a shard's remarks: remarks-00000.parquet beside part-00000.parquet."""
+    return f"remarks-{shard.removeprefix('part-')}"
 
 
 def shards_of(job: Job, size: int) -> list[Shard]:
@@ -128,7 +179,7 @@ def prompt_for_grader(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "metadata": json.loads(row["metadata"]) if row["metadata"] else {}}
 
 
-def _row(job: Job, group: Group, reply: Reply, grade: RewardResult, tokenizer: Decoder) -> dict[str, Any]:
+def _row(job: Job, group: Group, reply: Reply, grade: RewardResult, tokenizer: Decoder, engine: str) -> dict[str, Any]:
     sample = reply.key[2]
     logprobs: list[float] | None = reply.logprobs
     error = reply.error
@@ -143,7 +194,7 @@ def _row(job: Job, group: Group, reply: Reply, grade: RewardResult, tokenizer: D
     elif reply.finish_reason == "length":
         status = "truncated"
     return {
-        "group_id": f"{group.name}@{job.key[:8]}",
+        "group_id": job.group_id(group),
         "sample_index": sample,
         "prompt_id": group.row["prompt_id"],
         "prompt_token_ids": group.prompt_token_ids,
@@ -164,7 +215,7 @@ def _row(job: Job, group: Group, reply: Reply, grade: RewardResult, tokenizer: D
         "top_k": job.sampling.top_k,
         "min_p": job.sampling.min_p,
         "logprobs_mode": "processed_logprobs",
-        "engine": job.engine,
+        "engine": engine,
         "status": status,
         "error": error,
         **grade.components,

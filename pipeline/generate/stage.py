@@ -15,27 +15,29 @@ from pipeline.artifacts.store import load_artifact, verified
 from pipeline.config import EngineConfig, RewardConfig, SamplingConfig
 from pipeline.errors import DataError, UserError
 from pipeline.estimates import rollouts_bytes
-from pipeline.generate.engine import Ask, engine_name
-from pipeline.generate.live import LiveEngine
+from pipeline.generate.context import context_length
+from pipeline.generate.engine import Ask, EngineSource
 from pipeline.generate.seeds import select_prompts
-from pipeline.generate.shards import Group, Job, Shard, shards_of
+from pipeline.generate.shards import Group, Job, Shard, remarks_name, shards_of
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.grade.siblings import remember, unfinished_siblings
 from pipeline.process import Event, Reporter
 from pipeline.rewards.pool import RewardPool
-from schemas import Prompts, Rollouts
+from pipeline.rewards.registry import places_of
+from schemas import Prompts, Remarks, Rollouts
 
 PROGRESS_SECONDS = 0.5
 PROBES = 4
 """Prompts that an engine with new weights answers for its check."""
 
 
-def generate(spec: Event, reporter: Reporter, live: LiveEngine) -> Event:
+def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
     """Make the rollouts artifacts of a spec, going on from shards that an earlier attempt finished.
 
     Args:
         spec: store, policy (path of the checkpoint artifact), trust_remote_code, engine, reward, and jobs: a list of
             {request, prompts (path of the artifact)}.
-        live: this process's engine.
+        live: this process's engine, or the servers that it asks.
 
     Returns:
         {"artifacts": paths, in the order of the jobs}.
@@ -55,16 +57,16 @@ def generate(spec: Event, reporter: Reporter, live: LiveEngine) -> Event:
         open_works = {number: work for number, work in works.items() if isinstance(work, Work)}
         if open_works:
             policy.verify()
-            jobs = _Jobs(spec, policy, reward, open_works)
+            jobs = _Jobs(spec, policy, reward, open_works, store)
             jobs.generate(reporter, live)
-        done = [work if isinstance(work, Artifact) else _finish(work, reward) for _, work in sorted(works.items())]
+        done = [work if isinstance(work, Artifact) else _finish(work, reward, live.notes) for _, work in sorted(works.items())]
     return {"artifacts": [str(artifact.path) for artifact in done]}
 
 
 class _Jobs:
     """The jobs that are not finished yet, their shards that are missing or badly graded, and the engine that answers them."""
 
-    def __init__(self, spec: Event, policy: Artifact, reward: RewardConfig, works: dict[int, Work]) -> None:
+    def __init__(self, spec: Event, policy: Artifact, reward: RewardConfig, works: dict[int, Work], store: Store) -> None:
         from transformers import AutoTokenizer
 
         self.reward = reward
@@ -74,17 +76,22 @@ class _Jobs:
         self.engine_config = EngineConfig.model_validate(spec["engine"])
         self.dtype = next(iter(works.values())).request.recipe["dtype"]
         self.tokenizer: Any = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=spec["trust_remote_code"])
-        context = _context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
+        context = context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
         jobs = [self._job(number, work, verified(spec["jobs"][number]["prompts"]), context) for number, work in works.items()]
         self.shards: list[Shard] = []
-        self.ungraded: list[Shard] = []
+        self.ungraded: list[tuple[Shard, Path]] = []
         for job in jobs:
             work = works[job.number]
+            remember(work)
+            siblings = unfinished_siblings(store, work)
             for shard in shards_of(job, work.request.recipe["shard_groups"]):
-                if not work.has_table(shard.name, Rollouts):
+                if work.has_table(shard.name, Rollouts):
+                    if "reward_error" in pl.read_parquet(work.path / shard.name, columns=["status"])["status"]:
+                        self.ungraded.append((shard, work.path / shard.name))
+                elif stored := next((path for place in siblings if shard.is_in(path := place / shard.name)), None):
+                    self.ungraded.append((shard, stored))
+                else:
                     self.shards.append(shard)
-                elif "reward_error" in pl.read_parquet(work.path / shard.name, columns=["status"])["status"]:
-                    self.ungraded.append(shard)
         self.failed = dict.fromkeys(works, 0)
         self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
 
@@ -112,19 +119,19 @@ class _Jobs:
             run_seed=selection["seed"],
             policy_id=self.policy.id,
             policy_version=self.policy.summary["iteration"],
-            engine=engine_name(self.dtype),
         )
 
-    def generate(self, reporter: Reporter, live: LiveEngine) -> None:
+    def generate(self, reporter: Reporter, live: EngineSource) -> None:
         """Answer every missing shard, writing each as soon as it is whole and graded.
 
-        Completions of an earlier attempt are graded again where rewards failed: the grader may have been mended since.
+        Completions of an earlier attempt are graded again where rewards failed, or where other graders graded them: the
+        grader may have been mended since.
         """
         if self.ungraded:
             with RewardPool(self.reward) as pool:
-                for shard in self.ungraded:
-                    shard.restore(pl.read_parquet(self.works[shard.job.number].path / shard.name), self.tokenizer, pool)
-                self._write_all(self.ungraded)
+                for shard, stored in self.ungraded:
+                    shard.restore(pl.read_parquet(stored), self.tokenizer, pool)
+                self._write_all([shard for shard, _ in self.ungraded])
         if not self.shards:
             return
         probes = [shard.job.groups[shard.start].prompt_token_ids for shard in self.shards[:PROBES]]
@@ -132,10 +139,14 @@ class _Jobs:
         engine = live.engine_for(
             self.policy, self.engine_config, self.dtype, probes, reporter, trust_remote_code=trust_remote_code
         )
+        for shard in self.shards:
+            shard.engine = engine.name
         waiting = list(self.shards)
         by_group = {(shard.job.number, number): shard for shard in waiting for number in range(shard.start, shard.stop)}
         meter = _Meter(reporter, self.total)
         with RewardPool(self.reward) as pool:
+            for note in pool.notes:
+                reporter.note(note)
             for replies in engine.run(self._asks(), in_flight=2 * self.engine_config.max_num_seqs):
                 for reply in replies:
                     by_group[reply.key[:2]].add(reply, self.tokenizer, pool)
@@ -163,6 +174,8 @@ class _Jobs:
                 continue
             work = self.works[shard.job.number]
             frame = shard.frame(self.tokenizer, self.reward)
+            if len(remarks := shard.remarks()):
+                work.write_table(remarks_name(shard.name), remarks, Remarks)
             work.write_table(shard.name, frame, Rollouts)
             shard.replies.clear()
             shard.grades.clear()
@@ -193,20 +206,6 @@ class _Meter:
             self._reporter.progress(self._done, self._total, "completions", tokens=self._tokens, tokens_per_second=speed)
 
 
-def _context_length(model: Path, engine: EngineConfig, *, trust_remote_code: bool) -> int:
-    """Longest prompt plus completion: the setting, or else what the model allows."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{model}: transformers cannot read the model's config: {' '.join(str(error).split())[:300]}") from None
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    if engine.max_model_len and engine.max_model_len > limit:
-        raise UserError(f"engine.max_model_len: {engine.max_model_len} is more than the {limit} positions this model has")
-    return int(engine.max_model_len or limit)
-
-
 def _refuse_misfit(group: Group, context: int, prompts: Artifact) -> None:
     length, name = len(group.prompt_token_ids), group.row["prompt_id"]
     if length == 0:
@@ -227,11 +226,12 @@ def _refuse_many_failures(failed: int, completions: int, errors: pl.Series, rewa
         )
 
 
-def _finish(work: Work, reward: RewardConfig) -> Artifact:
+def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
     names = sorted(path.name for path in work.path.glob("part-*.parquet"))
     for name in names:
         work.has_table(name, Rollouts)
+        work.has_table(remarks_name(name), Remarks)
     rows = read_scalars([work.path / name for name in names])
     errors = rows.filter(pl.col("status") == "reward_error")["error"]
     _refuse_many_failures(len(errors), len(rows), errors, reward, work.path)
-    return work.finish(summarize(rows))
+    return work.finish(summarize(rows), notes={**notes, **places_of(reward.components)})

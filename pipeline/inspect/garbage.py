@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
 
 from pipeline.artifacts import Artifact, Store
-from pipeline.artifacts.cache import MANIFEST
-from pipeline.artifacts.files import TEMPORARY
-from pipeline.artifacts.place import LOCKS
 from pipeline.artifacts.store import load_artifact
 from pipeline.errors import UserError
-from pipeline.inspect.repair import ASIDE
-from pipeline.inspect.signing import SUFFIX
+from pipeline.inspect.ground import Ground, Item, Reason
 from pipeline.requests import STAGES
 from pipeline.run import Run
-from schemas.manifest import Kind
 
-KEY = re.compile(r"[0-9a-f]{16}")
-Reason = Literal["temporary", "unfinished", "unreferenced", "set aside", "lock"]
 ABOUT: dict[Reason, str] = {
     "temporary": "files that a killed process was writing",
     "unfinished": "work that no run goes on with, resume points in it included",
@@ -34,15 +20,6 @@ ABOUT: dict[Reason, str] = {
     "set aside": "damaged artifacts that `rollbook repair` replaced",
     "lock": "lock files that nobody holds",
 }
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something to delete."""
-
-    path: Path
-    reason: Reason
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -69,16 +46,14 @@ class Users:
     """Whether what an unfinished run could go on from may go too."""
 
 
-def find_garbage(root: Path, users: Users) -> Garbage:
-    """Look through a store in a directory.
+def find_garbage(ground: Ground, users: Users) -> Garbage:
+    """Look through a store.
 
     Raises:
         IntegrityError: a manifest is damaged, so that it cannot be told what its artifact was made from.
     """
-    folders = list(artifact_folders(root))
-    leftovers = [path for folder in folders for path in sorted(folder.rglob(f"{TEMPORARY}*")) if path.is_file()]
-    items = [Item(path, "temporary", path.lstat().st_size) for path in leftovers]
-    items += [Item(path, "set aside", _size(path)) for path in sorted(root.glob(f"{ASIDE}/*/*/*"))]
+    folders = ground.folders()
+    items = [*ground.temporary(), *ground.set_aside()]
     kept: list[str] = []
     unfinished = [f"run {run.config.name}" for run in users.runs if run.missing is not None] + list(users.unfinished)
     if not users.all_known:
@@ -86,57 +61,28 @@ def find_garbage(root: Path, users: Users) -> Garbage:
     elif unfinished and not users.abandon:
         kept.append(f"artifacts and unfinished work: {', '.join(unfinished)} may go on from them. Finish it, or --abandon them")
     else:
-        items += [Item(path, "unfinished", _size(path)) for path in folders if not (path / MANIFEST).exists()]
-        items += [Item(a.path, "unreferenced", _size(a.path)) for a in _unreferenced(Store(root), users.runs)]
-    held, free = _locks(root)
-    gone = {item.path for item in items}
-    items += [Item(path, "lock", path.lstat().st_size) for path in free if _is_spent(root, path, gone)]
+        sizes = {folder.name: folder.bytes for folder in folders}
+        items += [Item(folder.name, "unfinished", folder.bytes) for folder in folders if not folder.finished]
+        unreferenced = [f"{a.kind}/{a.path.name}" for a in _unreferenced(Store(ground.url), users.runs)]
+        items += [Item(name, "unreferenced", sizes.get(name, 0)) for name in unreferenced]
+    held, free = ground.locks()
+    gone = {item.name for item in items}
+    unfinished_folders = {folder.name for folder in folders if not folder.finished}
+    items += [lock for lock, of in free if of in gone or of not in unfinished_folders]
     return Garbage(tuple(items), tuple(kept), tuple(held))
 
 
-def artifact_folders(root: Path) -> Iterator[Path]:
-    """<kind>/<key>, finished or not. Nothing else in a directory is taken for a part of the store."""
-    for kind in get_args(Kind):
-        yield from (path for path in sorted((root / kind).glob("*")) if KEY.fullmatch(path.name) and path.is_dir())
-
-
-def delete(root: Path, items: Sequence[Item]) -> Iterator[Item]:
+def delete(ground: Ground, items: Sequence[Item]) -> Iterator[Item]:
     """Delete, one after the other. Yields what is gone.
-
-    An artifact's manifest goes first: from then on it does not exist, whatever becomes of the rest.
 
     Raises:
         UserError: somebody holds a lock of the store.
     """
-    if held := _locks(root)[0]:
-        raise UserError(f"{root}: work goes on there ({'; '.join(held)}). Nothing was deleted; try again when it is done")
+    if held := ground.locks()[0]:
+        raise UserError(f"{ground.url}: work goes on there ({'; '.join(held)}). Nothing was deleted; try again when it is done")
     for item in items:
-        if item.reason in ("unfinished", "unreferenced"):
-            lock = root / LOCKS / f"{item.path.parent.name}-{item.path.name}.lock"
-            with _held(lock, create=True) as is_free:
-                if not is_free:
-                    continue
-                _remove(item.path)
-        elif item.reason == "lock":
-            with _held(item.path) as is_free:
-                if not is_free:
-                    continue
-        else:
-            _remove(item.path)
-            if item.reason == "set aside":
-                with suppress(OSError):  # others are kept there
-                    for empty in list(item.path.parents)[:3]:
-                        empty.rmdir()
-        yield item
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path)
-    path.with_name(path.name + SUFFIX).unlink(missing_ok=True)
+        if ground.remove(item):
+            yield item
 
 
 def _unreferenced(store: Store, runs: Sequence[Run]) -> list[Artifact]:
@@ -177,59 +123,3 @@ def _compared(comparison: Artifact) -> list[str]:
 
     rows = read_table(comparison, Comparison)
     return [id for name in rows.columns if name.endswith("_id") for id in rows[name].drop_nulls().to_list()]
-
-
-def _is_spent(root: Path, lock: Path, gone: set[Path]) -> bool:
-    """Whether what a lock was for is finished, deleted, or never came to be."""
-    kind, _, name = lock.stem.partition("-")
-    place = root / kind / name
-    return place in gone or not place.exists() or (place / MANIFEST).exists()
-
-
-def _locks(root: Path) -> tuple[list[str], list[Path]]:
-    """Who holds locks, and the lock files that nobody holds."""
-    held, free = [], []
-    for path in sorted((root / LOCKS).glob("*.lock")):
-        with _held(path, remove=False) as is_free:
-            if is_free:
-                free.append(path)
-            else:
-                held.append(f"{path.stem}: {_holder(path)}")
-    return held, free
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-
-
-@contextmanager
-def _held(path: Path, *, create: bool = False, remove: bool = True) -> Iterator[bool]:
-    """Hold a lock if nobody else does. The file goes with it, unless it is only looked at."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-        if remove:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total

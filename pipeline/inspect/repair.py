@@ -5,18 +5,18 @@ Nothing is guessed: a file whose bytes differ from the manifest is not read, how
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, Request
 from pipeline.artifacts.cache import MANIFEST
-from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file
+from pipeline.artifacts.files import sha256_of, sync, whole_file
 from pipeline.artifacts.lock import Lock
-from pipeline.artifacts.place import LOCKS
+from pipeline.artifacts.mirror import BucketHome
+from pipeline.artifacts.place import ASIDE, LOCKS
 from pipeline.errors import IntegrityError, UserError, writing
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.inspect.places import store_around
@@ -24,8 +24,6 @@ from schemas import Rollouts
 from schemas.manifest import File
 
 STAGE = "repair/1"
-ASIDE = "damaged"
-"""Folder of the store that keeps what was replaced: damaged/<kind>/<key>/<number>."""
 SHARDED = ("rollouts", "shaped", "scores")
 """Kinds whose stages go on from shards that are there."""
 
@@ -61,23 +59,15 @@ class Damage:
 
 
 def find_damage(artifact: Artifact) -> Damage:
-    """Compare every byte of an artifact with its manifest."""
+    """Compare every byte that the store has of an artifact with its manifest."""
     broken = []
     for file in artifact.files:
         try:
-            artifact.place.verify([file])
+            artifact.place.verify_there([file])
         except IntegrityError as error:
             broken.append(Broken(file, str(error).partition(": ")[2].partition(". ")[0]))
     listed = {MANIFEST, *(file.path for file in artifact.files)}
-    there = () if artifact.url.startswith("s3:") else _files_in(artifact.path)
-    return Damage(artifact, tuple(broken), tuple(name for name in there if name not in listed))
-
-
-def _files_in(directory: Path) -> Iterable[str]:
-    for folder, _, names in sorted(os.walk(directory)):
-        for name in sorted(names):
-            if not name.startswith(TEMPORARY):
-                yield (Path(folder) / name).relative_to(directory).as_posix()
+    return Damage(artifact, tuple(broken), tuple(name for name in artifact.place.names() if name not in listed))
 
 
 def drop_shards(damage: Damage) -> Artifact:
@@ -109,33 +99,50 @@ def drop_shards(damage: Damage) -> Artifact:
         return work.finish(summarize(read_scalars([work.path / file.path for file in kept])), notes={"repaired": artifact.url})
 
 
-def set_aside(damage: Damage) -> Path:
+def set_aside(damage: Damage) -> str:
     """Move a damaged artifact out of the way, and leave its whole shards where its stage goes on from them.
 
     Returns:
-        Where the damaged one is kept, as it was.
+        Where the damaged one is kept, as it was: a directory, or an address in a bucket.
 
     Raises:
-        UserError: the artifact lies in a bucket, or nothing is broken.
+        UserError: nothing is broken.
     """
     artifact = damage.artifact
-    if artifact.url.startswith("s3:"):
-        raise UserError(f"{artifact.url}: lies in a bucket. Copy the run to a directory, or delete that folder and run again")
     if not damage.broken:
         raise UserError(f"{artifact.url}: every file is whole; there is nothing to make anew")
+    stay = [file for file in damage.whole if artifact.kind in SHARDED and file.table is not None]
+    home = store_around(artifact).home
+    if isinstance(home, BucketHome):
+        return _set_aside_there(home, artifact, stay)
     place = artifact.path.absolute()
     store, name = place.parent.parent, place.name
     with Lock(store / LOCKS / f"{artifact.kind}-{name}.lock"), writing(place):
         kept = store / ASIDE / artifact.kind / name
         kept.mkdir(parents=True, exist_ok=True)
-        aside = kept / str(1 + max((int(old.name) for old in kept.iterdir() if old.name.isdigit()), default=0))
+        aside = kept / _next(old.name for old in kept.iterdir())
         place.rename(aside)
         sync(kept)
         place.mkdir()
-        for file in damage.whole:
-            if artifact.kind in SHARDED and file.table is not None:
-                _copy(aside / file.path, place / file.path, file)
-    return aside
+        for file in stay:
+            _copy(aside / file.path, place / file.path, file)
+    return str(aside)
+
+
+def _set_aside_there(home: BucketHome, artifact: Artifact, stay: Sequence[File]) -> str:
+    """In a bucket: nothing is moved there, so the folder is copied, and what is not to stay is deleted."""
+    name = artifact.path.name
+    with home.locked(artifact.kind, name):
+        kept = f"{ASIDE}/{artifact.kind}/{name}/"
+        aside = kept + _next(path.partition("/")[0] for path in home.sizes(kept))
+        home.copy(f"{artifact.kind}/{name}/", f"{aside}/")
+        home.delete(f"{artifact.kind}/{name}/", {file.path for file in stay})
+    return f"{home.url}/{aside}"
+
+
+def _next(names: Iterable[str]) -> str:
+    """The number after those that are taken."""
+    return str(1 + max((int(name) for name in names if name.isdigit()), default=0))
 
 
 def _copy(source: Path, target: Path, file: File) -> None:

@@ -11,19 +11,21 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pipeline.artifacts import Artifact
-from pipeline.artifacts.files import whole_file
-from pipeline.errors import UserError
+from pipeline.artifacts.cache import MANIFEST
+from pipeline.artifacts.files import TEMPORARY, whole_file
+from pipeline.artifacts.place import SIGNATURE
+from pipeline.errors import IntegrityError, UserError
 from pipeline.inspect.places import Place
 from pipeline.run import RECORD
 
-SUFFIX = ".sig"
 PASSWORD = "ROLLBOOK_KEY_PASSWORD"
 """Variable: the password of an encrypted private key."""
 
@@ -61,12 +63,12 @@ def targets(place: Place, signatures: Path | None) -> list[Target]:
         where = artifact.path if artifact.path.name not in ("", "..") else artifact.path.absolute()
         if signatures is None and artifact.url.startswith("s3:"):
             raise UserError(f"{artifact.url}: lies in a bucket. Name a directory for signatures: --signatures DIR")
-        name = f"{artifact.kind}-{where.name}{SUFFIX}"
-        signature = signatures / name if signatures else where.with_name(where.name + SUFFIX)
+        name = f"{artifact.kind}-{where.name}{SIGNATURE}"
+        signature = signatures / name if signatures else where.with_name(where.name + SIGNATURE)
         found.append(Target(f"{artifact.kind}/{where.name}", artifact.path, signature, artifact))
     if place.run is not None:
         record = Path(place.url) / RECORD
-        found.append(Target(RECORD, record, (signatures or record.parent) / (RECORD + SUFFIX), None))
+        found.append(Target(RECORD, record, (signatures or record.parent) / (RECORD + SIGNATURE), None))
     return found
 
 
@@ -79,10 +81,8 @@ def sign(wanted: Iterable[Target], key: Path) -> Iterator[Target]:
     """
     signer = _configured("signing", lambda config: config.use_elliptic_key_signer(private_key=key, password=_password()), key)
     for target in wanted:
-        if target.artifact is not None:
-            target.artifact.verify()
-        with whole_file(target.signature) as temporary:
-            signer.sign(target.path, temporary)
+        with _verified(target) as path, whole_file(target.signature) as temporary:
+            signer.sign(path, temporary)
         yield target
 
 
@@ -98,14 +98,37 @@ def verify(wanted: Iterable[Target], key: Path) -> Iterator[Verdict]:
             yield Verdict(target.name, "unsigned", f"no {target.signature.name}")
             continue
         try:
-            if target.artifact is not None:
-                target.artifact.verify()
-            with redirect_stdout(StringIO()):  # the library prints warnings there
-                verifier.verify(target.path, target.signature)
+            with _verified(target) as path, redirect_stdout(StringIO()):  # the library prints warnings there
+                verifier.verify(path, target.signature)
         except Exception as error:  # whatever a stranger's signature makes the library stumble over
             yield Verdict(target.name, "wrong", _reason(error, target.path.name))
         else:
             yield Verdict(target.name, "signed")
+
+
+@contextmanager
+def _verified(target: Target) -> Iterator[Path]:
+    """The directory or the file that a signature is of, once it was compared with its manifest.
+
+    Of an artifact in a bucket it is a directory of links to copies that were fetched now: nothing else is in it.
+    """
+    artifact = target.artifact
+    if artifact is None:
+        yield target.path
+    elif not artifact.url.startswith("s3:"):
+        artifact.verify()
+        yield target.path
+    else:
+        artifact.place.verify_there(artifact.files)
+        names = {MANIFEST, *(file.path for file in artifact.files)}
+        if others := sorted(set(artifact.place.names()) - names):
+            raise IntegrityError(f"{artifact.url}/{others[0]}: not in the manifest. Delete the object")
+        with TemporaryDirectory(prefix=TEMPORARY, dir=target.path.parents[2]) as place:
+            directory = Path(place, target.path.name)
+            for name in names:
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(target.path / name, directory / name)
+            yield directory
 
 
 def _configured(module: Literal["signing", "verifying"], use: Callable[[Any], Any], key: Path) -> Any:

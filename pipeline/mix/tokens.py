@@ -24,20 +24,32 @@ def check_tokens(replay: ReplayConfig, tokenizer: Path) -> None:
     Raises:
         UserError: names the place.
     """
-    if not replay.artifacts or not tokenizer.is_file():
+    for named in replay.artifacts:
+        check_tokens_of(named_rollouts(named.path), tokenizer, f"replay.artifacts: {named.path}")
+
+
+def check_tokens_of(rollouts: Artifact, tokenizer: Path, called: str) -> None:
+    """Refuse rollouts of which no completion decodes to its own text.
+
+    Args:
+        tokenizer: the model's tokenizer.json. Without one nothing is checked.
+        called: what the refusal calls them.
+
+    Raises:
+        UserError: names them.
+    """
+    if not tokenizer.is_file():
         return
     from tokenizers import Tokenizer
 
-    decoder = Tokenizer.from_file(str(tokenizer))
-    for named in replay.artifacts:
-        written = _completions(named_rollouts(named.path))
-        read = decoder.decode_batch(written["completion_token_ids"].to_list(), skip_special_tokens=True)
-        texts = written["completion_text"].to_list()
-        if texts and not any(_agree(text, again) for text, again in zip(texts, read, strict=True)):
-            raise UserError(
-                f"replay.artifacts: {named.path}: its tokens are not those of this run's model: a completion {texts[0][:40]!r} "
-                f"reads {read[0][:40]!r}. Name rollouts of the same model, or of one with the same tokenizer"
-            )
+    written = _completions(rollouts)
+    read = Tokenizer.from_file(str(tokenizer)).decode_batch(written["completion_token_ids"].to_list(), skip_special_tokens=True)
+    texts = written["completion_text"].to_list()
+    if texts and not any(_agree(text, again) for text, again in zip(texts, read, strict=True)):
+        raise UserError(
+            f"{called}: its tokens are not those of this run's model: a completion {texts[0][:40]!r} "
+            f"reads {read[0][:40]!r}. Name rollouts of the same model, or of one with the same tokenizer"
+        )
 
 
 def _completions(rollouts: Artifact) -> pl.DataFrame:

@@ -16,11 +16,14 @@ _CALL = "(completion, answer, prompt, **args)"
 _SCALARS: tuple[type, ...] = (str, bool, int, float, type(None))
 
 
-def check_arguments(function: Callable[..., Any], args: Mapping[str, Any]) -> None:
+def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], given: int = 3) -> None:
     """Refuse args that `function(completion, answer, prompt, **args)` would not take.
 
     Names are checked for every function, values only where a parameter is annotated with str, bool, int, float, None,
     a Literal or a union of these.
+
+    Args:
+        given: how many arguments the function is given beside args; 0 for what is opened once, with args alone.
 
     Raises:
         UserError: the function does not take three texts, is a coroutine, or an arg is unknown (with the nearest
@@ -32,7 +35,7 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any]) -> No
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some functions written in C do not tell
         return
-    settings = _settings(signature)
+    settings = _settings(signature, given)
     variadic = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
     if unknown := [name for name in args if name not in settings and not variadic]:
         near = difflib.get_close_matches(unknown[0], settings, n=1, cutoff=0.5)
@@ -46,12 +49,12 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any]) -> No
             raise UserError(f"args.{name}: expected {_spelled(hints[name])}, found {value!r}")
 
 
-def _settings(signature: inspect.Signature) -> dict[str, Parameter]:
-    """The parameters that `args` may set: all but the three that every grader is given."""
+def _settings(signature: inspect.Signature, count: int) -> dict[str, Parameter]:
+    """The parameters that `args` may set: all but the `count` that a grader is given."""
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     parameters = list(signature.parameters.values())
-    given = [p for p in parameters if p.kind in positional][:3]
-    if len(given) < 3 and not any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
+    given = [p for p in parameters if p.kind in positional][:count]
+    if len(given) < count and not any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
         raise UserError(f"is called as {_CALL}, but its signature is {signature}")
     named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     return {p.name: p for p in parameters if p not in given and p.kind in named}

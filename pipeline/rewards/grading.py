@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
+from pipeline.rewards.batches import serve_batches
 from pipeline.rewards.linux import children
 from pipeline.rewards.protocol import decode, encode, one_line
 from pipeline.rewards.registry import BoundGrader, prepare_all, resolve_all
@@ -34,6 +35,10 @@ class GraderSpec:
 def serve(requests: BinaryIO, replies: int) -> None:
     """Answer on the file descriptor `replies` until the pool closes `requests` or this worker must be replaced."""
     start = decode(requests.readline())
+    if start.get("batches"):
+        with os.fdopen(replies, "wb") as answers:
+            serve_batches(start, requests, answers)
+        return
     limit = f"memory limit {start['memory_mib']} MiB"
     out_of_memory = encode({"error": f"MemoryError ({limit})", "retire": "memory"})  # made while there is memory for it
     try:

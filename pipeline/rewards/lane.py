@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import StageFailed, UserError
+from pipeline.rewards.items import RewardItem, RewardResult, weighted
 from pipeline.rewards.process import STARTUP_SECONDS, Ended, Refused, TimedOut, WorkerProcess
 from pipeline.rewards.protocol import encode, one_line
 
@@ -17,29 +17,6 @@ if TYPE_CHECKING:
     from pipeline.config import RewardConfig
 
 START_ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class RewardItem:
-    """One completion to grade."""
-
-    completion: str
-    answer: str | None
-    """The prompt's reference answer."""
-    prompt: Mapping[str, Any]
-    """The prompt's row: prompt_id, question, answer and whatever other columns it has."""
-
-
-@dataclass(frozen=True, slots=True)
-class RewardResult:
-    """What one completion is worth."""
-
-    reward: float | None
-    """Σ weight · score over the components; None if one of them has no score."""
-    components: dict[str, float | None]
-    """Score of each component, before its weight, by the component's column."""
-    error: str | None
-    """One line that names each component without a score and says why; None if all have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +137,7 @@ class Lane:
     def _result(self, attempt: _Attempt) -> RewardResult:
         missing: list[float | None] = [None] * (len(self._columns) - len(attempt.scores))
         components = dict(zip(self._columns, attempt.scores + missing, strict=True))
-        if attempt.errors:
-            return RewardResult(None, components, "; ".join(attempt.errors))
-        scores = [score for score in attempt.scores if score is not None]
-        weights = [component.weight for component in self._config.components]
-        reward = sum(weight * score for weight, score in zip(weights, scores, strict=True))
-        if not math.isfinite(reward):
-            return RewardResult(None, components, f"reward: the weighted scores add up to {reward}")
-        return RewardResult(reward, components, None)
+        return weighted(components, [component.weight for component in self._config.components], attempt.errors)
 
     def _failed(self, reason: str) -> RewardResult:
         return RewardResult(None, dict.fromkeys(self._columns), one_line(f"{self._columns[0]}: {reason}"))

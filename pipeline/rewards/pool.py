@@ -7,12 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pipeline.rewards.lane import Lane, RewardItem, RewardResult
+from pipeline.rewards.batch_lane import BatchLane
+from pipeline.rewards.items import RewardItem, RewardResult, Score, weighted
+from pipeline.rewards.lane import Lane
 from pipeline.rewards.process import Closing
+from pipeline.rewards.registry import BATCHED
 
 if TYPE_CHECKING:
     from pipeline.config import RewardConfig
@@ -21,6 +24,8 @@ __all__ = ["RewardItem", "RewardPool", "RewardResult"]
 
 LARGEST_CHUNK = 64
 """Items that one worker takes at a time."""
+LARGEST_BATCH = 128
+"""Items in several groups that a grader of batches is given at once."""
 
 
 @dataclass(slots=True)
@@ -31,6 +36,8 @@ class _Job:
     results: list[RewardResult | None]
     missing: int
     """Chunks without a result."""
+    batched: dict[str, list[Score]] = field(default_factory=dict)
+    """What graders of batches said, by the component's column."""
     future: Future[list[RewardResult]] = field(default_factory=Future)
 
 
@@ -39,6 +46,9 @@ class _Chunk:
     job: _Job
     start: int
     stop: int
+
+
+_Queue = deque[_Chunk]
 
 
 class RewardPool:
@@ -66,14 +76,20 @@ class RewardPool:
         self._show_output = show_output
         self._threads: list[threading.Thread] = []
         self._change = threading.Condition()
-        self._chunks: deque[_Chunk] = deque()
+        batched = [component for component in config.components if component.grader in BATCHED]
+        single = tuple(component for component in config.components if component.grader not in BATCHED)
+        self._single = config.model_copy(update={"components": single}) if single else None
+        self._batched = {component.column: component for component in batched}
+        self._batch_lanes: list[BatchLane] = []
+        self._chunks: _Queue = deque()
+        self._batches: dict[str, _Queue] = {column: deque() for column in self._batched}
         self._jobs: dict[int, _Job] = {}
         self._open = False
         self._broken: BaseException | None = None
         self._wake: tuple[int, int] | None = None
 
     def __enter__(self) -> RewardPool:
-        """Start the workers.
+        """Start the workers: `workers` of them for the graders of single completions, and one for each grader of batches.
 
         Raises:
             UserError: a grader cannot be found, called or prepared; the message names the component.
@@ -83,20 +99,39 @@ class RewardPool:
             raise RuntimeError("a RewardPool can be entered once")
         self._wake = os.pipe()
         self._open = True
-        ready: list[Future[None]] = [Future() for _ in range(self._config.workers)]
         directory = os.getcwd()
-        for i, future in enumerate(ready):
-            lane = Lane(self._config, directory, self._wake[0], show_output=self._show_output)
-            thread = threading.Thread(target=self._serve, args=(lane, future), name=f"reward-{i}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        workers: list[Future[None]] = []
+        for _ in range(self._config.workers if self._single else 0):
+            assert self._single is not None
+            lane = Lane(self._single, directory, self._wake[0], show_output=self._show_output)
+            workers.append(self._started(lane))
+        batches: list[Future[None]] = []
+        for component in self._batched.values():
+            batch_lane = BatchLane(self._config, component, directory, self._wake[0], show_output=self._show_output)
+            self._batch_lanes.append(batch_lane)
+            batches.append(self._started(batch_lane))
         try:
-            for future in wait(ready, return_when=FIRST_COMPLETED).done:
+            for future in wait(workers, return_when=FIRST_COMPLETED).done if workers else ():
+                future.result()
+            for future in batches:
                 future.result()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _started(self, lane: Lane | BatchLane) -> Future[None]:
+        """A thread that serves a lane. The future is done when the lane's process is ready."""
+        ready: Future[None] = Future()
+        thread = threading.Thread(target=self._serve, args=(lane, ready), name=f"reward-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return ready
+
+    @property
+    def notes(self) -> list[str]:
+        """What graders said when they were ready, such as how far annotators agree."""
+        return [note for lane in self._batch_lanes for note in lane.notes]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
@@ -114,14 +149,16 @@ class RewardPool:
         """
         items = tuple(items)
         size = max(1, min(LARGEST_CHUNK, len(items) // (4 * self._config.workers)))
-        starts = range(0, len(items), size)
-        job = _Job(items, [None] * len(items), len(starts))
+        starts = range(0, len(items), size) if self._single else range(0)
+        job = _Job(items, [None] * len(items), len(starts) + len(self._batched))
         with self._change:
             if not self._open:
                 raise RuntimeError("this RewardPool is not open; use it as a context manager")
             if self._broken is None and items:
                 self._jobs[id(job)] = job
                 self._chunks.extend(_Chunk(job, start, min(start + size, len(items))) for start in starts)
+                for queue in self._batches.values():
+                    queue.append(_Chunk(job, 0, len(items)))
                 self._change.notify_all()
                 return job.future
         if self._broken is not None:
@@ -148,15 +185,13 @@ class RewardPool:
         for fd in self._wake:
             os.close(fd)
 
-    def _serve(self, lane: Lane, ready: Future[None]) -> None:
-        """A lane's thread: take chunks until the pool closes."""
+    def _serve(self, lane: Lane | BatchLane, ready: Future[None]) -> None:
+        """A lane's thread: start its process and take chunks until the pool closes."""
         try:
             lane.start()
             ready.set_result(None)
-            while (chunk := self._next_chunk()) is not None:
-                items = chunk.job.items[chunk.start : chunk.stop]
-                results = [] if chunk.job.future.cancelled() else lane.grade(items)
-                self._finish(chunk, results)
+            while self._take(lane):
+                pass
         except Closing as error:
             if not ready.done():
                 ready.set_exception(error)
@@ -167,21 +202,58 @@ class RewardPool:
         finally:
             lane.close()
 
-    def _next_chunk(self) -> _Chunk | None:
-        with self._change:
-            while self._open and not self._chunks:
-                self._change.wait()
-            return self._chunks.popleft() if self._open else None
+    def _take(self, lane: Lane | BatchLane) -> bool:
+        """Grade what is next; of batches, as much as is good at once. False when the pool closes."""
+        if isinstance(lane, Lane):
+            chunks = self._next(self._chunks, 1)
+            for chunk in chunks:
+                items = chunk.job.items[chunk.start : chunk.stop]
+                results = [] if chunk.job.future.cancelled() else lane.grade(items)
+                with self._change:
+                    chunk.job.results[chunk.start : chunk.start + len(results)] = results
+        else:
+            chunks = self._next(self._batches[lane.column], LARGEST_BATCH)
+            wanted = [chunk.job for chunk in chunks if not chunk.job.future.cancelled()]
+            scores = lane.grade([item for job in wanted for item in job.items]) if wanted else []
+            for job in wanted:
+                job.batched[lane.column], scores = scores[: len(job.items)], scores[len(job.items) :]
+        for chunk in chunks:
+            self._finish(chunk.job)
+        return bool(chunks)
 
-    def _finish(self, chunk: _Chunk, results: list[RewardResult]) -> None:
-        job = chunk.job
+    def _next(self, queue: _Queue, items: int) -> list[_Chunk]:
+        """The next chunk of a queue, and those behind it while all have at most so many items; [] when the pool closes."""
         with self._change:
-            job.results[chunk.start : chunk.start + len(results)] = results
+            while self._open and not queue:
+                self._change.wait()
+            chunks: list[_Chunk] = []
+            while self._open and queue and (not chunks or items >= len(queue[0].job.items)):
+                chunks.append(queue.popleft())
+                items -= len(chunks[-1].job.items)
+            return chunks
+
+    def _finish(self, job: _Job) -> None:
+        """Count a part of a job as done. With the last one, its results are told."""
+        with self._change:
             job.missing -= 1
             if job.missing or self._jobs.pop(id(job), None) is None:
                 return
         if job.future.set_running_or_notify_cancel():
-            job.future.set_result([result for result in job.results if result is not None])
+            job.future.set_result([self._result(job, number) for number in range(len(job.items))])
+
+    def _result(self, job: _Job, number: int) -> RewardResult:
+        """What all graders said of one item."""
+        single = job.results[number]
+        if not self._batched:
+            assert single is not None
+            return single
+        batched = {column: scores[number] for column, scores in job.batched.items()}
+        known = {**(single.components if single else {}), **{column: score.score for column, score in batched.items()}}
+        errors = [single.error] if single and single.error else []
+        errors += [f"{column}: {score.error}" for column, score in sorted(batched.items()) if score.error]
+        components = {component.column: known[component.column] for component in self._config.components}
+        result = weighted(components, [component.weight for component in self._config.components], errors)
+        return replace(result, remarks={column: score.remark for column, score in batched.items() if score.remark is not None})
 
     def _break(self, error: BaseException) -> None:
         """Workers cannot be kept running: whoever waits for results is told."""
@@ -195,5 +267,6 @@ class RewardPool:
         with self._change:
             jobs = list(self._jobs.values())
             self._jobs.clear()
-            self._chunks.clear()
+            for queue in (self._chunks, *self._batches.values()):
+                queue.clear()
         return jobs

@@ -62,13 +62,33 @@ def worker_environment() -> dict[str, str]:
     return kept | threads | fixed
 
 
+def _open_environment() -> dict[str, str]:
+    """Variables of a worker that hides no device and leaves the number of threads to its grader."""
+    closed = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {name: value for name, value in worker_environment().items() if name not in closed}
+
+
 class WorkerProcess:
     """One worker, ready to grade once `start` returned. Used by one thread, which must outlive it.
 
     The thread matters: Linux tells a worker of its parent's end when the thread that started it ends.
     """
 
-    def __init__(self, start_message: Mapping[str, Any], wake_fd: int, *, show_output: bool) -> None:
+    def __init__(
+        self,
+        start_message: Mapping[str, Any],
+        wake_fd: int,
+        *,
+        show_output: bool,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            start_message: see `pipeline.rewards.protocol`.
+            wake_fd: readable once the pool closes.
+            environment: more variables, for a grader that takes completions in batches; it sees the devices.
+        """
         self.fresh = True
         """Whether no item has been graded in it."""
         self._wake_fd = wake_fd
@@ -86,7 +106,7 @@ class WorkerProcess:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=start_message["directory"],
-            env=worker_environment(),
+            env=worker_environment() if environment is None else {**_open_environment(), **environment},
             start_new_session=True,
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
@@ -100,16 +120,20 @@ class WorkerProcess:
             self._poll.register(fd, select.POLLIN)
         self.send(encode(start_message))
 
-    def wait_until_ready(self) -> None:
-        """Wait for the worker's imports.
+    def wait_until_ready(self, seconds: float | None = None) -> dict[str, Any]:
+        """Wait for the worker's imports. Returns what it said when it was ready.
+
+        Args:
+            seconds: longest wait; default `STARTUP_SECONDS`.
 
         Raises:
             Refused: a grader cannot be found, called or prepared.
             Ended, TimedOut, Closing: it did not come up.
         """
-        reply = self.receive(time.monotonic() + STARTUP_SECONDS)
+        reply = self.receive(time.monotonic() + (seconds or STARTUP_SECONDS))
         if "refused" in reply:
             raise Refused(reply["refused"])
+        return reply
 
     @property
     def alive(self) -> bool:
@@ -222,4 +246,5 @@ class WorkerProcess:
         if status >= 0:
             return f"worker ended with exit status {status}"
         names = {number.value: f" {number.name}" for number in signal.Signals}
-        return f"worker ended with signal {-status}{names.get(-status, '')} (memory limit {self._memory_mib} MiB?)"
+        limit = f" (memory limit {self._memory_mib} MiB?)" if self._memory_mib else ""
+        return f"worker ended with signal {-status}{names.get(-status, '')}{limit}"

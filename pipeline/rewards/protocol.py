@@ -5,6 +5,12 @@
     pool → worker   [completion, answer, prompt]                                        for each item
     worker → pool   {"score": number} or {"error": why}                                 for each component, in order
 
+A grader that takes many completions at once has a worker of its own ("batches" in the first message):
+
+    worker → pool   {"ready": true, "notes", "seconds_per_item"} or {"refused": why}    once
+    pool → worker   [[completion, answer, prompt, group_id, sample_index], …]           for each batch
+    worker → pool   {"scores": [[score, error, remark], …]}                             for each batch
+
 A reply with "retire" ends the worker: "processes" after an item's last reply, because it left processes behind, and
 "memory" in place of the item's remaining replies.
 """

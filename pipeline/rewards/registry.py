@@ -21,12 +21,18 @@ from pipeline.errors import UserError
 from pipeline.rewards.arguments import check_arguments
 
 if TYPE_CHECKING:
-    from pipeline.config import RewardConfig
+    from pipeline.config import RewardComponent, RewardConfig
+
+BATCHED = ("reward_model", "judge", "from_file", "human")
+"""Built-ins that take many completions at once, each in one process of its own; see `pipeline.rewards.batches`."""
 
 BUILTINS: Mapping[str, str] = {
-    name: f"pipeline.rewards.graders.{name}" for name in ("exact_match", "regex", "math_verify", "reasoning_gym")
+    name: f"pipeline.rewards.graders.{name}" for name in ("exact_match", "regex", "math_verify", "reasoning_gym", *BATCHED)
 }
-"""Module of each built-in; its function has the grader's name."""
+"""Module of each built-in; its function, or for the batched ones its class, has the grader's name."""
+
+UNIT_SCORES = ("exact_match", "regex", "math_verify", "reasoning_gym")
+"""Built-ins whose scores lie between 0 and 1."""
 
 OWN_FUNCTION = "your own function is named 'package.module:function'"
 
@@ -73,7 +79,7 @@ def resolve(component: Component) -> BoundGrader:
         raise UserError(f"no such grader; {hint} {OWN_FUNCTION}")
     module = importlib.import_module(BUILTINS[component.grader])
     function = getattr(module, component.grader)
-    check_arguments(function, args)
+    check_arguments(function, args, given=0 if component.grader in BATCHED else 3)
     if hasattr(module, "check"):
         module.check(**args)
     if hasattr(module, "prepare"):
@@ -128,14 +134,58 @@ def check_reward_config(config: RewardConfig) -> None:
     resolve_all(config.components)
 
 
-def source_hash(component: Component) -> str | None:
-    """sha256 of the file that holds a function of the user's, so that a changed grader is not taken for the old one.
+def batched_module(grader: str) -> ModuleType:
+    """The module of a grader that takes many completions at once."""
+    if grader not in BATCHED:
+        raise UserError(f"{grader} does not take completions in batches")
+    return importlib.import_module(BUILTINS[grader])
 
-    None for a built-in, or where the function has no source file. Modules that it imports do not count.
+
+def environment_of(component: Component) -> tuple[str, ...]:
+    """Names of the variables that a batched grader needs."""
+    module = batched_module(component.grader)
+    return tuple(module.environment(**component.args)) if hasattr(module, "environment") else ()
+
+
+def settled(component: RewardComponent) -> dict[str, Any]:
+    """What of a component decides its scores: without places of files, addresses, time limits and the like."""
+    fields = component.model_dump(mode="json")
+    if component.grader in BATCHED:
+        work = batched_module(component.grader).WORK
+        fields["args"] = {name: value for name, value in fields["args"].items() if name not in work}
+    return fields
+
+
+def recipe_of(component: RewardComponent) -> dict[str, Any]:
+    """A component as recipes hold it: what decides its scores, and the hash of the file or the model that it names.
 
     Raises:
-        UserError: no such module or function.
+        UserError: no such grader, file or model.
     """
+    source = source_hash(component)
+    return settled(component) | ({"source": source} if source else {})
+
+
+def places_of(components: Sequence[RewardComponent]) -> dict[str, Any]:
+    """Where graders found what they graded with, for an artifact's notes: {} or {"graders": settings by column}."""
+    work = {c.column: batched_module(c.grader).WORK for c in components if c.grader in BATCHED}
+    found = {c.column: {name: c.args[name] for name in work[c.column] if name in c.args} for c in components if c.column in work}
+    return {"graders": found} if found else {}
+
+
+def source_hash(component: Component) -> str | None:
+    """sha256 of what decides scores and lies in a file: the user's own function, a model, labels.
+
+    So a changed grader is not taken for the old one. None for a built-in without one, or where a function has no source
+    file. Modules that it imports do not count.
+
+    Raises:
+        UserError: no such module, function, file or model.
+    """
+    if component.grader in BATCHED:
+        module = batched_module(component.grader)
+        check_arguments(getattr(module, component.grader), component.args, given=0)
+        return module.source(**component.args) if hasattr(module, "source") else None
     if component.grader in BUILTINS:
         return None
     try:

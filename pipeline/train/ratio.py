@@ -11,12 +11,13 @@ from pipeline.artifacts.tables import scan_table
 from pipeline.errors import UserError
 from schemas import Rollouts
 
+SCORE = "Score them with the checkpoint that generated them: `rollbook import ROLLOUTS --store STORE --logprobs-from CHECKPOINT`"
 PROBLEMS = {
-    "absent": "have none. Score them with the checkpoint that generated them",
+    "absent": f"have none. {SCORE}",
     "greedy": "were drawn at temperature 0, where the sampling density is a point. Generate with a temperature above 0",
     "cut": "were drawn with top_p, top_k or min_p, and the cut support was not recorded. Generate with top_p=1, top_k=0, min_p=0",
     "raw": "hold raw logprobs at a temperature that is not 1. Generate with processed logprobs",
-    "unknown": "hold logprobs of an unknown mode. Score them with the checkpoint that generated them",
+    "unknown": f"hold logprobs of an unknown mode. {SCORE}",
     "unsaid": "do not say at which temperature, top_p, top_k and min_p they were drawn. Fill in those columns",
 }
 
@@ -38,7 +39,8 @@ def has_behavior(rollouts: Artifact, kept: pl.DataFrame, algorithm: Algorithm) -
         greedy=pl.col("temperature") == 0,
         raw=(pl.col("logprobs_mode") == "raw_logprobs") & (pl.col("temperature") != 1),
         unknown=pl.col("logprobs_mode") == "unknown",
-        unsaid=pl.any_horizontal(pl.col("temperature", "top_p", "top_k", "min_p").is_null()),
+        unsaid=pl.any_horizontal(pl.col("temperature", "top_p", "top_k", "min_p").is_null())
+        & (pl.col("logprobs_mode") != "scored"),
     )
     rows = scalars.collect().join(kept, on=["group_id", "sample_index"], how="semi")
     for column, problem in PROBLEMS.items():

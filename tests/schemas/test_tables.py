@@ -68,6 +68,8 @@ METRICS = {
     "entropy": 1.5,
 }
 PAIRS = {"group_id": "g1", "chosen_index": 0, "rejected_index": 1, "preference": 1.0, "margin": 0.5}
+ORIGINS = {"group_id": "g1", "sample_index": 0, "file": "a.jsonl", "number": 3, "tokens": "retokenized", "rest": None}
+REMARKS = {"group_id": "g1", "sample_index": 0, "component": "reward_judge", "text": "good"}
 COMPARISON = {"label": "grpo:low=0.1", "algorithm": "grpo", "seed": 0, "epoch": 4, "status": "failed", "error": "no logprobs"}
 COMPARISON_TIMING = {"label": "grpo:low=0.1", "seed": 0, "epoch": 4, "train_seconds": 12.5}
 TIMING = {"step": 0, "seconds": 0.5, "tokens_per_second": 24.0, "data_seconds": 0.0}
@@ -79,6 +81,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "shaped": SHAPED,
     "evaluation": EVALUATION,
     "pairs": PAIRS,
+    "remarks": REMARKS,
+    "origins": ORIGINS,
     "metrics": METRICS,
     "timing": TIMING,
     "comparison": COMPARISON,

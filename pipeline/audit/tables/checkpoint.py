@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -86,7 +87,7 @@ class CheckpointChecks(Checks):
 
     def _tensors(self, held: Held, file: File, *, report: bool) -> Tensors | None:
         try:
-            return tensors_of(held.folder.local(file))
+            return tensors_of(file.bytes, partial(held.folder.start, file))
         except (ValueError, OSError, RecursionError) as error:
             if report:
                 said = {"expected": "a safetensors file", "found": " ".join(str(error).split()), "remedy": MAKE_ANEW}

@@ -14,8 +14,8 @@ from pipeline.audit.hygiene import rollouts_figures
 from pipeline.audit.rows import MAKE_ANEW, Batch, Rule, TableFile, check_rows, check_rules
 from pipeline.audit.tables.checks import Checks, Facts, joined
 from pipeline.audit.tokens import Decoder, vocabulary_of
-from pipeline.rewards.registry import BUILTINS
-from schemas import Prompts
+from pipeline.rewards.registry import UNIT_SCORES
+from schemas import Prompts, Rollouts
 from schemas.table import Table
 
 TEXTS = 64
@@ -34,6 +34,11 @@ class RolloutsChecks(Checks):
     def _generated(self) -> bool:
         """Whether the generate stage wrote it: then its recipe says how."""
         return self.held.manifest.content.stage.startswith("generate/")
+
+    @property
+    def _imported(self) -> bool:
+        """Whether it was read from somebody's files: what they do not say is marked as unknown."""
+        return self.held.manifest.content.stage.startswith("import-rollouts/")
 
     @property
     def _sampling(self) -> dict[str, Any]:
@@ -67,6 +72,8 @@ class RolloutsChecks(Checks):
             self.world.ledger.count("schema", f"rollouts compared with their {what}", 0 if found is None else 1, 1)
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
+        if table is not Rollouts:
+            return super().facts(table)
         names = ("group_id", "sample_index", "seed", "reward", "status", "policy_version")
         lengths = {"tokens": IDS.list.len(), "prompt_tokens": pl.col("prompt_token_ids").list.len()}
         return {
@@ -78,6 +85,8 @@ class RolloutsChecks(Checks):
 
     def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
+        if table is not Rollouts:
+            return
         rules = [*self._origin(batch), *self._rewards(batch, spot)]
         rules += self._tokens() if batch.whole else ()
         check_rules(batch, rules, spot)
@@ -131,7 +140,7 @@ class RolloutsChecks(Checks):
             column="reward",
         )
         for name, component in components.items():
-            if component.get("grader") in BUILTINS:
+            if component.get("grader") in UNIT_SCORES:
                 outside = ~pl.col(name).is_between(0.0, 1.0)
                 yield Rule(check="reward range", broken=outside, expected="between 0 and 1", found=pl.col(name), column=name)
 
@@ -161,7 +170,8 @@ class RolloutsChecks(Checks):
     def _check_modes(self, batch: Batch, spot: Spot) -> None:
         unknown = (batch.frame["logprobs_mode"] == "unknown").arg_true()
         if len(unknown):
-            spot.warning(
+            report = spot.note if self._imported else spot.warning
+            report(
                 "schema",
                 "logprobs_mode",
                 expected="logprobs whose meaning is recorded",
@@ -221,6 +231,8 @@ class RolloutsChecks(Checks):
 
     def check_unread(self, opened: TableFile, spot: Spot) -> None:
         """What the file's own statistics say of row groups whose lists are not read."""
+        if opened.table is not Rollouts:
+            return
         for first, rows, metadata in opened.unread():
             self.world.ledger.count("schema", "rollouts whose token lists were read", 0, rows)
             leaves = {name.split(".")[0]: column for name, column in _leaves(metadata)}
@@ -237,6 +249,9 @@ class RolloutsChecks(Checks):
                 spot.error("schema", "vocabulary", expected=expected, found=found, column="completion_token_ids", **said)
 
     def conclude(self, table: type[Table], facts: Facts) -> None:
+        if table is not Rollouts:
+            super().conclude(table, facts)
+            return
         rows = joined(facts)
         if rows.is_empty():
             return
@@ -246,7 +261,7 @@ class RolloutsChecks(Checks):
             self.check_summary(dict(self._figures(rows)))
 
     def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
-        if self.held.recipe.get("purpose", "train") == "train":
+        if table is Rollouts and self.held.recipe.get("purpose", "train") == "train":
             yield from rollouts_figures(self.held, rows)
 
     def _check_groups(self, rows: pl.DataFrame) -> None:

@@ -4,4 +4,11 @@ The module `<name>` defines the function `<name>(completion, answer, prompt, *, 
 
     check(**args)    raise UserError for args that no completion could be graded with; cheap, run by `rollbook check`
     prepare(**args)  import and build what grading needs; run once in a worker, outside the time limit
+
+A grader that takes many completions at once (`pipeline.rewards.registry.BATCHED`) is opened once, in a process of its own: the
+function `<name>(*, <args>)` returns a `pipeline.rewards.batches.BatchGrader`. Beside `check`, its module has
+
+    WORK                 args that decide no score, such as places and time limits: they are not in the recipe
+    source(**args)       sha256 of the file or the model that it grades with, for the recipe
+    environment(**args)  names of variables that its process needs
 """

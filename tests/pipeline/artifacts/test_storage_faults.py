@@ -130,7 +130,7 @@ def test_the_lease_of_a_process_that_died_here_is_free_at_once(bucket: Any, star
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_lease_outlives_its_term_while_its_holder_lives(bucket: Any, start: Any, elsewhere: Callable[[str], None]) -> None:
     """Four terms long somebody waits, in vain."""
     with Store(bucket.url).work(REQUEST) as work:
@@ -144,7 +144,7 @@ def test_a_lease_outlives_its_term_while_its_holder_lives(bucket: Any, start: An
     assert line_of(waiting.stdout) == "Artifact"
 
 
-@pytest.mark.parametrize("jump", [-86_400.0, pytest.param(86_400.0, marks=pytest.mark.long)], ids=["back a day", "ahead a day"])
+@pytest.mark.parametrize("jump", [-86_400.0, pytest.param(86_400.0, marks=pytest.mark.slow)], ids=["back a day", "ahead a day"])
 def test_a_clock_that_jumps_takes_no_lease(
     bucket: Any, start: Any, elsewhere: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
@@ -253,7 +253,7 @@ def every(count: int, fault: float | None) -> Callable[[str, str], float | None]
 
 @pytest.mark.parametrize(
     "fault",
-    [every(2, 0.2), every(3, None), pytest.param(every(4, 1.5), marks=pytest.mark.long)],
+    [every(2, 0.2), every(3, None), pytest.param(every(4, 1.5), marks=pytest.mark.slow)],
     ids=["slow", "breaks every third request", "times out"],
 )
 def test_storage_that_is_bad_at_times_is_asked_again(
@@ -266,7 +266,7 @@ def test_storage_that_is_bad_at_times_is_asked_again(
     assert made.id == make(store).id
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 503])
 def test_storage_that_answers_with_errors_at_times_is_asked_again(bucket: Any, status: int) -> None:
     answer, count = bucket.server._app, [0]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from pipeline import requests
+from pipeline.artifacts import Request, Work
 from pipeline.compare import choices
 from pipeline.compare.choices import parse_choices
-from pipeline.compare.plan import Plan, make_plan
+from pipeline.compare.plan import Plan, find_snapshot, make_plan
 from pipeline.errors import UserError
 from pipeline.parts import Part
 
@@ -150,3 +151,17 @@ def test_logs_of_trials_lie_apart_below_the_run(run: Any) -> None:
     places = {plan.judging(variant).directory for variant in [*plan.variants(), None]}
     assert len(places) == 4
     assert all(place.parent == plan.directory and place.is_relative_to(run.root / "comparisons") for place in places)
+
+
+def test_rollouts_that_were_graded_again_belong_to_the_iteration_they_come_from(run: Any) -> None:
+    """Also those graded twice. They are trained on in place of the iteration's own."""
+    stored = run.rollouts
+    parents = [stored]
+    for name in ("once", "twice"):
+        request = Request("rollouts", "grade/1", {"name": name}, (parents[-1].as_parent("graded"),))
+        with run.store.work(request) as work:
+            parents.append(work.finish({}) if isinstance(work, Work) else work)
+    for graded in parents[1:]:
+        snapshot = find_snapshot(graded.path, None)
+        assert (snapshot.iteration, snapshot.rollouts.id) == (0, graded.id)
+    assert find_snapshot(stored.path, None).rollouts.id == stored.id

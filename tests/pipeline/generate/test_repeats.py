@@ -19,7 +19,6 @@ def test_a_prompt_asked_again_has_a_group_and_seeds_of_its_own() -> None:
         run_seed=0,
         policy_id="policy",
         policy_version=0,
-        engine="engine",
     )
     assert [group.name for group in groups] == ["p", "p#1"]
     assert len({job.seed(group, sample) for group in groups for sample in range(4)}) == 8

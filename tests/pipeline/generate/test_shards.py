@@ -49,7 +49,6 @@ def job_of(groups: int = 3, samples: int = 2, answer: str | None = "ab", **sampl
         run_seed=7,
         policy_id="policy",
         policy_version=1,
-        engine="none",
     )
 
 

@@ -75,7 +75,7 @@ def test_the_damaged_one_is_kept_and_its_whole_shards_wait_for_the_stage(parts: 
     place = parts["rollouts"]
     spoil(place)
     before = {path.name: path.read_bytes() for path in place.iterdir()}
-    aside = set_aside(find_damage(load_artifact(place)))
+    aside = Path(set_aside(find_damage(load_artifact(place))))
     assert aside == place.parent.parent / "damaged" / "rollouts" / place.name / "1"
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert {path.name: path.read_bytes() for path in place.iterdir()} == {"part-00000.parquet": before["part-00000.parquet"]}

@@ -32,7 +32,7 @@ def test_unknown_grader_is_answered_with_the_nearest_and_with_how_to_name_a_func
 
 
 def test_unknown_grader_with_nothing_near_is_answered_with_all() -> None:
-    text = refusal("llm_judge_v2")
+    text = refusal("perplexity_v2")
     assert "built in are exact_match, regex, math_verify, reasoning_gym" in text
 
 

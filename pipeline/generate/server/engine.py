@@ -1,0 +1,192 @@
+"""Completions from running vLLM servers: found to hold the checkpoint first, then asked many things at once."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from pipeline.artifacts import Artifact
+from pipeline.config import EngineConfig
+from pipeline.config_server import ServerConfig
+from pipeline.errors import StageFailed, UserError
+from pipeline.generate.context import context_length
+from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.server.client import Client, Refused, Unanswered
+from pipeline.generate.server.protocol import reply_of, request_of
+from pipeline.generate.server.served import Expected, Mismatch, Served, examine
+from pipeline.process import Reporter
+
+OF_THE_REQUEST = frozenset({400, 413, 422})
+"""Statuses that refuse this request; any other final one refuses whoever asks."""
+LOOK_SECONDS = 2.0
+"""Between two looks at servers that are to take a new checkpoint."""
+
+
+class Servers:
+    """Running servers in place of an engine of this process."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, Any] = {}
+
+    def engine_for(
+        self,
+        policy: Artifact,
+        config: EngineConfig,
+        dtype: str,
+        probes: Sequence[list[int]],
+        reporter: Reporter,
+        *,
+        trust_remote_code: bool,
+    ) -> ServedEngine:
+        """Servers that hold a checkpoint.
+
+        Args:
+            probes: prompts that each server answers for its check.
+
+        Raises:
+            StageFailed: a server does not answer, or holds another checkpoint; says what to start.
+            UserError: a server that cannot give what rollouts need.
+        """
+        assert config.server
+        client = Client(config.server)
+        context = context_length(policy.path, config, trust_remote_code=trust_remote_code)
+        expected = Expected(policy, dtype, context, probes, trust_remote_code)
+        served = _all_served(client, expected, config.server, reporter)
+        self.notes = {"servers": {url: one.root for url, one in served.items()}}
+        return ServedEngine(client, served, config.server.concurrency, context, dtype)
+
+
+def _all_served(client: Client, expected: Expected, config: ServerConfig, reporter: Reporter) -> dict[str, Served]:
+    """What each server holds, once it is the checkpoint."""
+    reporter.note(f"asking {', '.join(config.url)}")
+    try:
+        return {url: _examined(client, url, expected) for url in client.urls}
+    except StageFailed:
+        if config.update is None:
+            raise
+    _update(config, expected, reporter)
+    deadline = time.monotonic() + config.update_seconds
+    while True:
+        try:
+            return {url: _examined(client, url, expected) for url in client.urls}
+        except StageFailed:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_SECONDS)
+
+
+def _examined(client: Client, url: str, expected: Expected) -> Served:
+    """
+    Raises:
+        StageFailed: it does not answer, or holds something else.
+        UserError: it will not, whoever asks, or cannot give what rollouts need.
+    """
+    start = f"Start it with\n  {expected.command}\nand run the same command again; it goes on from there"
+    try:
+        return examine(client, url, expected)
+    except Unanswered as problem:
+        raise StageFailed(f"{problem}. {start}") from None
+    except Mismatch as other:
+        iteration = expected.policy.summary["iteration"]
+        raise StageFailed(f"{url}: {other}. The checkpoint of iteration {iteration} must answer. {start}") from None
+    except Refused as refusal:
+        raise UserError(f"{url}: refuses a probe, {refusal}{_remedy(refusal)}") from None
+
+
+def _remedy(refusal: Refused) -> str:
+    if refusal.status in (401, 403):
+        return ". Name the environment variable that holds its API key in engine.server.key_variable"
+    return "" if refusal.status in OF_THE_REQUEST else ". Is it a vLLM server, at that address?"
+
+
+def _update(config: ServerConfig, expected: Expected, reporter: Reporter) -> None:
+    """Run the user's command. What it starts lives on when this process ends.
+
+    Raises:
+        UserError: there is no such command.
+        StageFailed: it fails, or takes too long.
+    """
+    assert config.update
+    command = [part.replace("{checkpoint}", str(expected.policy.path.resolve())) for part in shlex.split(config.update)]
+    reporter.note(f"having the servers take the checkpoint of iteration {expected.policy.summary['iteration']}")
+    what = "engine.server.update"
+    try:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            stderr=sys.stderr.fileno(),
+            start_new_session=True,
+            timeout=config.update_seconds,
+        )
+    except OSError as error:
+        raise UserError(f"{what}: {command[0]}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise StageFailed(
+            f"{what}: took more than update_seconds={config.update_seconds:g}. It must start servers and return"
+        ) from None
+    if ended.returncode:
+        raise StageFailed(f"{what}: ended with status {ended.returncode}; its output is in the stage's log")
+
+
+class ServedEngine:
+    """Servers with the weights of one checkpoint."""
+
+    def __init__(self, client: Client, served: dict[str, Served], concurrency: int, context: int, dtype: str) -> None:
+        self._client = client
+        names = {one.model for one in served.values()}
+        self._model = names.pop() if len(names) == 1 else None
+        self._shortest = min(one.max_model_len for one in served.values())
+        self._concurrency = concurrency
+        self._context = context
+        self.name = f"vllm {'/'.join(sorted({one.version for one in served.values()}))} server {dtype}"
+
+    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        """Generate completions, `concurrency` at once whatever an engine would take, and yield them as they finish.
+
+        A request that its server refuses or cannot answer while it is well gives a reply with an error.
+
+        Raises:
+            StageFailed: no server is well.
+            UserError: a server whose answers cannot be used.
+        """
+        pool = ThreadPoolExecutor(self._concurrency, "ask")
+        waiting: set[Future[Reply]] = set()
+        try:
+            for number, ask in enumerate(asks):
+                waiting.add(pool.submit(self._answer, ask, number))
+                if len(waiting) >= self._concurrency:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield [future.result() for future in done]
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield [future.result() for future in done]
+        finally:
+            self._client.close()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, ask: Ask, number: int) -> Reply:
+        first = number % len(self._client.urls)
+        urls = self._client.urls[first:] + self._client.urls[:first]
+        most = min(ask.sampling.max_tokens, self._context - len(ask.prompt_token_ids))
+        if len(ask.prompt_token_ids) + most > self._shortest:
+            raise UserError(
+                f"{urls[0]}: holds at most {self._shortest} tokens of prompt and completion; one of these may take "
+                f"{len(ask.prompt_token_ids) + most}. Start the servers with --max-model-len {self._context}"
+            )
+        try:
+            answer = self._client.ask(urls, "/v1/completions", request_of(ask, self._model, most))
+            return reply_of(ask, answer, urls[0], most)
+        except Refused as refusal:
+            if refusal.status not in OF_THE_REQUEST:
+                raise UserError(f"{urls[0]}: refuses, {refusal}{_remedy(refusal)}") from None
+            return Reply(ask.key, [], [], None, None, str(refusal))
+        except Unanswered as problem:
+            if not self._client.is_well():
+                raise StageFailed(f"{problem}. Finished shards are kept; start it again, and the same command goes on") from None
+            return Reply(ask.key, [], [], None, None, str(problem))

@@ -1,0 +1,1 @@
+"""One format a file. Each module states its class as FORMAT; a new file here is a new format."""

@@ -1,0 +1,203 @@
+"""`rollbook init`: what it writes is sound, and what cannot be is told in one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from flows.completion import algorithm_names
+from pipeline.config import load_config
+from pipeline.starting.data import divide, read_questions
+from pipeline.starting.draft import scalar
+
+BASE = Path(__file__).resolve().parents[2] / "data/base"
+QUESTIONS = [{"q": f"{number}+1", "solution": str(number + 1), "level": number % 3} for number in range(40)]
+Rollbook = Callable[..., Any]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "mine.jsonl", QUESTIONS)
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def options(**more: str) -> list[str]:
+    given = {"model": str(BASE), "data": "mine.jsonl", **more}
+    return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+def test_options_alone_write_a_config_that_is_sound(rollbook: Rollbook, data: Path, tmp_path: Path) -> None:
+    said = rollbook("init", "first", *options(reward="own", template="Q:{question}=", name="mine", algorithm="grpo"))
+    assert said.status == 0, said.err
+    assert "prompts    36 for training, 4 held out" in said.out
+    assert said.out.endswith("    cd first\n    rollbook run run.yaml\n")
+    assert sorted(os.listdir(tmp_path / "first")) == ["heldout.jsonl", "reward.py", "run.yaml", "train.jsonl"]
+    config = load_config(tmp_path / "first" / "run.yaml")
+    assert (config.name, config.model.path, config.data.template) == ("mine", str(BASE), "Q:{question}=")
+    assert (config.data.train.question, config.data.train.answer) == ("q", "solution")
+    assert config.reward.components[0].grader == "reward:score"
+    assert config.train.algorithm == "grpo"
+    assert config.generate.max_tokens == 128
+
+
+def test_files_that_are_there_are_kept(rollbook: Rollbook, data: Path, tmp_path: Path) -> None:
+    assert rollbook("init", *options(reward="own")).status == 0
+    (tmp_path / "reward.py").write_text("def score(completion, answer, prompt):\n    return 0.5\n", encoding="utf-8")
+    said = rollbook("init", *options(reward="own"))
+    assert said.status == 2 and "run.yaml: already there" in said.err
+    (tmp_path / "run.yaml").unlink()
+    said = rollbook("init", *options(reward="own"))
+    assert said.status == 2 and "train.jsonl, heldout.jsonl: already there" in said.err
+    assert rollbook("init", *options(reward="own"), "--force").status == 0
+    assert "0.5" in (tmp_path / "reward.py").read_text(encoding="utf-8")
+
+
+def test_json_says_what_was_written_and_what_comes_next(rollbook: Rollbook, data: Path) -> None:
+    found = json.loads(rollbook("init", "first", *options(), "--json").out)
+    assert found["written"] == ["first/train.jsonl", "first/heldout.jsonl", "first/run.yaml"]
+    assert found["next"] == ["cd first", "rollbook run run.yaml"] and found["problem"] is None
+
+
+def test_a_second_file_is_what_checkpoints_are_judged_by(rollbook: Rollbook, data: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [{"q": "2*2", "solution": "4"}])
+    said = rollbook("init", *options(heldout="test.jsonl"))
+    assert said.status == 0, said.err
+    assert "prompts    40 for training, 1 held out" in said.out
+    assert load_config(tmp_path / "run.yaml").data.heldout.path == "test.jsonl"
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_tables_of_other_kinds_are_read(rollbook: Rollbook, tmp_path: Path) -> None:
+    frame = pl.DataFrame(QUESTIONS)
+    frame.write_csv(tmp_path / "a.csv")
+    frame.write_csv(tmp_path / "b.tsv", separator="\t")
+    frame.write_parquet(tmp_path / "c.parquet")
+    (tmp_path / "d.json").write_text(json.dumps(QUESTIONS), encoding="utf-8")
+    for name in ("a.csv", "b.tsv", "c.parquet", "d.json"):
+        said = rollbook("init", name.partition(".")[0], *options(data=name))
+        assert said.status == 0 and "36 for training, 4 held out" in said.out, said.err
+
+
+def test_worked_solutions_give_an_answer_pattern(rollbook: Rollbook, tmp_path: Path) -> None:
+    rows = [{"question": f"{n}+1", "answer": f"We add one.\n#### {n + 1}"} for n in range(20)]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    assert rollbook("init", *options()).status == 0
+    config = load_config(tmp_path / "run.yaml")
+    assert config.data.train.answer_pattern == "#### (.+)$" == config.data.heldout.answer_pattern
+    assert config.reward.components[0].grader == "regex"
+
+
+WRONG = {
+    "nobody to ask": ([], "--model: needed, and there is nobody to ask"),
+    "no model": (["--model", "nowhere"], "nowhere: no such directory. Give a Hugging Face model directory"),
+    "no data": (options(data="none.jsonl"), "none.jsonl: no such file"),
+    "a directory for data": (options(data="."), ".: not a file"),
+    "no such column": (options(question="p"), "no column in mine.jsonl 'p'; there is q, solution, level"),
+    "no such reward": (options(reward="maths"), "no reward 'maths'; there is exact, math, regex, own"),
+    "no such algorithm": (options(algorithm="gprpo"), "no algorithm 'gprpo'; did you mean"),
+    "no pattern": (options(reward="regex", pattern="("), "'(': not a regular expression"),
+    "no place for the question": (options(template="Q:"), "'Q:': has no {question} in it"),
+    "no chat template": ([*options(), "--chat"], "has no chat template. Use --template instead"),
+    "no name": (options(name="a b"), "--name a b: expected letters"),
+    "own function that is not there": (options(reward="mine:score"), "run.yaml is written, but is not sound yet: reward"),
+    "held-out questions that are trained on": (options(heldout="mine.jsonl"), "40 held-out questions are also in"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_is_told(rollbook: Rollbook, data: Path, arguments: list[str], said: str) -> None:
+    ended = rollbook("init", *arguments)
+    assert ended.status == 2
+    assert said in ended.err and "Traceback" not in ended.err
+
+
+def test_rows_that_cannot_be_read_are_told_or_left_out(rollbook: Rollbook, data: Path, tmp_path: Path) -> None:
+    with data.open("a", encoding="utf-8") as file:
+        file.write('{"q": \n')
+    said = rollbook("init", *options())
+    assert said.status == 2 and "mine.jsonl, line 41: " in said.err and "--set-aside" in said.err
+    assert rollbook("init", *options(), "--set-aside").status == 0
+    assert len(read_questions(tmp_path / "train.jsonl").rows) == 36
+
+
+def test_a_prompt_that_leaves_no_room_is_told(rollbook: Rollbook, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "mine.jsonl", [*QUESTIONS, {"q": "1+" * 130, "solution": "1"}])
+    said = rollbook("init", *options())
+    assert said.status == 2 and "the longest prompt has" in said.err and "takes 256 with the completion" in said.err
+
+
+def test_the_same_questions_are_held_out_in_any_order(tmp_path: Path) -> None:
+    twice = [*QUESTIONS, *QUESTIONS[:5]]
+    one = divide(read_questions(write_jsonl(tmp_path / "a.jsonl", twice)), "q")
+    other = divide(read_questions(write_jsonl(tmp_path / "b.jsonl", twice[::-1])), "q")
+    assert [sorted(row["q"] for row in side) for side in one] == [sorted(row["q"] for row in side) for side in other]
+    assert not {row["q"] for row in one[0]} & {row["q"] for row in one[1]}
+
+
+@pytest.mark.parametrize(
+    "text", ["data/a.jsonl", "y", "1e5", "null", "- a", "a: b", "#", "{question}", 'say "it"', "é\n\u2028", ""]
+)
+def test_any_text_survives_the_yaml(text: str, tmp_path: Path) -> None:
+    from pipeline.plain_yaml import parse_yaml
+
+    assert parse_yaml(f"{{key: {scalar(text)}, other: 1}}") == {"key": text, "other": 1}
+
+
+def test_the_shell_completes_algorithms() -> None:
+    words = "rollbook compare runs/a --algorithms grpo,rec-oneside-n"
+    environment = {**os.environ, "_ROLLBOOK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "4"}
+    code = "from flows.cli import app; app(prog_name='rollbook')"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ended.stdout.split() == ["grpo,rec-oneside-nois"]
+    assert algorithm_names("rec-oneside-n") == ["rec-oneside-nois"]
+
+
+def test_questions_are_asked_on_a_terminal_until_the_answers_can_be(data: Path, tmp_path: Path) -> None:
+    answers = ["nowhere", str(BASE), "mine.jsonl", "", "", "Q:{question}=", "regex", "", "gprpo", "grpo", ""]
+    said = talk(["init"], answers, tmp_path)
+    assert "nowhere: no such directory" in said and "did you mean" in said and "40 rows" in said
+    config = load_config(tmp_path / "run.yaml")
+    assert (config.train.algorithm, config.reward.components[0].grader) == ("grpo", "regex")
+
+
+def test_whoever_stops_answering_has_nothing_written(data: Path, tmp_path: Path) -> None:
+    said = talk(["init"], [str(BASE), "\x04"], tmp_path)
+    assert "stopped; nothing is written" in said and "Traceback" not in said
+    assert os.listdir(tmp_path) == ["mine.jsonl"]
+
+
+def talk(arguments: Sequence[str], answers: Sequence[str], directory: Path) -> str:
+    """Give one answer after each question that ends in a colon. Returns what the terminal showed."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(directory)
+        os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *arguments])
+    shown, waiting = "", list(answers)
+    while select.select([terminal], [], [], 60)[0]:
+        try:
+            part = os.read(terminal, 4096).decode()
+        except OSError:
+            break
+        shown += part
+        if shown.endswith(": ") and waiting:
+            answer = waiting.pop(0)
+            os.write(terminal, answer.encode() + (b"" if answer == "\x04" else b"\n"))
+    os.kill(child, signal.SIGKILL)  # in vain, unless it waits for more
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return shown

@@ -1,0 +1,90 @@
+"""A run that stopped because its grader failed is not generated again with the mended one: its shards are graded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline import base_model, requests
+from pipeline.artifacts import Artifact, Request, Store, Work
+from pipeline.artifacts.store import load_artifact
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.stage import generate
+from pipeline.process import Reporter
+from schemas import Prompts
+
+BASE = Path(__file__).resolve().parents[3] / "data" / "base"
+PROMPTS, SAMPLES = 4, 2
+
+
+class BySeed:
+    """Draws an answer from the seed alone, as a seeded engine does, and counts what it was asked."""
+
+    name = "by seed"
+
+    def __init__(self) -> None:
+        self.notes: dict[str, Any] = {}
+        self.asked = 0
+
+    def engine_for(self, *_: Any, **__: Any) -> BySeed:
+        return self
+
+    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        for ask in asks:
+            self.asked += 1
+            tokens = [2 + ask.seed % 7, 3 + ask.seed % 5]
+            yield [Reply(ask.key, tokens, [-0.5, -0.25], "stop", None, None)]
+
+
+class Project:
+    """A model and prompts in a store, and the rollouts of iteration 0."""
+
+    def __init__(self, root: Path, config: RunConfig) -> None:
+        self.store, self.config = Store(root), config
+        files = base_model.model_files(BASE)
+        self.policy = base_model.import_model(self.store, requests.import_request({"all": "1"}), files, "here")
+        rows = [{"prompt_id": f"p{n}", "question": f"{n}+1", "answer": "1", "prompt_text": f"Q:{n}+1="} for n in range(PROMPTS)]
+        with self.store.work(Request("prompts", "prompts/1", {"chat": False})) as work:
+            assert isinstance(work, Work)
+            work.write_table("prompts.parquet", pl.DataFrame(rows).with_columns(metadata=pl.lit(None, pl.String)), Prompts)
+            self.prompts = work.finish({"prompts": PROMPTS})
+
+    def generate(self, engine: Any, components: Sequence[dict[str, Any]]) -> Artifact:
+        reward = self.config.reward.model_validate({"components": components})
+        config = self.config.model_copy(update={"reward": reward})
+        request = requests.rollouts_request(config, 0, self.policy, self.prompts)
+        spec = {
+            "store": str(self.store.root),
+            "policy": str(self.policy.path),
+            "trust_remote_code": False,
+            "engine": config.engine.model_dump(mode="json"),
+            "reward": reward.model_dump(mode="json"),
+            "jobs": [{"request": request.to_json(), "prompts": str(self.prompts.path)}],
+        }
+        return load_artifact(generate(spec, Reporter(os.open(os.devnull, os.O_WRONLY)), engine)["artifacts"][0])
+
+
+def test_a_mended_grader_grades_what_is_there(make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = make_config({"generate.prompts": PROMPTS, "generate.samples": SAMPLES, "generate.shard_groups": 1})
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"prompt_id": "none", "sample_index": 0, "reward": 1}\n', encoding="utf-8")
+    project, engine = Project(tmp_path / "store", config), BySeed()
+    with pytest.raises(UserError, match=r"rewards failed, more than reward.max_failed_share"):
+        project.generate(engine, [{"grader": "from_file", "args": {"path": str(labels)}}])
+    written = len(list((tmp_path / "store").glob("rollouts/*/part-*.parquet")))
+    assert written >= 1
+    before = engine.asked
+    mended = [{"grader": "exact_match"}]
+    made = project.generate(engine, mended)
+    assert engine.asked - before == (PROMPTS - written) * SAMPLES
+    direct = Project(tmp_path / "other", config).generate(BySeed(), mended)
+    assert made.id == direct.id
+    assert not (made.path / ".resume").exists()
