@@ -215,3 +215,17 @@ def test_findings_of_one_kind_in_a_file_become_one_with_a_count(copied) -> None:
     copied.rewrite(path, "part-00000.parquet", temperature=pl.lit(0.7))
     finding = one(audit(path), "origin")
     assert (finding.row, finding.column, finding.count) == (0, "temperature", 16)
+
+
+def test_signatures_and_what_repair_put_aside_may_lie_in_a_store(copied) -> None:
+    shaped = copied.artifact("shaped")
+    shaped.with_name(f"{shaped.name}.sig").write_text("{}", encoding="utf-8")
+    aside = copied.store / "damaged" / "shaped" / shaped.name / "1"
+    aside.mkdir(parents=True)
+    (aside / "part-00000.parquet").write_bytes(b"x")
+    found = audit(copied.store)
+    assert found.status == 0
+    assert [finding.file for finding in found.findings if finding.check == "set aside"] == ["damaged"]
+    shaped.with_name("0123456789abcdef.sig").write_text("{}", encoding="utf-8")
+    found = audit(copied.store)
+    assert [f.file for f in found.findings if f.severity == "error"] == ["shaped/0123456789abcdef.sig"]
