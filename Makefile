@@ -17,11 +17,11 @@ demo: setup
 	$(BIN)/rollbook run configs/demo.yaml
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long"
 	$(BIN)/python -m pytest -m slow
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long"
 
 test-long: setup
 	$(BIN)/python -m pytest -m long

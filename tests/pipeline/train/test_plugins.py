@@ -47,7 +47,7 @@ Trained = Callable[..., tuple[Artifact, Artifact]]
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("luffy", "own_cell.py"), pytest.param("raw-clip", "own_algorithm.py", marks=pytest.mark.long)],
+    [("luffy", "own_cell.py"), pytest.param("raw-clip", "own_algorithm.py", marks=pytest.mark.slow)],
 )
 def test_the_examples_train_in_processes_of_their_own(name: str, file: str, trained: Trained) -> None:
     shaped, checkpoint = trained(ROOT / "examples" / file, name)
