@@ -185,6 +185,7 @@ def bucket(object_storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.Mo
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pipeline.artifacts.bucket._clients", {})  # a client's allowance of retries is not refilled by time
     client = boto3.session.Session().client("s3")
     name = f"rollbook-{abs(hash(str(tmp_path))):x}"
     client.create_bucket(Bucket=name)

@@ -72,7 +72,8 @@ def _choice(answer: dict[str, Any], url: str) -> dict[str, Any]:
     tokens = choice.get("token_ids")
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
         raise UserError(
-            f"{url}: gives no token ids. They come from a vLLM server that knows return_token_ids, with no proxy before it that drops them"
+            f"{url}: gives no token ids. They come from a vLLM server that knows return_token_ids, with no proxy before it that "
+            "drops them"
         )
     return choice
 
