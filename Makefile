@@ -32,7 +32,7 @@ check: setup
 	$(BIN)/mypy
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/uvx --quiet --python $(BIN)/python --from mkdocs --with "mkdocs-material>=9.6" mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/uvx --quiet --python $(BIN)/python --from mkdocs --with "mkdocs-material>=9.6" mkdocs build
 
 setup: .venv/installed-$(DEVICE)
 

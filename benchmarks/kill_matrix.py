@@ -328,7 +328,7 @@ def main() -> None:
         record = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "command": f"python benchmarks/kill_matrix.py --kills {args.kills}",
+            "command": f"python benchmarks/kill_matrix.py --kills {args.kills}" + " --direct" * args.direct,
             **summary(rounds),
             "rounds": [asdict(each) for each in rounds],
         }
