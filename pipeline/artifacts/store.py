@@ -181,6 +181,8 @@ def load_artifact(path: str | Path) -> Artifact:
     root, _, kind = folder.rpartition("/")
     if kind and (_is_bucket(path) or store_of(Path(root))):
         return open_artifact(_home(root, say).place(kind, name))
+    if Path(path, "run.json").exists():
+        raise UserError(f"{path}: a run, not one of its artifacts; `rollbook lineage {path}` lists those")
     return open_artifact(Directory(Path(path)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,9 +175,11 @@ def _load(model: Path, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise UserError(f"{model}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    tokenizer.model_max_length = sys.maxsize  # transformers would say that longer texts lead to errors, which nobody asked
+    return tokenizer
 
 
 def _vocabulary(model: Path, tokenizer: Any) -> int:
