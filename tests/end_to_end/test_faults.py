@@ -5,6 +5,7 @@ Where the other kinds of fault are tested is listed in `MATRIX`; `test_the_fault
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -232,6 +233,12 @@ def test_a_clock_that_jumps_back_changes_nothing(rollbook: Any, finished: Any, t
     assert (run / "report.html").read_bytes() != before, "the page is that of this run, though the old one was younger"
 
 
+def signal_all(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
 @pytest.mark.long
 def test_of_two_runs_on_one_store_the_second_takes_over_from_the_killed_first(
     rollbook: Any, finished: Any, tmp_path: Path, ids: Ids
@@ -240,10 +247,13 @@ def test_of_two_runs_on_one_store_the_second_takes_over_from_the_killed_first(
     store = f"store={first / 'artifacts'}"
     one = rollbook.start(*finished.again(first), "--set", store)
     one.until(lambda: finished.unfinished(first, "rollouts/*/part-*.parquet"))
+    held = list(one.processes())
+    signal_all(held, signal.SIGSTOP)
     other = rollbook.start(*finished.again(second), "--set", store)
     other.until(lambda: "waiting for rollouts-" in other.err)
     kept = {path: path.stat().st_mtime_ns for path in finished.unfinished(first, "rollouts/*/part-*.parquet")}
     one.process.kill()
+    signal_all(held, signal.SIGCONT)
     one.wait()
     ended = other.wait()
     assert ended.status == 0, ended.err
