@@ -96,7 +96,11 @@ def parameters_of(config: Path, overrides: list[str], max_hours: float | None) -
 
 
 def serve(config: Path, cron: str, overrides: list[str], max_hours: float | None) -> None:
-    """Serve the schedule from this process until it is stopped. Needs PREFECT_API_URL."""
+    """Serve the schedule from this process until it is stopped. Needs PREFECT_API_URL.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which Prefect answers by returning.
+    """
     told = parameters_of(config, overrides, max_hours)
     scheduled.serve(
         name=deployment_name(config, overrides),
@@ -107,6 +111,7 @@ def serve(config: Path, cron: str, overrides: list[str], max_hours: float | None
         print_starting_message=False,
         paused=False,
     )
+    raise KeyboardInterrupt
 
 
 def deploy(config: Path, pool: str, cron: str | None, overrides: list[str], max_hours: float | None) -> str:
