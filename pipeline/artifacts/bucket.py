@@ -106,16 +106,19 @@ class Bucket:
 
     def head(self, key: str) -> Object | None:
         """What is known of an object; None if there is no such object."""
+        found = self._head(key)
+        return found and Object(found["ETag"], found["Metadata"].get(HASH))
+
+    def _head(self, key: str) -> Any:
         from botocore.exceptions import ClientError
 
         with self._answers("look at", key):
             try:
-                found = self._client.head_object(Bucket=self.name, Key=key)
+                return self._client.head_object(Bucket=self.name, Key=key)
             except ClientError as error:
                 if _status(error) == 404:
                     return None
                 raise
-        return Object(found["ETag"], found["Metadata"].get(HASH))
 
     def blocks(self, key: str, most: int | None = None) -> Iterator[bytes]:
         """An object's bytes, a piece at a time. What breaks off goes on where it was.
@@ -150,15 +153,8 @@ class Bucket:
 
     def seconds_since(self, key: str) -> float | None:
         """How long ago an object was written, by the server's clock; None if there is no such object."""
-        from botocore.exceptions import ClientError
-
-        with self._answers("look at", key):
-            try:
-                found = self._client.head_object(Bucket=self.name, Key=key)
-            except ClientError as error:
-                if _status(error) == 404:
-                    return None
-                raise
+        if (found := self._head(key)) is None:
+            return None
         now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
         return float((now - found["LastModified"]).total_seconds())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 Values = dict[str, Any]
@@ -72,15 +73,11 @@ def token_ids(row: Values, column: str) -> list[int] | None:
     Raises:
         ValueError: no list of token ids.
     """
-    value = row.get(column)
-    if is_missing(value):
-        return None
-    if not isinstance(value, list):
-        raise _wrong(column, "a list of token ids", value)
-    for place, item in enumerate(value):
-        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= LARGEST_ID:
-            raise ValueError(f"column {column}: value {place} is {item!r:.40}, expected a token id")
-    return value
+
+    def fits(item: Any) -> bool:
+        return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= LARGEST_ID
+
+    return _list(row, column, "token id", fits)
 
 
 def numbers(row: Values, column: str) -> list[float] | None:
@@ -88,15 +85,24 @@ def numbers(row: Values, column: str) -> list[float] | None:
     Raises:
         ValueError: no list of finite numbers.
     """
+
+    def fits(item: Any) -> bool:
+        return isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
+
+    found = _list(row, column, "finite number", fits)
+    return None if found is None else [float(item) for item in found]
+
+
+def _list(row: Values, column: str, what: str, fits: Callable[[Any], bool]) -> list[Any] | None:
     value = row.get(column)
     if is_missing(value):
         return None
     if not isinstance(value, list):
-        raise _wrong(column, "a list of numbers", value)
+        raise _wrong(column, f"a list of {what}s", value)
     for place, item in enumerate(value):
-        if not isinstance(item, int | float) or isinstance(item, bool) or not math.isfinite(item):
-            raise ValueError(f"column {column}: value {place} is {item!r:.40}, expected a finite number")
-    return [float(item) for item in value]
+        if not fits(item):
+            raise ValueError(f"column {column}: value {place} is {item!r:.40}, expected a {what}")
+    return value
 
 
 def truths(row: Values, column: str) -> list[bool] | None:
