@@ -50,6 +50,12 @@ class Table(dy.Schema):
         return frozenset(cls.columns())
 
     @classmethod
+    @cache
+    def _declared_fields(cls) -> pa.Schema:
+        """`arrow_schema` of the declared columns, made once."""
+        return cls.arrow_schema()
+
+    @classmethod
     def check(cls, frame: pl.DataFrame) -> Checked:
         """Split a frame into rows that fit and rows that do not.
 
@@ -95,7 +101,7 @@ class Table(dy.Schema):
         problems = [f"column {name} is there {count} times" for name, count in names.items() if count > 1]
         if len(names) > len(cls._declared()) + MOST_EXTRA:
             return [*problems, f"{len(names):,} columns, expected at most {len(cls._declared()) + MOST_EXTRA:,}"]
-        for field in cls.arrow_schema():
+        for field in cls._declared_fields():
             index = found.get_field_index(field.name)
             if names[field.name] > 1:
                 continue

@@ -22,6 +22,7 @@ from pipeline.audit.holdings import Held
 from pipeline.audit.hygiene import overlap_figures
 from pipeline.audit.integrity import check_lineage, check_listing
 from pipeline.audit.lineage import Graph, graph_of
+from pipeline.audit.pool import Pools
 from pipeline.audit.record import check_record
 from pipeline.audit.rows import Share, TableFile, open_table
 from pipeline.audit.scope import Scope, scope_of
@@ -155,6 +156,7 @@ class _Reading:
         self._damaged: set[tuple[str, str]] = set()
         self._prepared: dict[str, threading.Lock] = {held.name: threading.Lock() for held in self._audited}
         self._ready: set[str] = set()
+        self._pools = Pools(world.ledger, _reported)
 
     def run(self) -> None:
         files = [(held, file) for held in self._audited for file in held.files]
@@ -162,6 +164,7 @@ class _Reading:
         with ThreadPoolExecutor(_workers()) as pool:
             try:
                 _finish(pool.submit(self._read, held, file) for held, file in files)
+                _finish(pool.submit(check) for check in self._pools.rest())
                 _finish(pool.submit(self._conclude, held) for held in self._audited)
             except BaseException:
                 self._world.hashes.stop()
@@ -193,7 +196,8 @@ class _Reading:
         facts = checks.facts(table)
         parts = []
         for batch in opened.batches():
-            checks.check_batch(batch, table, spot)
+            checks.check_some(batch, table, spot)
+            self._pools.add(checks, table, batch, spot)
             row = pl.int_range(pl.len(), dtype=pl.Int64) + batch.first
             parts.append(batch.frame.select(row=row, whole=pl.lit(batch.whole), **facts))
             self._world.ledger.count("schema", "rows", len(batch.frame))

@@ -119,6 +119,11 @@ class Ledger:
             entry[0] += done
             entry[1] += done if total is None else total
 
+    def absorb(self, other: Ledger) -> None:
+        """Add another ledger's counts."""
+        for count in other.counts:
+            self.count(count.area, count.what, count.done, count.total)
+
     def figure(self, figure: Figure, spot: Spot, row: int | None = None) -> None:
         """Keep a figure; one beyond its limit is a finding too.
 

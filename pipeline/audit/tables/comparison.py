@@ -62,7 +62,7 @@ class ComparisonChecks(Checks):
         figures = self._evaluated(self.world.shelf.get(row["evaluation_id"])) | self._trained(
             self.world.shelf.get(row["checkpoint_id"])
         )
-        self.world.ledger.count("schema", "trials compared with their checkpoints and evaluations", int(bool(figures)), 1)
+        spot.ledger.count("schema", "trials compared with their checkpoints and evaluations", int(bool(figures)), 1)
         for column, value in figures.items():
             if not _close(row[column], value):
                 said: dict[str, Any] = {"row": number, "column": column, "remedy": MAKE_ANEW}

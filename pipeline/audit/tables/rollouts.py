@@ -92,7 +92,9 @@ class RolloutsChecks(Checks):
         check_rules(batch, rules, spot)
         self._check_modes(batch, spot)
         self._check_prompts(batch, spot)
-        if batch.whole:
+
+    def check_some(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+        if table is Rollouts and batch.whole:
             self._check_texts(batch, spot)
 
     def _origin(self, batch: Batch) -> Iterator[Rule]:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.audit import pool
 from pipeline.audit.audit import Audit, audit
 from pipeline.audit.weights import tensors_of
 
@@ -79,6 +80,19 @@ def test_a_wrong_row_of_rollouts_is_found(copied, what: str) -> None:
     assert (first.column or "") == column
     assert (first.artifact, first.file) == (f"rollouts/{path.name}", PART)
     assert first.row is not None and first.expected and first.found and first.remedy
+
+
+@pytest.mark.parametrize("limit", [{}, {"MOST_ROWS": 1}, {"MOST_BYTES": 1}], ids=["together", "few rows", "little memory"])
+def test_a_wrong_row_is_named_by_its_own_file_however_many_files_are_checked_together(copied, monkeypatch, limit) -> None:
+    for name, value in limit.items():
+        monkeypatch.setattr(pool, name, value)
+    path = copied.artifact("rollouts", purpose="train")
+    third = pl.when(pl.int_range(pl.len()) == 2).then(pl.lit("x")).otherwise(pl.col("policy_id"))
+    copied.rewrite(path, "part-00001.parquet", policy_id=third)
+    found = audit(path)
+    one = finding(found, "origin", "policy_id")
+    assert (one.file, one.row, one.found, one.count) == ("part-00001.parquet", 2, "x", 1)
+    assert next(count for count in found.counts if count.what == "rows").done == 24
 
 
 def test_a_group_that_lost_a_row_and_one_that_spans_two_files_are_not_whole(copied) -> None:
