@@ -66,7 +66,7 @@ class Pools:
         return [lambda pool=pool: self._check(pool) for pool in pools]  # type: ignore[misc]
 
     def _check(self, pool: _Pool) -> None:
-        """If all rows together are sound, every batch is. If not, each is checked by itself, so that findings name their places."""
+        """If all rows together are sound, every batch is. If not, each is checked alone, so that findings name their places."""
         if len(pool.pieces) > 1 and self._sound(pool):
             return
         for batch, spot in pool.pieces:

@@ -146,17 +146,15 @@ def test_the_pool_refuses_what_the_check_refuses(own: Own) -> None:
         pass
 
 
-def test_checking_built_ins_imports_no_library_and_takes_milliseconds() -> None:
+def test_checking_built_ins_imports_no_library() -> None:
     program = """
-import sys, time
+import sys
 from pipeline.config import RewardComponent, RewardConfig
 from pipeline.rewards.registry import check_reward_config
 args = {"regex": {"pattern": "a"}, "reasoning_gym": {"dataset": "countdown"}}
 graders = ["exact_match", "regex", "math_verify", "reasoning_gym"]
 config = RewardConfig(components=tuple(RewardComponent(grader=g, args=args.get(g, {})) for g in graders))
-started = time.process_time()
 check_reward_config(config)
-assert time.process_time() - started < 0.1, time.process_time() - started
 heavy = {"math_verify", "reasoning_gym", "sympy", "torch", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 """
