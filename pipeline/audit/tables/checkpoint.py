@@ -21,6 +21,8 @@ from schemas.table import Table
 MEANS = ("kl_behavior", "entropy", "clip_fraction_positive", "clip_fraction_negative", "ess", "grad_norm")
 """Figures of the summary that are means over the steps of the last epoch."""
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+ADAPTER = "adapter"
+"""Where a checkpoint trained by LoRA holds its adapter; the model is the merged one."""
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 
 
@@ -72,7 +74,7 @@ class CheckpointChecks(Checks):
                 self.spot(name).error("integrity", "imported", expected=expected, found=found, remedy=MAKE_ANEW)
 
     def _weights(self, held: Held, *, report: bool) -> Tensors | None:
-        """Types and shapes of all tensors; None if a file is damaged."""
+        """Types and shapes of the model's tensors, without those of an adapter beside it; None if a file is damaged."""
         found: dict[str, tuple[str, tuple[int, ...]]] = {}
         for file in held.files:
             if not file.path.endswith(".safetensors"):
@@ -82,7 +84,8 @@ class CheckpointChecks(Checks):
             tensors = self._tensors(held, file, report=report)
             if tensors is None:
                 return None
-            found |= tensors
+            if not file.path.startswith(f"{ADAPTER}/"):
+                found |= tensors
         return found or None
 
     def _tensors(self, held: Held, file: File, *, report: bool) -> Tensors | None:
