@@ -74,10 +74,11 @@ class Pools:
                 pool.checks.check_batch(batch, pool.table, spot)
 
     def _sound(self, pool: _Pool) -> bool:
-        frame, (first, spot) = pl.concat([batch.frame for batch, _ in pool.pieces]), pool.pieces[0]
+        first, spot = pool.pieces[0]
         scratch = Ledger()
         try:
-            pool.checks.check_batch(Batch(0, frame, first.whole), pool.table, pool.checks.held.spot(scratch, spot.file))
+            together = Batch(0, pl.concat([batch.frame for batch, _ in pool.pieces]), first.whole)
+            pool.checks.check_batch(together, pool.table, pool.checks.held.spot(scratch, spot.file))
         except (Exception, pl.exceptions.PanicException):
             return False
         if scratch.findings:
