@@ -22,7 +22,7 @@ MEANS = ("kl_behavior", "entropy", "clip_fraction_positive", "clip_fraction_nega
 """Figures of the summary that are means over the steps of the last epoch."""
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 ADAPTER = "adapter"
-"""Where a checkpoint trained by LoRA holds its adapter; the model is the merged one."""
+"""Where a checkpoint trained by LoRA holds its adapter; the model is the merged one. As in train.adapters, which needs torch."""
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 
 

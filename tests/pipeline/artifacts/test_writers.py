@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -295,13 +296,11 @@ def test_a_place_without_permission_is_named(store: Store, start: Start) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
-def test_a_manifest_without_permission_is_named(
-    store: Store, start: Start, make_artifact: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_manifest_without_permission_is_named(store: Store, start: Start, make_artifact: Callable[..., Artifact]) -> None:
     made = make_artifact("shaped")
     (made.path / "manifest.json").chmod(0o600)
     for place in (made.path, *made.path.parents):
-        if place.is_relative_to(tmp_path_factory.getbasetemp().parent.parent):
+        if place.is_relative_to(tempfile.gettempdir()):
             place.chmod(place.stat().st_mode | 0o055)
     reader = start(f"""
         import os
