@@ -271,8 +271,11 @@ def test_storage_that_is_bad_at_times_is_asked_again(
 def test_storage_that_answers_with_errors_at_times_is_asked_again(bucket: Any, status: int) -> None:
     """Every third request fails twice."""
     answer, failures = bucket.server._app, dict[str, int]()
+    name = bucket.url.split("/")[2]
 
     def failing(environment: dict[str, Any], start_response: Any) -> Any:
+        if name not in environment["PATH_INFO"]:
+            return answer(environment, start_response)  # of a test before, given up by its client and answered late
         request = environment.get("HTTP_AMZ_SDK_INVOCATION_ID", "")
         left = failures.setdefault(request, 0 if len(failures) % 3 else 2)
         if left:
