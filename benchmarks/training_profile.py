@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_profile.json"))
     args = parser.parse_args()
     cell = Cell(args.shape, args.size, args.vocabulary)
-    with TemporaryDirectory() as scratch:
+    from pipeline.train.memory import memory_kept
+
+    with TemporaryDirectory() as scratch, memory_kept():
         figures = profiled(cell, prepare(cell, args.store), Path(scratch))
     for name in ("seconds", "shares"):
         print(name, {key: round(value, 4) for key, value in figures[name].items()})

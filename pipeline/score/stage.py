@@ -18,6 +18,7 @@ from pipeline.train.batch import collate
 from pipeline.train.check import settle_attention
 from pipeline.train.feed import deal
 from pipeline.train.launch import team_of
+from pipeline.train.memory import memory_kept
 from pipeline.train.model import Policy
 from pipeline.train.plan import Row, rows_of
 from pipeline.train.snapshot import groups_of
@@ -65,6 +66,7 @@ def _files(spec: Event, work: Work) -> tuple[list[Path], list[Path]]:
     return [path for path in files if not work.has_table(path.name, Scores)], files
 
 
+@memory_kept()
 def _score(
     files: list[Path], spec: Event, request: Request, config: TrainConfig, work: Work | None, team: Team, reporter: Reporter
 ) -> None:

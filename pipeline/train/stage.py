@@ -23,6 +23,7 @@ from pipeline.parts import Part
 from pipeline.process import Event, Reporter
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
+from pipeline.train.memory import memory_kept
 from pipeline.train.snapshot import open_snapshot, reopened
 from pipeline.train.team import Team, is_rank, join, rank_of_this
 from pipeline.train.training import Training
@@ -61,6 +62,7 @@ def train(spec: Event, reporter: Reporter) -> Event:
         return {"artifact": str(path)}
 
 
+@memory_kept()
 def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team: Team, reporter: Reporter) -> Training:
     """A rank's part of the training, to the written checkpoint. `work` is given to the leading rank."""
     config, recipe = TrainConfig.model_validate(spec["train"]), request.recipe
