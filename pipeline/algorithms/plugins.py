@@ -2,7 +2,7 @@
 
 A file is run because `plugins` or --plugin names it; a package's module is imported because `train.algorithm` is the name of
 one of its entry points. Stages run in processes of their own and do the same again; the hash of the source is part of every
-key, so that a changed file is another algorithm.
+key, so that a changed file, or another version of a package, is another algorithm.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import inspect
+import importlib.util
 import json
 import re
 import sys
@@ -57,13 +57,12 @@ def from_package(name: str) -> Algorithm | None:
     point = next(iter(points))
     where = f"{_package(point)} ({point.value})"
     try:
+        digest = _digest(_package(point), _roots(point.module.partition(".")[0]))
         found = point.load()
-        source = inspect.getsourcefile(sys.modules[point.module])
     except MemoryError:
         raise
     except (Exception, SystemExit) as error:
         _refuse(where, error)
-    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else _package(point)
     algorithm = _checked(found, where, digest)
     if algorithm.name != name:
         raise UserError(f"{where}: its entry point is {name!r}, but the algorithm's name is {algorithm.name!r}")
@@ -137,6 +136,25 @@ def _checked(found: Any, where: str, source: str) -> Algorithm:
     if unknown:
         raise UserError(f"{where}: a cell needs {unknown[0]!r}; a cell can need {', '.join(COLUMNS)}")
     return found.replace(source=source)
+
+
+def _roots(top: str) -> tuple[Path, ...]:
+    """Directories of a top-level package, or the file of a module. Nothing is imported."""
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {top!r}")
+    return tuple(map(Path, spec.submodule_search_locations or filter(None, [spec.origin])))
+
+
+@functools.cache
+def _digest(package: str, roots: tuple[Path, ...]) -> str:
+    """sha256 of a package's name, its version and all its Python files, taken once per process: before any of it runs."""
+    found = hashlib.sha256(package.encode())
+    for root in roots:
+        files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")} if root.is_dir() else {root.name: root}
+        for name in sorted(files):
+            found.update(f"\0{name}\0{hashlib.sha256(files[name].read_bytes()).hexdigest()}".encode())
+    return found.hexdigest()
 
 
 def _package(point: importlib.metadata.EntryPoint) -> str:

@@ -203,6 +203,37 @@ def test_a_package_that_cannot_be_used_is_refused(points: str, expected: str, pa
     assert expected in str(error.value)
 
 
+@pytest.fixture
+def source_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """source_of(version, cells): the source of an algorithm of `parted`, whose cell is in another module than its entry point."""
+
+    def install(version: str = "1.0", cells: str = "power = 1") -> str:
+        site = tmp_path / f"site-{len(list(tmp_path.iterdir()))}"
+        files = {
+            f"parted-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: parted\nVersion: {version}\n",
+            f"parted-{version}.dist-info/entry_points.txt": "[rollbook.algorithms]\nmine = parted.algorithms:MINE\n",
+            "parted/__init__.py": "",
+            "parted/deep/cells.py": cells,
+            "parted/algorithms.py": "from parted.deep import cells\n" + textwrap.dedent(MINE),
+        }
+        for name, text in files.items():
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).write_text(text)
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(str(site))
+            for module in [name for name in sys.modules if name.partition(".")[0] == "parted"]:
+                patched.delitem(sys.modules, module)
+            return resolve("mine").source
+
+    return install
+
+
+def test_every_module_of_a_package_and_its_version_decide_its_source(source_of: Callable[..., str]) -> None:
+    first = source_of()
+    assert source_of() == first
+    assert len({first, source_of(cells="power = 2"), source_of(version="1.1")}) == 3
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_short_and_sound(file: Path) -> None:
     source = file.read_text(encoding="utf-8")
