@@ -28,7 +28,7 @@ class Algorithm:
     advantage: Advantage = dataclasses.field(default_factory=GroupMean)
     weighting: Weighting = dataclasses.field(default_factory=Uniform)
     source: str = ""
-    """sha256 of the file that declares it, if that is not ours (see `plugins`)."""
+    """sha256 of the file or the package that declares it, if that is not ours (see `plugins`)."""
 
     kernel: ClassVar[str] = ""
     loss_cells: ClassVar[tuple[str, ...]] = ()
@@ -49,6 +49,11 @@ class Algorithm:
     def shaping_needs(self) -> tuple[str, ...]:
         """Of these, those that are read before training."""
         return _needs(self, self.shaping_cells)
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """Fields whose cells have no settings here: the loss holds what they say already."""
+        return ()
 
     @property
     def whole_step(self) -> bool:

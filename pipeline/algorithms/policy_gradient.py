@@ -1,7 +1,7 @@
 """The policy-gradient kernel: advantage x importance x trust region, plus regularizers, aggregated.
 
 Score form:      loss_t = - sg(w_t 1[t in trust region]) d c_t A log pi(y_t) + regularizers
-Surrogate form:  loss_t = - d c_t min(r_t A, clip(r_t) A)                    + regularizers
+Surrogate form:  loss_t = - d c_t min(r_t A, clip(r_t) A)                    + regularizers,   w_t = r_t and no other
 
 d is the row's weight, c_t the mismatch correction, sg stops the gradient, r_t = pi/anchor (mu unless a correction says
 otherwise). With w_t = r_t and a one-sided trust region both have the same gradient; their values differ.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.algorithms.algorithm import Algorithm
 from pipeline.algorithms.cells.aggregation import Aggregation, TokenMean
 from pipeline.algorithms.cells.drift import Drift, bounded_exp
-from pipeline.algorithms.cells.importance import Importance, NoImportance
+from pipeline.algorithms.cells.importance import Importance, NoImportance, Ratio
 from pipeline.algorithms.cells.mismatch import Mismatch, NoMismatch
 from pipeline.algorithms.cells.regularizers import Regularizer
 from pipeline.algorithms.cells.trust_region import CenteredBand, NoTrustRegion, OneSide, TrustRegion
@@ -45,8 +45,17 @@ class PolicyGradient(Algorithm):
     def __post_init__(self) -> None:
         if self.surrogate and not (isinstance(self.trust_region, OneSide) and self.trust_region.level == "token"):
             raise ValueError(f"{self.name}: the surrogate form clips tokens on one side; its trust region must be OneSide")
+        if self.surrogate and self.importance not in (Ratio(), NoImportance()):
+            raise ValueError(
+                f"{self.name}: the surrogate form weighs tokens by the ratio pi/mu itself and reads no importance setting; use "
+                "an algorithm in score form, such as rec-oneside-is (PPO's gradient with importance weights)"
+            )
         if isinstance(self.trust_region, CenteredBand) and not isinstance(self.mismatch, NoMismatch):
             raise ValueError(f"{self.name}: its trust region is centered on prox/mu already, and would correct for it twice")
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        return ("importance",) if self.surrogate else ()
 
     def warning(self, epochs: int) -> str | None:
         tapered = not isinstance(self.importance, NoImportance)

@@ -26,10 +26,15 @@ MODIFIERS: Mapping[str, tuple[type[Any], ...]] = {
 }
 """Cells that go with any policy gradient, by the field they are set in. Another cell elsewhere makes another algorithm."""
 
+SHARED = ("solved_at",)
+"""Settings that say the same of an algorithm in every cell that has them: given without a cell's name, they are set in all."""
+
 
 def settings_of(algorithm: Algorithm) -> Iterator[tuple[str, str, Any]]:
     """Every setting: the cell it belongs to, its name, its value."""
     for slot, place, cell in cells_of(algorithm):
+        if slot in algorithm.settled:
+            continue
         owner = slot if place is None else f"{slot}.{place}"
         for field in dataclasses.fields(cell):
             yield owner, field.name, getattr(cell, field.name)
@@ -70,28 +75,32 @@ def _with_modifier(algorithm: Algorithm, slot: str, value: Any) -> Algorithm:
     if not several and len(names) != 1:
         raise UserError(f"train.algorithm_args: {slot}: expected the name of one cell (found {value!r})")
     chosen = tuple(cells[name]() for name in names)
-    try:
-        return algorithm.replace(**{slot: chosen if several else chosen[0]})
-    except ValueError as error:
-        raise UserError(f"train.algorithm_args: {slot}: {error}") from None
+    return _replaced(algorithm, slot, slot, None, chosen if several else chosen[0])
 
 
 def _with_setting(algorithm: Algorithm, key: str, value: Any) -> Algorithm:
     owner, _, name = key.rpartition(".")
-    found = [(slot, place, cell) for slot, place, cell in cells_of(algorithm) if _matches(owner, name, slot, place, cell)]
+    fitting = [(slot, place, cell) for slot, place, cell in cells_of(algorithm) if _matches(owner, name, slot, place, cell)]
+    found = [one for one in fitting if one[0] not in algorithm.settled] or fitting
     if not found:
         names = [f"{cell}.{field}" if owner else field for cell, field, _ in settings_of(algorithm)]
         raise UserError(f"train.algorithm_args: {algorithm.name} has no setting {key!r}; {nearest(key, names)}")
-    if len(found) > 1:
+    if len(found) > 1 and key not in SHARED:
         names = [f"{slot if place is None else f'{slot}.{place}'}.{name}" for slot, place, _ in found]
         raise UserError(f"train.algorithm_args: {key!r} is a setting of several cells; write {' or '.join(names)}")
-    slot, place, cell = found[0]
-    changed = dataclasses.replace(cell, **{name: _checked(key, get_type_hints(type(cell), include_extras=True)[name], value)})
-    if place is None:
-        return algorithm.replace(**{slot: changed})
-    cells = list(getattr(algorithm, slot))
-    cells[place] = changed
-    return algorithm.replace(**{slot: tuple(cells)})
+    for slot, place, cell in found:
+        changed = dataclasses.replace(cell, **{name: _checked(key, get_type_hints(type(cell), include_extras=True)[name], value)})
+        algorithm = _replaced(algorithm, key, slot, place, changed)
+    return algorithm
+
+
+def _replaced(algorithm: Algorithm, key: str, slot: str, place: int | None, cell: Any) -> Algorithm:
+    """The algorithm with one cell in place of another, for a setting."""
+    cells = cell if place is None else (*getattr(algorithm, slot)[:place], cell, *getattr(algorithm, slot)[place + 1 :])
+    try:
+        return algorithm.replace(**{slot: cells})
+    except ValueError as error:
+        raise UserError(f"train.algorithm_args: {key}: {error}") from None
 
 
 def _matches(owner: str, name: str, slot: str, place: int | None, cell: Any) -> bool:

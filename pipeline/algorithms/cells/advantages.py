@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 import polars as pl
 from pydantic import Field
 
-from pipeline.algorithms.cells.cell import Positive
+from pipeline.algorithms.cells.cell import NotNegative, Positive
 
 GROUP = "group_id"
 DEAD_RANGE = 1e-8
@@ -100,9 +100,9 @@ class GroupNormalized(_Local):
     Source: GRPO, arXiv:2402.03300, equation for outcome supervision.
     """
 
-    ddof: int = 1
+    ddof: Literal[0, 1] = 1
     """1: sample standard deviation (torch's and TRL's default); 0: population."""
-    epsilon: float = 1e-6
+    epsilon: NotNegative = 1e-6
     """Added to the standard deviation."""
 
     def expression(self, reward: pl.Expr) -> pl.Expr:
@@ -146,7 +146,7 @@ class BatchNormalized:
     """
 
     baseline: Literal["none", "group_mean"] = "none"
-    epsilon: float = 1e-8
+    epsilon: NotNegative = 1e-8
     whole_snapshot = True
 
     def expression(self, reward: pl.Expr) -> pl.Expr:

@@ -7,9 +7,10 @@ A filter sees the rows that the filters before it kept, with the columns group_i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import polars as pl
+from pydantic import Field
 
 from pipeline.algorithms.cells.advantages import GROUP, is_dead
 from pipeline.algorithms.cells.cell import Positive
@@ -158,7 +159,7 @@ class OverlongPenalty:
     Source: DAPO's soft overlong punishment, arXiv:2503.14476.
     """
 
-    limit: int = 0
+    limit: Annotated[int, Field(ge=0)] = 0
     """Longest completion, in tokens; 0: the max_tokens that the rollouts were generated with."""
     buffer: Positive = 0.2
     """Length over which the penalty rises, as a share of the limit."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.algorithms import ALGORITHMS, Algorithm, resolve
 from pipeline.algorithms.cells.advantages import GroupMean
+from pipeline.algorithms.cells.importance import Ratio, SequenceProbability
 from pipeline.algorithms.cells.regularizers import EntropyBonus, ReferenceKL, SquaredLogRatio
 from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide
 from pipeline.algorithms.policy_gradient import PolicyGradient
@@ -111,6 +112,14 @@ def test_the_surrogate_form_needs_a_one_sided_trust_region() -> None:
         GRPO.replace(trust_region=NoTrustRegion())
     with pytest.raises(ValueError, match="must be OneSide"):
         GRPO.replace(trust_region=OneSide(level="geometric"))
+
+
+def test_the_surrogate_form_has_no_other_importance_than_its_ratio() -> None:
+    assert GRPO.replace(importance=Ratio()) == GRPO
+    for importance in (Ratio(level="sequence"), SequenceProbability()):
+        with pytest.raises(ValueError, match="use an algorithm in score form, such as rec-oneside-is"):
+            GRPO.replace(importance=importance)
+        GRPO.replace(importance=importance, surrogate=False)
 
 
 def test_recipes_tell_apart_what_decides_the_loss_and_what_the_advantage() -> None:

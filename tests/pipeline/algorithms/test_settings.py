@@ -120,6 +120,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, settings: dict[s
         ("low", float("inf")),
         ("ddof", 0.5),
         ("ddof", "one"),
+        ("ddof", 2),
         ("trust_region.level", "word"),
     ],
 )
@@ -144,11 +145,30 @@ def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
         ("dpo", "soft", -1),
         ("dpo", "margin", float("nan")),
         ("dpo", "cap", -1),
+        ("grpo", "epsilon", -1e-6),
+        ("reinforce++", "epsilon", -1e-8),
+        ("dapo", "limit", -1),
     ],
 )
 def test_a_number_that_a_method_cannot_work_with_is_refused(name: str, key: str, value: float) -> None:
     with pytest.raises(UserError, match=f"^train.algorithm_args: {key}: .*found"):
         resolve(name, {key: value})
+
+
+@pytest.mark.parametrize("key", ["importance.level", "positive_high", "importance.negative_low"])
+@pytest.mark.parametrize("name", ["grpo", "rloo", "decoupled-ppo", "raft++"])
+def test_a_surrogate_refuses_settings_that_its_loss_does_not_read(name: str, key: str) -> None:
+    assert not any(setting.endswith(key) for setting, _ in of(resolve(name)))
+    value = "sequence" if key == "importance.level" else 0.5
+    with pytest.raises(UserError, match=f"^train.algorithm_args: {key}: .*the surrogate form .* use an algorithm in score form"):
+        resolve(name, {key: value})
+
+
+def test_a_setting_that_another_cell_cannot_go_with_is_refused_as_any_other() -> None:
+    with pytest.raises(UserError, match=r"^train\.algorithm_args: trust_region\.level: grpo: .* must be OneSide"):
+        resolve("grpo", {"trust_region.level": "geometric"})
+    with pytest.raises(UserError, match=r"^train\.algorithm_args: level: grpo: .* must be OneSide"):
+        resolve("grpo", {"level": "sequence"})
 
 
 @every_algorithm
@@ -157,7 +177,8 @@ def test_every_number_among_the_settings_changes_a_recipe(algorithm: Algorithm) 
     for key, value in settings.items():
         if type(value) in (int, float):
             active = {name: 1.0 for name in [key.rpartition(".")[0] + ".coefficient"] if settings.get(name) == 0}
-            before, after = (resolve(algorithm.name, {**active, **change}) for change in ({}, {key: value + 1}))  # type: ignore[operator]
+            other = 1 - value if key.endswith("ddof") else value + 1  # type: ignore[operator]
+            before, after = (resolve(algorithm.name, {**active, **change}) for change in ({}, {key: other}))
             if key not in active:
                 assert (before.recipe(), before.shaping_recipe()) != (after.recipe(), after.shaping_recipe()), key
 
