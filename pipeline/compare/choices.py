@@ -42,7 +42,7 @@ def parse_choices(texts: Iterable[str], plugins: Sequence[str] = ()) -> tuple[Ch
 def _labels(text: str) -> Iterator[str]:
     """Cut at commas, but keep a setting (it has a = and no : before it) with the algorithm it follows."""
     label = ""
-    for piece in (piece.strip() for piece in text.split(",")):
+    for piece in (piece.strip() for piece in _pieces(text)):
         is_setting = "=" in piece and ":" not in piece.partition("=")[0]
         if is_setting:
             if not label:
@@ -56,9 +56,26 @@ def _labels(text: str) -> Iterator[str]:
         yield label
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """Cut at commas outside of brackets.
+
+    >>> list(_pieces("grpo:regularizers=[EntropyBonus,ForwardKL],low=0.1"))
+    ['grpo:regularizers=[EntropyBonus,ForwardKL]', 'low=0.1']
+    """
+    piece, depth = "", 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and depth <= 0:
+            yield piece
+            piece = ""
+        else:
+            piece += character
+    yield piece
+
+
 def _choice(label: str, plugins: Sequence[str]) -> Choice:
     name, _, rest = label.partition(":")
-    settings = dict(_setting(label, piece) for piece in rest.split(",")) if rest else {}
+    settings = dict(_setting(label, piece) for piece in _pieces(rest)) if rest else {}
     resolve(name, settings, plugins)
     return Choice(label, name, settings)
 

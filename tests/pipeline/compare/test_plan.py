@@ -29,7 +29,7 @@ def run(make_synthetic: Synthetic) -> Any:
 
 
 def test_examples_in_docstrings() -> None:
-    assert doctest.testmod(choices) == (0, 1)
+    assert doctest.testmod(choices) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,17 @@ def test_examples_in_docstrings() -> None:
         (["grpo:low=0.1, high=2"], [("grpo:low=0.1,high=2", "grpo", {"low": 0.1, "high": 2})]),
         (["grpo:low=0.1,grpo:low=0.3"], [("grpo:low=0.1", "grpo", {"low": 0.1}), ("grpo:low=0.3", "grpo", {"low": 0.3})]),
         (["grpo:trust_region.low=1e-1"], [("grpo:trust_region.low=1e-1", "grpo", {"trust_region.low": "1e-1"})]),
+        (
+            ["grpo:regularizers=[EntropyBonus, ForwardKL],regularizers.0.coefficient=0.1,reinforce"],
+            [
+                (
+                    "grpo:regularizers=[EntropyBonus, ForwardKL],regularizers.0.coefficient=0.1",
+                    "grpo",
+                    {"regularizers": ["EntropyBonus", "ForwardKL"], "regularizers.0.coefficient": 0.1},
+                ),
+                ("reinforce", "reinforce", {}),
+            ],
+        ),
         (["a*-po,reinforce++"], [("a*-po", "a*-po", {}), ("reinforce++", "reinforce++", {})]),
     ],
     ids=str,
@@ -55,6 +66,7 @@ def test_algorithms_are_named_by_texts(texts: list[str], expected: list[Any]) ->
         ("", "--algorithms: name at least one"),
         ("gpro", "no algorithm 'gpro'; did you mean"),
         ("grpo,gpro", "no algorithm 'gpro'"),
+        ("grpo:trust_region.level=geometric", "trust_region.level: grpo: the surrogate form clips tokens on one side"),
         ("grpo:lo=1", "grpo has no setting 'lo'"),
         ("grpo:low=much", "low: Input should be a valid number"),
         ("grpo:low", "expected setting=value after the colon, such as grpo:low=0.1"),
