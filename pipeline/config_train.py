@@ -12,6 +12,9 @@ WORK_SETTINGS = frozenset(
     {"tokens_per_micro_batch", "processes", "attention", "compile", "activation_checkpointing", "save_every_steps"}
 )
 """How the work is done. They change the result by rounding at most, so they decide no key: work goes on under other ones."""
+GUARDS = frozenset({"max_logprob_difference"})
+"""What ends a training that should not be. They decide whether there is a result and nothing in it, so they decide no key.
+(`check_logprobs` decides what the metrics hold.)"""
 
 
 class LoraConfig(Model):

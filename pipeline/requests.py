@@ -1,7 +1,8 @@
 """What each stage of a run is asked for. A request's key is known before any work, so finished work is found, not redone.
 
-Recipes hold what decides the result and nothing else: no paths, and none of the settings that say how the work is done and
-change the result by rounding at most (processes, micro-batches, attention: `WORK_SETTINGS`).
+Recipes hold what decides the result and nothing else: no paths, none of the settings that say how the work is done and change
+the result by rounding at most (processes, micro-batches, attention: `WORK_SETTINGS`), and none that only say when to refuse
+(`GUARDS`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from pipeline.algorithms import resolve
 from pipeline.artifacts import Artifact, Request
 from pipeline.config import PromptSource, RunConfig
-from pipeline.config_train import WORK_SETTINGS
+from pipeline.config_train import GUARDS, WORK_SETTINGS
 from pipeline.device import resolve_dtype
 from pipeline.parts import Part
 from pipeline.rewards.registry import recipe_of
@@ -90,7 +91,7 @@ def train_request(config: RunConfig, iteration: int, policy: Artifact, parts: Se
         "seed": config.seed,
         "dtype": resolve_dtype(config.model.dtype),
         "algorithm": algorithm.recipe(),
-        **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", *WORK_SETTINGS}),
+        **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", *WORK_SETTINGS, *GUARDS}),
     }
     parents = [policy.as_parent("policy")]
     for number, part in enumerate(parts):

@@ -14,6 +14,7 @@ from pipeline.compare.plan import Variant
 from pipeline.compare.ranking import figures_of, rank
 from pipeline.compare.trials import Trial, Trials
 from pipeline.config import RunConfig
+from pipeline.config_train import GUARDS, WORK_SETTINGS
 from pipeline.report.status import seconds_of
 from schemas import Comparison, ComparisonTiming, Metrics
 from schemas.manifest import Parent
@@ -87,7 +88,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     tree = config.model_dump(mode="json", include={"train", "shape", "replay", "evaluate"})
     for artifact in tree["replay"]["artifacts"]:
         del artifact["path"]  # the checkpoints' parents say which they are
-    for name in ("algorithm", "algorithm_args", "save_every_steps"):
+    for name in ("algorithm", "algorithm_args", *WORK_SETTINGS, *GUARDS):
         del tree["train"][name]
     return tree
 

@@ -51,6 +51,8 @@ GENERATED = {"rollouts", "sampled", "greedy"}
         ({"engine": {"max_num_seqs": 3, "gpu_memory_utilization": 0.5, "kv_cache_mib": 64}}, set()),
         ({"reward.workers": 7, "reward.timeout_seconds": 1, "reward.memory_mib": 512, "reward.max_failed_share": 1}, set()),
         ({"train.save_every_steps": 3}, set()),
+        ({"train.max_logprob_difference": 0.06}, set()),
+        ({"train.check_logprobs": False}, {"train"}),
         ({"seed": 1}, {*GENERATED, "train", "evaluation"}),
         ({"model.dtype": "bfloat16"}, {*GENERATED, "train"}),
         ({"data.template": "Q: {question}"}, {"prompts"}),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_the_same_trials_are_one_comparison_and_others_another(trials: Trials, m
     assert record(trials).path == record(trials).path
     fewer = Trials(trials.plan, trials.before, trials.done, dict.fromkeys(trials.failed, "another reason"))
     assert comparison_request(fewer).key != comparison_request(trials).key
+
+
+def test_how_the_work_is_done_and_when_it_is_refused_make_no_other_comparison(trials: Trials) -> None:
+    def key(**train: Any) -> str:
+        config = trials.plan.config.model_copy(update={"train": trials.plan.config.train.model_copy(update=train)})
+        return comparison_request(Trials(replace(trials.plan, config=config), trials.before, trials.done, trials.failed)).key
+
+    settings: dict[str, Any] = {
+        "max_logprob_difference": 0.3,
+        "save_every_steps": 7,
+        "processes": 2,
+        "tokens_per_micro_batch": 64,
+    }
+    assert key(**settings) == key() != key(learning_rate=1e-3)
 
 
 def test_an_algorithms_figure_is_the_mean_of_its_seeds_and_gains_are_taken_prompt_by_prompt(trials: Trials) -> None:
