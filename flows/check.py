@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline import base_model, prompts
 from pipeline.algorithms import Algorithm, resolve
+from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.artifacts import Store
 from pipeline.config import RunConfig
 from pipeline.errors import DataError, UserError
@@ -25,17 +26,30 @@ def check_algorithm(config: RunConfig) -> Algorithm:
     Raises:
         UserError: an unknown algorithm, setting or grader, or sampling, shaping or rollouts that the algorithm cannot use.
     """
-    algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
-    check_reward_config(config.reward)
-    check_shape(config.shape, algorithm)
-    check_replay(config.replay, algorithm)
-    if algorithm.needs and config.generate.cuts_support:
+    algorithm = check_training(config)
+    if BEHAVIOR in algorithm.needs and config.generate.cuts_support:
         raise UserError(
             f"generate: {algorithm.name} needs the ratio pi/mu, and top_p, top_k or min_p cut the distribution that mu is. "
             "Use top_p: 1, top_k: 0, min_p: 0, or a method without a ratio (such as reinforce)"
         )
-    if algorithm.needs and config.generate.temperature == 0:
-        raise UserError(f"generate.temperature: {algorithm.name} cannot learn from greedy completions; use a value above 0")
+    if BEHAVIOR in algorithm.needs and config.generate.temperature == 0:
+        raise UserError(
+            f"generate.temperature: {algorithm.name} needs the ratio pi/mu, which greedy completions do not have; use a value "
+            "above 0"
+        )
+    return algorithm
+
+
+def check_training(config: RunConfig) -> Algorithm:
+    """The run's algorithm, if it fits the run's shaping, replayed rollouts and graders, wherever its own rollouts are from.
+
+    Raises:
+        UserError: an unknown algorithm, setting or grader, or shaping or rollouts that the algorithm cannot use.
+    """
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
+    check_reward_config(config.reward)
+    check_shape(config.shape, algorithm)
+    check_replay(config.replay, algorithm)
     return algorithm
 
 
