@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 from flows.chain import Stages, scored
-from flows.check import check_algorithm
+from flows.check import check_training
 from pipeline.compare.plan import Plan, Variant
 from pipeline.compare.stages import TrialStages
 from pipeline.compare.trials import Judged, Trial, Trials
 from pipeline.errors import UserError
 from pipeline.local import Missing
 from pipeline.parts import Part
+from pipeline.shape.fit import check_rollouts
 
 
 def judge_before(plan: Plan, stages: Stages) -> Judged:
@@ -33,7 +34,7 @@ def attempt(plan: Plan, stages: Stages) -> Trial:
 
 
 def look(plan: Plan) -> Trials:
-    """What there is already, and what cannot be: algorithms that the rollouts' sampling does not serve."""
+    """What there is already, and what cannot be: algorithms that need what the rollouts do not have."""
     trials = Trials(plan)
     with suppress(Missing):
         trials.before = judge_before(plan, TrialStages(plan, None, only_look=True))
@@ -47,8 +48,9 @@ def look(plan: Plan) -> Trials:
 
 
 def _refusal(plan: Plan, variant: Variant) -> str | None:
+    rollouts = plan.snapshot.rollouts
     try:
-        check_algorithm(plan.training(variant))
+        check_rollouts(rollouts, check_training(plan.training(variant)), rollouts.url)
     except UserError as error:
         return str(error)
     return None

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.algorithms import Algorithm
-from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.algorithms.preference import Preference
 from pipeline.artifacts import Artifact
 from pipeline.artifacts.store import load_artifact
 from pipeline.config_data import ReplayConfig
 from pipeline.errors import UserError
-from pipeline.train.ratio import SCORE
+from pipeline.shape.fit import check_rollouts
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,7 @@ def check_replay(replay: ReplayConfig, algorithm: Algorithm) -> None:
             "`replay.share` decides how many are replayed"
         )
     for artifact in replay.artifacts:
-        rollouts = named_rollouts(artifact.path)
-        if BEHAVIOR in algorithm.needs and (absent := rollouts.summary.get("without_logprobs")):
-            raise UserError(
-                f"replay.artifacts: {artifact.path}: {algorithm.name} needs behavior_logprobs, and {absent} of these completions "
-                f"have none. {SCORE}, or use a method without a ratio (such as reinforce)"
-            )
-        sampling = rollouts.recipe.get("sampling", {})
-        cut = sampling.get("top_p", 1) < 1 or sampling.get("top_k", 0) > 0 or sampling.get("min_p", 0) > 0
-        if BEHAVIOR in algorithm.needs and (cut or sampling.get("temperature") == 0):
-            raise UserError(
-                f"replay.artifacts: {artifact.path}: {algorithm.name} needs the ratio pi/mu, and these rollouts were drawn "
-                "greedily or with top_p, top_k or min_p. Leave them out, or use a method without a ratio (such as reinforce)"
-            )
+        check_rollouts(named_rollouts(artifact.path), algorithm, f"replay.artifacts: {artifact.path}")
 
 
 def described(replay: ReplayConfig) -> str:

@@ -21,6 +21,7 @@ from pipeline.config_data import ShapeConfig
 from pipeline.process import Event, Reporter
 from pipeline.shape.choices import KEPT, finished, shape_rows, shaped_table, with_pairs
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
+from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.settings import check_shape
 from pipeline.train.ratio import has_behavior
 from schemas import Pairs, Rollouts, Shaped
@@ -36,7 +37,7 @@ def shape(spec: Event, reporter: Reporter) -> Event:
         {"artifact": path}.
 
     Raises:
-        UserError: a setting contradicts what the algorithm declares.
+        UserError: a setting contradicts what the algorithm declares, or the algorithm cannot shape these rollouts.
     """
     request = Request.from_json(spec["request"])
     with Store(spec["store"], reporter.note).work(request) as work:
@@ -53,6 +54,7 @@ class _Shaping:
         algorithm: Algorithm = resolve(spec["algorithm"], spec["algorithm_args"], spec.get("plugins", ()))
         self.algorithm = unchanged(algorithm, work.request.recipe)
         check_shape(self.choices, self.algorithm)
+        check_limit(self.rollouts, self.algorithm, str(self.rollouts.path))
         self.seed = work.request.recipe.get("seed", 0)
         self.oldest_version: int | None = work.request.recipe.get("oldest_version")
         self.moments = 0.0, 1.0, 0.0
@@ -95,7 +97,7 @@ class _Shaping:
             "reward",
             "policy_version",
             tokens=pl.col("completion_token_ids").list.len(),
-            max_tokens=pl.lit(self.rollouts.recipe.get("sampling", {}).get("max_tokens", 0)),
+            max_tokens=pl.lit(max_tokens_of(self.rollouts)),
             **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )
         return shape_rows(scalars.collect(), self.choices, self.algorithm, self.seed, self.oldest_version)

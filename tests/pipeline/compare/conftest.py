@@ -48,11 +48,18 @@ class Synthetic:
         )
         self.base = self.bare("checkpoint", "base")
         self.heldout = self.bare("prompts", "heldout")
-        self.rollouts = self.bare("rollouts", "train", completions=128, tokens=5120, reward_mean=0.25)
+        sampling = self.config.generate.model_dump(mode="json", include={"temperature", "top_p", "top_k", "min_p", "max_tokens"})
+        self.rollouts = self.rollouts_of("train", sampling=sampling)
         self.before = self.judged(self.config, self.base, 0.25, 30)
 
     def bare(self, kind: Any, name: str, **summary: Any) -> Artifact:
         return self._finish(Request(kind, "test/1", {"name": name}), {}, {"iteration": 0, **summary})
+
+    def rollouts_of(self, name: str, sampling: dict[str, Any] | None = None, **summary: Any) -> Artifact:
+        """Rollouts; without `sampling`, as those of an import."""
+        recipe = {"name": name, **({"sampling": sampling} if sampling else {})}
+        figures = {"iteration": 0, "completions": 128, "tokens": 5120, "reward_mean": 0.25, **summary}
+        return self._finish(Request("rollouts", "test/1", recipe), {}, figures)
 
     def _finish(self, request: Request, tables: dict[str, tuple[pl.DataFrame, Any]], summary: dict[str, Any]) -> Artifact:
         with self.store.work(request) as work:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from flows.trials import look
-from pipeline.artifacts import read_table
+from pipeline.artifacts import Artifact, read_table
 from pipeline.compare.plan import make_plan
 from pipeline.compare.ranking import rank, solved_rates
 from pipeline.compare.table import comparison_request, record
@@ -156,7 +156,25 @@ def test_an_algorithm_that_the_sampling_does_not_serve_is_refused_without_work(m
     grpo, reinforce = plan.variants()
     trials = look(plan)
     assert trials.missing == [reinforce]
-    assert "grpo cannot learn from greedy completions" in trials.failed[grpo]
+    assert "grpo needs the ratio pi/mu, and these rollouts were drawn greedily" in trials.failed[grpo]
+
+
+def test_rollouts_from_elsewhere_are_judged_by_what_they_are_and_not_by_the_runs_sampling(make_synthetic: Any) -> None:
+    run = make_synthetic(generate={"top_p": 0.95})
+    own = run.plan("grpo,reinforce,dapo,dapo:limit=64")
+
+    def refused(rollouts: Artifact) -> dict[str, str]:
+        plan = replace(own, snapshot=replace(own.snapshot, rollouts=rollouts))
+        return {variant.choice.label: why for variant, why in look(plan).failed.items()}
+
+    whole = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 64}
+    assert set(refused(own.snapshot.rollouts)) == {"grpo", "dapo", "dapo:limit=64"}
+    assert refused(run.rollouts_of("drawn whole", sampling=whole)) == {}
+    bare = refused(run.rollouts_of("imported", without_logprobs=3))
+    assert set(bare) == {"grpo", "dapo", "dapo:limit=64"}
+    assert "grpo needs behavior_logprobs, and 3 of these completions have none" in bare["grpo"]
+    unlimited = refused(run.rollouts_of("imported with logprobs", without_logprobs=0))
+    assert set(unlimited) == {"dapo"} and "Set reward.limit in train.algorithm_args" in unlimited["dapo"]
 
 
 PROGRAM = """
