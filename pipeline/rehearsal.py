@@ -51,6 +51,7 @@ def _check_shaping(algorithm: Algorithm) -> None:
             "reward": list(REWARDS),
             "policy_version": [0] * count,
             "tokens": list(LENGTHS),
+            "drawn": list(LENGTHS),
             "max_tokens": [8] * count,
             DENSITY: [-1.0, -0.5, -0.2, -0.9],
         },

@@ -12,7 +12,7 @@ from pipeline.algorithms.cells.advantages import GroupMean, GroupNormalized
 from pipeline.algorithms.cells.aggregation import SequenceMean, SequenceSum, TokenMean
 from pipeline.algorithms.cells.importance import ClippedGeometricRatio, GammaGate, Ratio, SigmoidGate
 from pipeline.algorithms.cells.regularizers import ReferenceKL
-from pipeline.algorithms.cells.shaping import OverlongPenalty, ZeroVariance
+from pipeline.algorithms.cells.shaping import Mixed, OverlongPenalty
 from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide
 from pipeline.algorithms.policy_gradient import PolicyGradient
 
@@ -38,11 +38,11 @@ DR_GRPO = GRPO.replace(
 )
 DAPO = GRPO.replace(
     name="dapo",
-    summary="GRPO with a higher upper clip, token mean, no groups without signal, and a soft penalty for length.",
+    summary="GRPO with a higher upper clip, token mean, only groups with right and wrong answers, and a soft penalty for length.",
     formula="- min(r_t A, clip(r_t, 0.8, 1.28) A)",
     paper="arXiv:2503.14476",
     reward=OverlongPenalty(),
-    filters=(ZeroVariance(),),
+    filters=(Mixed(),),
     trust_region=OneSide(low=0.2, high=0.28),
     regularizers=(),
     aggregation=TokenMean(),

@@ -3,7 +3,7 @@
 from pipeline.algorithms.cells.advantages import Constant, GroupMean, Signed
 from pipeline.algorithms.cells.aggregation import SequenceMean, TokenMean
 from pipeline.algorithms.cells.importance import Ratio
-from pipeline.algorithms.cells.shaping import BestOfN, OnlySolved, ZeroVariance
+from pipeline.algorithms.cells.shaping import BestOfN, Mixed, OnlySolved
 from pipeline.algorithms.cells.trust_region import OneSide
 from pipeline.algorithms.policy_gradient import PolicyGradient
 
@@ -45,7 +45,7 @@ REINFORCE_REJ = PolicyGradient(
     summary="REINFORCE with PPO's clip on groups that are neither all right nor all wrong.",
     formula="- min(r_t A, clip(r_t) A) on mixed groups",
     paper="arXiv:2504.11343",
-    filters=(ZeroVariance(),),
+    filters=(Mixed(),),
     advantage=GroupMean(),
     importance=Ratio(),
     trust_region=OneSide(),

@@ -6,7 +6,7 @@ from pipeline.algorithms.cells.balance import BalancedBand
 from pipeline.algorithms.cells.importance import EffectiveSampleCap, Ratio, SequenceProbability
 from pipeline.algorithms.cells.mismatch import InterpolatedProximal, ProximalRatio
 from pipeline.algorithms.cells.regularizers import MissingSampleKL
-from pipeline.algorithms.cells.shaping import ZeroVariance
+from pipeline.algorithms.cells.shaping import Mixed
 from pipeline.algorithms.cells.trust_region import OneSide, SecondMoment
 from pipeline.algorithms.policy_gradient import PolicyGradient
 
@@ -69,7 +69,7 @@ OPG = PolicyGradient(
     summary="Raise or lower the completion's mean-token probability; negatives fade by themselves. Needs no log mu.",
     formula="1 - p if solved else p,  p = exp(mean_t log pi(y_t))",
     paper="arXiv:2601.14716",
-    filters=(ZeroVariance(),),
+    filters=(Mixed(),),
     advantage=Signed(),
     importance=SequenceProbability(),
     aggregation=SequenceMean(),

@@ -9,7 +9,9 @@ import polars as pl
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.cells.advantages import GROUP
 from pipeline.algorithms.cells.pairing import RewardPairs
+from pipeline.algorithms.cells.shaping import ExponentialAdvantage
 from pipeline.config_data import ShapeConfig
+from pipeline.errors import UserError
 from pipeline.shape.classes import ClassRule
 from pipeline.shape.settings import draws, filters_on_grades, filters_on_rewards
 
@@ -23,8 +25,8 @@ def shape_rows(
     """Advantage and fate of each completion, before anything that needs the whole snapshot.
 
     Args:
-        rows: group_id, sample_index, status, reward, tokens (completion length), max_tokens and, with `oldest_version`,
-            policy_version; whole groups, any order.
+        rows: group_id, sample_index, status, reward, tokens (completion length), drawn (how many of them the policy drew),
+            max_tokens and, with `oldest_version`, policy_version; whole groups, any order.
         seed: of random draws, which are keyed by group and sample and so do not depend on the order of rows.
         oldest_version: completions by older policies are left out.
 
@@ -41,6 +43,7 @@ def shape_rows(
         "engine_error": status == "engine_error",
         "reward_error": (status == "reward_error") & (choices.reward_error == "drop"),
         "empty": pl.col("tokens") == 0,
+        "masked": pl.col("drawn") == 0,
     }
     if oldest_version is not None:
         unusable["age"] = pl.col("policy_version") < oldest_version
@@ -49,7 +52,7 @@ def shape_rows(
         rows = _dropping(rows, reason, condition)
     for cell in filters_on_grades(choices):
         rows = _dropping(rows, cell.reason, cell.drops())
-    rows = rows.with_columns(reward=algorithm.reward.shaped(pl.col("reward")))
+    rows = rows.with_columns(grade=pl.col("reward"), reward=algorithm.reward.shaped(pl.col("reward")))
     for cell in filters_on_rewards(choices, algorithm):
         rows = _dropping(rows, cell.reason, cell.drops())
     rows = _on_kept(rows, advantage=algorithm.advantage.expression(pl.col("reward")))
@@ -90,6 +93,22 @@ def shaped_table(rows: pl.DataFrame, algorithm: Algorithm, rule: ClassRule = Cla
         keep=KEPT,
         drop_reason=REASON,
     )
+
+
+def check_weights(shaped: pl.DataFrame, algorithm: Algorithm) -> None:
+    """Refuse weights that overflow.
+
+    Raises:
+        UserError: names a completion, and the setting that keeps its weight finite.
+    """
+    overflowing = shaped.filter(~pl.col("weight").is_finite())
+    if isinstance(algorithm.weighting, ExponentialAdvantage) and len(overflowing):
+        row = overflowing.row(0, named=True)
+        raise UserError(
+            f"{algorithm.name}: group {row['group_id']}, sample {row['sample_index']}: exp(A / temperature) is no finite number "
+            f"with A = {row['advantage']:g} and temperature = {algorithm.weighting.temperature:g}. Raise weighting.temperature "
+            "in train.algorithm_args, to about the spread of the rewards"
+        )
 
 
 def _graded(rows: pl.DataFrame, choices: ShapeConfig) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from pipeline.artifacts.store import verified
 from pipeline.artifacts.tables import scan_table
 from pipeline.config_data import ShapeConfig
 from pipeline.process import Event, Reporter
-from pipeline.shape.choices import KEPT, finished, shape_rows, shaped_table, with_pairs
+from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, shaped_table, with_pairs
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.settings import check_shape
@@ -79,7 +79,9 @@ class _Shaping:
         if isinstance(self.algorithm, Preference):
             rows, pairs = with_pairs(rows, self.algorithm.pairing)
             self.work.write_table(_pairs_name(path), pairs, Pairs)
-        self.work.write_table(path.name, shaped_table(rows, self.algorithm, rule), Shaped)
+        shaped = shaped_table(rows, self.algorithm, rule)
+        check_weights(shaped, self.algorithm)
+        self.work.write_table(path.name, shaped, Shaped)
 
     def _paired(self, path: Path) -> bool:
         """Whether a file's pairs are written, if the algorithm has any."""
@@ -90,13 +92,15 @@ class _Shaping:
         return finished(self._unfinished(path), self.algorithm, *self.moments)
 
     def _unfinished(self, path: Path) -> pl.DataFrame:
+        length = pl.col("completion_token_ids").list.len()
         scalars = pl.scan_parquet(path).select(
             "group_id",
             "sample_index",
             "status",
             "reward",
             "policy_version",
-            tokens=pl.col("completion_token_ids").list.len(),
+            tokens=length,
+            drawn=pl.coalesce(pl.col("action_mask").list.sum(), length),
             max_tokens=pl.lit(max_tokens_of(self.rollouts)),
             **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )

@@ -1,7 +1,8 @@
 """Aggregation: how losses of tokens become the loss of an optimizer step.
 
 Denominators are those of the whole step, so that the sum over micro-batches does not depend on how the step was cut.
-Tokens that a trust region stopped, or that were dropped from the loss, stay in the denominator.
+Tokens that a trust region or a mismatch correction stopped stay in the denominator. Completions that shaping dropped (as RED-Drop
+does) are not in the step at all, so neither are they in its denominator.
 """
 
 from __future__ import annotations

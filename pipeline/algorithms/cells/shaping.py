@@ -1,7 +1,8 @@
 """Data shaping: what is left out before advantages are computed, and how heavily the rest counts. Polars expressions.
 
-A filter sees the rows that the filters before it kept, with the columns group_id, sample_index, reward, status, tokens
-(completion length), max_tokens and draw (a seeded number per row). Statistics of a group are over the rows that are kept.
+A filter sees the rows that the filters before it kept, with the columns group_id, sample_index, grade (the reward as it was
+graded), reward (as the algorithm shaped it), status, tokens (completion length), max_tokens and draw (a seeded number per row).
+Statistics of a group are over the rows that are kept.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Annotated, ClassVar, Protocol
 import polars as pl
 from pydantic import Field
 
-from pipeline.algorithms.cells.advantages import GROUP, is_dead
+from pipeline.algorithms.cells.advantages import DEAD_RANGE, GROUP, is_dead
 from pipeline.algorithms.cells.cell import Positive
 
-REWARD = pl.col("reward")
+REWARD, GRADE = pl.col("reward"), pl.col("grade")
 
 
 class Filter(Protocol):
@@ -38,13 +39,30 @@ class Filter(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ZeroVariance:
-    """Leave out groups whose rewards are all equal (DAPO's dynamic sampling, without its resampling)."""
+    """Leave out groups whose rewards are all equal."""
 
     reason: ClassVar[str] = "zero_variance"
     seeded: ClassVar[bool] = False
 
     def drops(self) -> pl.Expr:
         return is_dead(REWARD)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixed:
+    """Leave out groups of which all completions are solved, or none is: 0 < number solved < G, by rewards as they were graded.
+
+    Source: DAPO, arXiv:2503.14476, equation 11 (its dynamic sampling, without drawing other groups instead).
+    """
+
+    solved_at: float = 1.0
+    """Least reward of a solved completion."""
+    reason: ClassVar[str] = "not_mixed"
+    seeded: ClassVar[bool] = False
+
+    def drops(self) -> pl.Expr:
+        solved = GRADE >= self.solved_at
+        return solved.all().over(GROUP) | ~solved.any().over(GROUP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,14 +109,15 @@ class BestOfN:
 class BalanceNegatives:
     """Leave out random negatives until there are no more of them than positives; positives are r >= the group's mean.
 
-    The group's mean is then that of the rows kept. Source: RED-Drop, arXiv:2509.24203.
+    The group's mean is then that of the rows kept, and so is the loss's: what is left out is in no denominator. Source:
+    RED-Drop, arXiv:2509.24203.
     """
 
     reason: ClassVar[str] = "surplus_negative"
     seeded: ClassVar[bool] = True
 
     def drops(self) -> pl.Expr:
-        positive = REWARD >= REWARD.mean().over(GROUP)
+        positive = _at_least_mean()
         positives = positive.sum().over(GROUP)
         rank = pl.when(~positive).then(pl.col("draw")).rank("ordinal").over(GROUP)
         return ~positive & (rank > positives)
@@ -115,7 +134,7 @@ class BalancePositives:
     seeded: ClassVar[bool] = True
 
     def drops(self) -> pl.Expr:
-        positive = REWARD >= REWARD.mean().over(GROUP)
+        positive = _at_least_mean()
         negatives = (~positive).sum().over(GROUP)
         rank = pl.when(positive).then(pl.col("draw")).rank("ordinal").over(GROUP)
         return positive & (negatives > 0) & (rank > negatives)
@@ -189,6 +208,7 @@ class ExponentialAdvantage:
     """weight = exp(A / temperature): good completions count more than bad ones. Source: RED-Weight, arXiv:2509.24203."""
 
     temperature: Positive = 1.0
+    """Rewards of another scale need another one: above A / temperature = 88 the weight is no finite number in fp32."""
 
     def weight(self, advantage: pl.Expr) -> pl.Expr:
         return (advantage / self.temperature).exp()
@@ -203,3 +223,8 @@ class ClassWeights:
 
     def weight(self, advantage: pl.Expr) -> pl.Expr:
         return pl.when(advantage > 0).then(self.positive).when(advantage < 0).then(self.negative).otherwise(1.0)
+
+
+def _at_least_mean() -> pl.Expr:
+    """Whether a reward is at least its group's mean; one that rounding alone puts below it is."""
+    return REWARD >= REWARD.mean().over(GROUP) - DEAD_RANGE

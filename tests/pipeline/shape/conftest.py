@@ -18,17 +18,27 @@ Completions = list[tuple[str, float | None]]
 def make_rollouts(store: Store) -> Callable[..., Artifact]:
     """make_rollouts({file: {group: [(status, reward), ...]}}, {group: version}): an artifact of one file per entry.
 
-    Sample n has n + 2 tokens.
+    Sample n has n + 2 tokens; `masks` says which of them the policy drew, by "group sample".
     """
 
-    def make(files: dict[str, dict[str, Completions]], versions: Mapping[str, int] | None = None) -> Artifact:
-        recipe = {"files": files, "versions": versions, "sampling": {"max_tokens": 10}}
+    def make(
+        files: dict[str, dict[str, Completions]],
+        versions: Mapping[str, int] | None = None,
+        masks: Mapping[str, list[bool]] | None = None,
+        max_tokens: int | None = 10,
+    ) -> Artifact:
+        sampling = {"sampling": {"max_tokens": max_tokens}} if max_tokens else {}
+        recipe = {"files": files, "versions": versions, "masks": masks, **sampling}
         with store.work(Request("rollouts", "generate/1", recipe)) as work:
             if not isinstance(work, Work):
                 return work
             for name, groups in files.items():
                 rows = [
-                    {**row_of(group, sample, *one), "policy_version": (versions or {}).get(group, 0)}
+                    {
+                        **row_of(group, sample, *one),
+                        "policy_version": (versions or {}).get(group, 0),
+                        "action_mask": (masks or {}).get(f"{group} {sample}"),
+                    }
                     for group, all in groups.items()
                     for sample, one in enumerate(all)
                 ]

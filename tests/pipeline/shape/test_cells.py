@@ -12,10 +12,12 @@ from pipeline.algorithms.cells.advantages import GroupMean, Signed, SoftValue
 from pipeline.algorithms.cells.shaping import (
     AnnaKarenina,
     BalanceNegatives,
+    BalancePositives,
     BestOfN,
     ClassWeights,
     ExponentialAdvantage,
     Filter,
+    Mixed,
     OnlySolved,
     OverlongPenalty,
     PassRate,
@@ -34,7 +36,10 @@ def shaped(rewards: list[float], algorithm: Algorithm, tokens: int = 3, limit: i
     size = len(rewards)
     frame = pl.DataFrame({"group_id": ["g"] * size, "sample_index": range(size), "status": ["ok"] * size})
     frame = frame.with_columns(
-        pl.Series("reward", rewards, pl.Float64, strict=False), tokens=pl.lit(tokens), max_tokens=pl.lit(limit)
+        pl.Series("reward", rewards, pl.Float64, strict=False),
+        tokens=pl.lit(tokens),
+        drawn=pl.lit(tokens),
+        max_tokens=pl.lit(limit),
     )
     return shaped_table(shape_rows(frame, ShapeConfig(), algorithm, seed), algorithm)
 
@@ -62,6 +67,11 @@ def kept(cell: Filter, *rewards: float) -> list[int]:
         (PassRate(low=0.3, high=0.7), [1, 1, 1, 0], []),
         (PassRate(low=1 / 8, high=7 / 8), [1] * 8, []),
         (PassRate(low=0.5, solved_at=0.5), [0.6, 0.4], [0, 1]),
+        (Mixed(), [1, 0], [0, 1]),
+        (Mixed(), [1, 1], []),
+        (Mixed(), [0.2, 0.1], []),
+        (Mixed(), [1], []),
+        (Mixed(solved_at=0.2), [0.2, 0.1], [0, 1]),
         (ZeroVariance(), [1, 1], []),
         (ZeroVariance(), [1, 0.9], [0, 1]),
         (ZeroVariance(), [0.1 + 0.2, 0.3], []),
@@ -118,13 +128,32 @@ def test_soft_overlong_punishment_by_hand(tokens: int, penalty: float) -> None:
     assert frame.select(by_sampling.shaped(pl.col("reward"))).item() == pytest.approx(1 - penalty)
 
 
-def test_the_overlong_penalty_comes_before_the_advantage_and_the_filters() -> None:
+@pytest.mark.parametrize(
+    ("rewards", "stays"), [([1.0, 1.0], False), ([0.0, 0.0], False), ([0.1, 0.0], False), ([1.1, 1.0], False), ([1.1, 0.1], True)]
+)
+def test_a_group_is_mixed_by_its_grades_before_the_penalty_for_length(rewards: list[float], stays: bool) -> None:
+    frame = pl.DataFrame({"group_id": ["g"] * 2, "sample_index": [0, 1], "status": ["ok"] * 2, "reward": rewards})
+    frame = frame.with_columns(tokens=pl.Series([3, 10]), drawn=pl.lit(3), max_tokens=pl.lit(10))
+    for name in ("dapo", "opg", "reinforce-rej"):
+        table = shaped_table(shape_rows(frame, ShapeConfig(), resolve(name), seed=0), resolve(name))
+        assert table["drop_reason"].to_list() == [None if stays else "not_mixed"] * 2, name
     dapo = resolve("dapo").replace(advantage=GroupMean())
-    assert shaped([1.0, 1.0], dapo)["drop_reason"].to_list() == ["zero_variance"] * 2
-    frame = pl.DataFrame(
-        {"group_id": ["g"] * 2, "sample_index": [0, 1], "status": ["ok"] * 2, "reward": [1.0, 1.0], "tokens": [3, 10]}
-    ).with_columns(max_tokens=pl.lit(10))
-    assert shape_rows(frame, ShapeConfig(), dapo, seed=0)["advantage"].to_list() == pytest.approx([0.5, -0.5])
+    if stays:  # 1.1 and 0.1 - 1
+        assert shape_rows(frame, ShapeConfig(), dapo, seed=0)["advantage"].to_list() == pytest.approx([1.0, -1.0])
+
+
+def test_what_counts_as_solved_is_one_setting_of_a_filter_and_an_advantage() -> None:
+    opg = resolve("opg", {"solved_at": 0.5})
+    assert (opg.filters, opg.advantage) == ((Mixed(solved_at=0.5),), Signed(solved_at=0.5))
+    assert shaped([0.6, 0.4], opg)["advantage"].to_list() == [1.0, -1.0]
+    assert resolve("opg", {"advantage.solved_at": 0.5}).filters == (Mixed(),)
+
+
+@pytest.mark.parametrize("cell", [BalanceNegatives(), BalancePositives()])
+@pytest.mark.parametrize("reward", [0.1, 0.3, 0.7, 1.1])
+def test_rounding_makes_no_negatives_of_equal_rewards(cell: Filter, reward: float) -> None:
+    for size in range(1, 33):
+        assert kept(cell, *[reward] * size) == list(range(size))
 
 
 @pytest.mark.parametrize(

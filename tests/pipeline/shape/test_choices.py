@@ -30,7 +30,8 @@ def group(*completions: tuple[str, float | None], name: str = "g", tokens: int =
 
 def shaped(rows: list[Row], algorithm: str = "reinforce", seed: int = 0, advantage: Any = None, **choices: Any) -> pl.DataFrame:
     cells = resolve(algorithm) if advantage is None else resolve(algorithm).replace(advantage=advantage)
-    frame = pl.DataFrame(rows, schema=TYPES, orient="row").with_columns(max_tokens=pl.lit(LIMIT), **{DENSITY: pl.lit(-1.0)})
+    frame = pl.DataFrame(rows, schema=TYPES, orient="row")
+    frame = frame.with_columns(drawn=pl.col("tokens"), max_tokens=pl.lit(LIMIT), **{DENSITY: pl.lit(-1.0)})
     return shaped_table(shape_rows(frame, ShapeConfig(**choices), cells, seed), cells)
 
 
@@ -112,7 +113,7 @@ def test_a_method_may_leave_completions_out_before_advantages_are_computed() -> 
     rows = group(("ok", 1.0), ("ok", 0.0), ("ok", 1.0)) + group(("ok", 0.0), ("ok", 0.0), name="h")
     assert fates(rows, algorithm="raft") == [1.0, "not_solved", 1.0, "not_solved", "not_solved"]
     assert fates(rows, algorithm="best-of-n") == [1.0, "not_best", "not_best", 1.0, "not_best"]
-    assert fates(rows, algorithm="reinforce-rej")[3:] == ["zero_variance", "zero_variance"]
+    assert fates(rows, algorithm="reinforce-rej")[3:] == ["not_mixed", "not_mixed"]
 
 
 def test_red_drop_draws_differently_by_seed_and_by_group() -> None:
@@ -130,9 +131,9 @@ def test_red_weight_counts_good_completions_more() -> None:
 
 def test_dapo_takes_points_off_long_completions() -> None:
     # The last fifth of the limit of 10 costs up to 1: 8 tokens nothing, 9 a half, 10 and more all.
-    rows = [("g", sample, "ok", 1.0, tokens) for sample, tokens in enumerate([4, 8, 9, 10])]
+    rows = [("g", sample, "ok", float(sample < 4), tokens) for sample, tokens in enumerate([4, 8, 9, 10, 9])]
     frame = shaped(rows, algorithm="dapo", advantage=RawReward())
-    assert frame["advantage"].to_list() == [1.0, 1.0, 0.5, 0.0]
+    assert frame["advantage"].to_list() == [1.0, 1.0, 0.5, 0.0, -0.5]
 
 
 statuses = st.sampled_from(["ok", "truncated", "reward_error", "engine_error"])

@@ -113,7 +113,7 @@ def test_pairs_fit_their_schema_and_do_not_depend_on_the_order_of_rows(
 
 
 def test_completions_in_no_pair_are_dropped_as_unpaired() -> None:
-    rows = rows_of(REWARDS).with_columns(status=pl.lit("ok"), tokens=pl.lit(3), max_tokens=pl.lit(8))
+    rows = rows_of(REWARDS).with_columns(status=pl.lit("ok"), tokens=pl.lit(3), drawn=pl.lit(3), max_tokens=pl.lit(8))
     dpo = resolve("dpo")
     assert isinstance(dpo, Preference)
     shaped, pairs = with_pairs(shape_rows(rows, ShapeConfig(), dpo, seed=0), dpo.pairing)
@@ -126,7 +126,7 @@ def test_completions_in_no_pair_are_dropped_as_unpaired() -> None:
 
 def test_pairs_are_of_completions_that_were_kept() -> None:
     rows = rows_of({"a": [1.0, 0.5, 0.0, 0.2]}).with_columns(
-        status=pl.Series(["truncated", "ok", "reward_error", "ok"]), tokens=pl.lit(3), max_tokens=pl.lit(8)
+        status=pl.Series(["truncated", "ok", "reward_error", "ok"]), tokens=pl.lit(3), drawn=pl.lit(3), max_tokens=pl.lit(8)
     )
     dpo = resolve("dpo")
     assert isinstance(dpo, Preference)

@@ -27,7 +27,7 @@ def frame(groups: dict[str, list[float]], **columns: Any) -> pl.DataFrame:
     """Rows of groups with these rewards, all graded and 3 tokens long."""
     rows = [(group, sample, float(reward)) for group, all in groups.items() for sample, reward in enumerate(all)]
     found = pl.DataFrame(rows, schema={"group_id": pl.String, "sample_index": pl.Int32, "reward": pl.Float64}, orient="row")
-    constant = {"status": pl.lit("ok"), "tokens": pl.lit(3, pl.UInt32), "max_tokens": pl.lit(10)}
+    constant = {"status": pl.lit("ok"), "tokens": pl.lit(3, pl.UInt32), "drawn": pl.lit(3), "max_tokens": pl.lit(10)}
     return found.with_columns(**{**constant, **columns})
 
 

@@ -53,6 +53,33 @@ def run(store: Store, make_config: Callable[..., RunConfig]) -> Run:
     return make
 
 
+def test_a_completion_of_which_the_policy_drew_nothing_is_dropped_with_a_reason(make_rollouts: MakeRollouts, run: Run) -> None:
+    masks = {"a 0": [False, False], "c 0": [True, False], "c 1": [False, False, True]}
+    shaped = run(make_rollouts(FILES, masks=masks), "reinforce")
+    frame = read_table(shaped, Shaped)
+    assert frame["drop_reason"].to_list() == ["masked", *[None] * 6, "reward_error", "engine_error"]
+    assert frame["advantage"].to_list()[:2] == [0.0, 0.0]
+    assert shaped.summary["dropped"] == {"engine_error": 1, "masked": 1, "reward_error": 1}
+
+
+def test_a_penalty_for_length_on_rollouts_without_a_limit_is_refused(make_rollouts: MakeRollouts, run: Run) -> None:
+    imported = make_rollouts(FILES, max_tokens=None)
+    with pytest.raises(UserError, match=r"Set reward\.limit in train\.algorithm_args"):
+        run(imported, "dapo")
+    limited = read_table(run(imported, "dapo", {"reward.limit": 10}), Shaped)
+    assert limited.equals(read_table(run(make_rollouts(FILES), "dapo"), Shaped))
+
+
+def test_a_weight_that_overflows_is_refused_with_the_setting_that_keeps_it_finite(make_rollouts: MakeRollouts, run: Run) -> None:
+    rollouts = make_rollouts({"part-00000.parquet": {"a": [("ok", 200.0), ("ok", 0.0)]}})
+    with pytest.raises(
+        UserError, match=r"group a, sample 0: .* A = 100 .* Raise weighting\.temperature in train\.algorithm_args"
+    ):
+        run(rollouts, "red-weight")
+    weights = read_table(run(rollouts, "red-weight", {"temperature": 100.0}), Shaped)["weight"].to_list()
+    assert weights == pytest.approx([2.71828, 0.367879], abs=1e-5)
+
+
 def test_there_is_a_row_for_every_rollout_in_a_file_of_the_same_name(make_rollouts: MakeRollouts, run: Run) -> None:
     shaped = run(make_rollouts(FILES))
     assert [path.name for path in shaped.tables("shaped")] == list(FILES)

@@ -135,7 +135,7 @@ def their_advantages(trinity: Callable[..., Any], name: str, rewards: list[float
 
 def our_advantages(name: str, rewards: list[float]) -> list[float]:
     rows = {"group_id": "g", "sample_index": range(len(rewards)), "status": "ok", "reward": [float(r) for r in rewards]}
-    frame = pl.DataFrame(rows).with_columns(tokens=pl.lit(3), max_tokens=pl.lit(9))
+    frame = pl.DataFrame(rows).with_columns(tokens=pl.lit(3), drawn=pl.lit(3), max_tokens=pl.lit(9))
     shaped = shaped_table(finished(shape_rows(frame, ShapeConfig(), resolve(name), seed=0), resolve(name)), resolve(name))
     return sorted(shaped["advantage"].to_list())
 
