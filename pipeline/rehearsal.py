@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.algorithms import Algorithm
+from pipeline.algorithms.cells.cell import BEHAVIOR, PROXIMAL, REFERENCE
 from pipeline.algorithms.cells.density import DENSITY
 from pipeline.config_data import ShapeConfig
 from pipeline.errors import UserError
@@ -16,10 +17,12 @@ from pipeline.shape.choices import finished, shape_rows, shaped_table
 
 REWARDS = (1.0, 0.0, 0.0, 1.0)
 LENGTHS = (3, 1, 2, 4)
+STORED = {"behavior": BEHAVIOR, "reference": REFERENCE, "proximal": PROXIMAL}
+"""Fields of `Tokens` that are there if the algorithm needs the column."""
 
 
 def rehearse(algorithm: Algorithm) -> None:
-    """Shape four completions, take their loss and its gradient.
+    """Shape four completions, take their loss and its gradient, with no stored logprobs but those that its cells say they need.
 
     Raises:
         UserError: one of them fails or is not finite; names the last line of the user's code, if it was there.
@@ -53,7 +56,7 @@ def _check_shaping(algorithm: Algorithm) -> None:
             "tokens": list(LENGTHS),
             "drawn": list(LENGTHS),
             "max_tokens": [8] * count,
-            DENSITY: [-1.0, -0.5, -0.2, -0.9],
+            **({DENSITY: [-1.0, -0.5, -0.2, -0.9]} if BEHAVIOR in algorithm.shaping_needs else {}),
         },
         schema_overrides={"sample_index": pl.Int32},
     )
@@ -74,7 +77,8 @@ def _check_loss(algorithm: Algorithm) -> None:
     count, total = len(LENGTHS), sum(LENGTHS)
     logprobs = torch.linspace(-2.0, -0.1, total).requires_grad_()
     entropy = torch.linspace(0.1, 1.5, total).requires_grad_()
-    stored = {name: logprobs.detach() - 0.1 * torch.arange(total) / total for name in ("behavior", "reference", "proximal")}
+    scored = logprobs.detach() - 0.1 * torch.arange(total) / total
+    stored = {name: scored if column in algorithm.needs else None for name, column in STORED.items()}
     mask = torch.ones(total, dtype=torch.bool)
     mask[1] = False
     sequence = torch.repeat_interleave(torch.arange(count), torch.tensor(LENGTHS))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.algorithms.algorithm import Algorithm
+from pipeline.algorithms.cells.advantages import Constant, GroupMean, Signed
 from pipeline.algorithms.cells.aggregation import Aggregation, TokenMean
 from pipeline.algorithms.cells.drift import Drift, bounded_exp
 from pipeline.algorithms.cells.importance import Importance, NoImportance, Ratio
@@ -58,26 +59,42 @@ class PolicyGradient(Algorithm):
         return ("importance",) if self.surrogate else ()
 
     def warning(self, epochs: int) -> str | None:
-        tapered = not isinstance(self.importance, NoImportance)
-        held_back = not isinstance(self.trust_region, NoTrustRegion) or any(r.coefficient for r in self.regularizers)
-        shift = getattr(self.advantage, "shift", None)
-        if epochs == 1 or held_back or tapered or type(self.advantage).__name__ == "Constant":
-            return None
-        if shift is not None and shift < 0:
+        if epochs == 1 or self._is_held_back() or not self._has_negatives():
             return None
         return (
-            f"{self.name} has neither a trust region nor a regularizer, and its baseline is at or above the value of the data: "
-            f"over {epochs} epochs on the same rollouts its negative advantages push without bound, and the policy may collapse"
+            f"{self.name} has neither a trust region nor a regularizer nor weights that end the pull of its negatives, and its "
+            f"baseline is at or above the value of the data: over {epochs} epochs on the same rollouts its negative advantages "
+            "push without bound, and the policy may collapse"
         )
+
+    def _is_held_back(self) -> bool:
+        """Whether a completion with a negative advantage stops pulling, or fades, as the policy moves away from it."""
+        stops = not isinstance(self.trust_region, NoTrustRegion) and getattr(self.trust_region, "low", 0.0) < 1
+        floor = getattr(self.importance, "negative_low", 0.0)
+        fades = self.surrogate or (not isinstance(self.importance, NoImportance) and floor <= 0)
+        return stops or fades or any(regularizer.coefficient for regularizer in self.regularizers)
+
+    def _has_negatives(self) -> bool:
+        """Whether there are negative advantages that no lowered baseline outweighs."""
+        match self.advantage:
+            case Constant():
+                return False
+            case Signed(negative=negative):
+                return negative > 0
+            case GroupMean(shift=shift):
+                return shift >= 0
+        return True
 
     def recipe(self) -> dict[str, Any]:
         return {**Algorithm.recipe(self), "surrogate": self.surrogate}
 
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         log_ratio = _difference(tokens, self.mismatch.anchor(tokens))
-        drift = Drift(log_ratio=log_ratio.detach(), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+        measured = None if log_ratio is None else log_ratio.detach()
+        drift = Drift(measured=measured, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
         keeps = self.trust_region.keeps(drift)
         if self.surrogate:
+            assert log_ratio is not None
             loss = self._clipped_surrogate(log_ratio, drift.advantage)
         else:
             weight = self.importance.weight(drift) * keeps
@@ -103,8 +120,8 @@ class PolicyGradient(Algorithm):
         return -gain.where(advantage >= 0, gain.maximum(region.dual * advantage))
 
 
-def _difference(tokens: Tokens, anchor: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
-    """log pi - anchor, 0 where a token is masked out, so that exp is harmless there."""
+def _difference(tokens: Tokens, anchor: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"] | None:
+    """log pi - anchor, 0 where a token is masked out, so that exp is harmless there. None without an anchor."""
     if anchor is None:
-        return tokens.logprobs * 0.0
+        return None
     return (tokens.logprobs - anchor).where(tokens.mask, tokens.logprobs.new_zeros(()))

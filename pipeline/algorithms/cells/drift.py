@@ -21,10 +21,21 @@ LOG_RATIO_LIMIT = 20.0
 class Drift:
     """log pi/mu of every token and the advantages, spread over tokens. Nothing here has a gradient."""
 
-    log_ratio: Float[Tensor, " tokens"]
-    """log pi(y_t)/mu(y_t); 0 where a token is masked out."""
+    measured: Float[Tensor, " tokens"] | None
+    """log pi(y_t)/mu(y_t); 0 where a token is masked out. None where log mu is not to be had."""
     advantage: Float[Tensor, " tokens"]
     tokens: Tokens
+
+    @property
+    def log_ratio(self) -> Float[Tensor, " tokens"]:
+        """`measured`, for cells that need it.
+
+        Raises:
+            ValueError: a cell reads it that does not say so.
+        """
+        if self.measured is None:
+            raise ValueError("a cell reads the ratio pi/mu without saying so; set needs = (BEHAVIOR,) in its class")
+        return self.measured
 
     def log_ratio_of(self, level: Level) -> Float[Tensor, " tokens"]:
         """The log ratio at a level, spread over the tokens."""

@@ -36,7 +36,7 @@ class NoImportance(Cell):
     def weight(self, drift: Drift) -> Float[Tensor, " tokens"]:
         import torch
 
-        return torch.ones_like(drift.log_ratio)
+        return torch.ones_like(drift.advantage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,8 +29,8 @@ class Mismatch(Protocol):
     @property
     def whole_step(self) -> bool: ...
 
-    def anchor(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
-        """Logprobs that ratios are taken against."""
+    def anchor(self, tokens: Tokens) -> Float[Tensor, " tokens"] | None:
+        """Logprobs that ratios are taken against; None if there are none, and then no cell may read a ratio."""
         ...
 
     def weight(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
@@ -42,8 +42,8 @@ class Mismatch(Protocol):
 class NoMismatch(Cell):
     """Ratios are against mu; no further weight."""
 
-    def anchor(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
-        return tokens.logprobs.detach() if tokens.behavior is None else tokens.behavior
+    def anchor(self, tokens: Tokens) -> Float[Tensor, " tokens"] | None:
+        return tokens.behavior
 
     def weight(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
         import torch
@@ -71,7 +71,7 @@ class ProximalRatio(Cell):
     def weight(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
         assert tokens.behavior is not None
         stale = (self.anchor(tokens) - tokens.behavior).where(tokens.mask, tokens.logprobs.new_zeros(()))
-        ratio = Drift(log_ratio=stale, advantage=stale, tokens=tokens).ratio_of(self.level)
+        ratio = Drift(measured=stale, advantage=stale, tokens=tokens).ratio_of(self.level)
         if self.mode == "truncate":
             return ratio.clamp(self.low, self.high)
         return ratio * ((ratio >= self.low) & (ratio <= self.high))
@@ -113,4 +113,4 @@ class InterpolatedProximal(Cell):
     def weight(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
         assert tokens.behavior is not None
         stale = (self.anchor(tokens) - tokens.behavior).where(tokens.mask, tokens.logprobs.new_zeros(()))
-        return Drift(log_ratio=stale, advantage=stale, tokens=tokens).ratio_of("token").clamp(max=self.high)
+        return Drift(measured=stale, advantage=stale, tokens=tokens).ratio_of("token").clamp(max=self.high)

@@ -31,8 +31,11 @@ class Regularizer(Protocol):
     @property
     def whole_step(self) -> bool: ...
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
-        """coefficient x term, differentiable in the current logprobs. `log_ratio` is log pi/mu, 0 where masked out."""
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
+        """coefficient x term, differentiable in the current logprobs.
+
+        `log_ratio` is log pi/mu, 0 where masked out; None where log mu is not to be had.
+        """
         ...
 
 
@@ -47,7 +50,7 @@ class ReferenceKL(Cell):
     estimator: Estimator = "k3"
     needs = (REFERENCE,)
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
         return self.coefficient * _kl(tokens, tokens.reference, self.estimator)
 
 
@@ -71,7 +74,7 @@ class ConvexKL(Cell):
         """Weight of the base model."""
         return max(1 - 0.1 * math.ceil(max(self.step - 50, 0) / 10), 0.5)
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
         base, previous = (_kl(tokens, anchor, self.estimator) for anchor in (tokens.reference, tokens.proximal))
         return self.coefficient * (self.share * base + (1 - self.share) * previous)
 
@@ -88,7 +91,8 @@ class SquaredLogRatio(Cell):
     level: Literal["token", "sequence"] = "token"
     needs = (BEHAVIOR,)
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
+        assert log_ratio is not None
         if self.level == "token":
             return self.coefficient * log_ratio**2
         lengths = tokens.lengths.clamp(min=1.0)
@@ -107,7 +111,8 @@ class SpreadOfLogRatio(Cell):
     needs = (BEHAVIOR,)
     whole_step = True
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
+        assert log_ratio is not None
         moved = tokens.per_sequence(log_ratio)
         centered = moved - tokens.group_mean(moved)
         return self.coefficient * tokens.per_token(centered**2 / tokens.lengths.clamp(min=1.0))
@@ -119,7 +124,7 @@ class ForwardKL(Cell):
 
     coefficient: float = 0.1
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
         return -self.coefficient * tokens.logprobs
 
 
@@ -131,11 +136,12 @@ class MissingSampleKL(Cell):
     needs = (BEHAVIOR,)
     whole_step = True
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
         from pipeline.algorithms.cells.drift import Drift
         from pipeline.algorithms.cells.importance import effective_sample_size
 
-        drift = Drift(log_ratio=log_ratio.detach(), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+        assert log_ratio is not None
+        drift = Drift(measured=log_ratio.detach(), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
         missing = (1 - effective_sample_size(drift)).detach()
         limited = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         return self.coefficient * missing * (bounded_exp(-log_ratio) - 1 + limited)
@@ -147,7 +153,7 @@ class EntropyBonus(Cell):
 
     coefficient: float = 0.0
 
-    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
         return -self.coefficient * tokens.entropy
 
 

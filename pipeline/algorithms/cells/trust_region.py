@@ -37,7 +37,7 @@ class NoTrustRegion(Cell):
     def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
         import torch
 
-        return torch.ones_like(drift.log_ratio, dtype=torch.bool)
+        return torch.ones_like(drift.advantage, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,7 +167,7 @@ def drift_of() -> Callable[..., Drift]:
     def make(ratios: Sequence[Sequence[float]], advantage: Sequence[float], **columns: Any) -> Drift:
         tokens = tokens_of([[-1.0] * len(row) for row in ratios], advantage, **columns)
         log_ratio = torch.tensor([math.log(ratio) for row in ratios for ratio in row], dtype=torch.float64)
-        return Drift(log_ratio=log_ratio, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+        return Drift(measured=log_ratio, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
 
     return make
 

@@ -153,7 +153,7 @@ def test_a_step_without_advantages_is_left_as_it_is(drift_of: MakeDrift) -> None
 def distances(drift_of: MakeDrift, values: list[float], directions: list[float]) -> Drift:
     """Completions of one token with these log ratios, to the last bit."""
     drift = drift_of([[1.0]] * len(values), directions)
-    return dataclasses.replace(drift, log_ratio=torch.tensor(values, dtype=torch.float64))
+    return dataclasses.replace(drift, measured=torch.tensor(values, dtype=torch.float64))
 
 
 def test_m2po_masks_the_farthest_harmful_tokens(drift_of: MakeDrift) -> None:

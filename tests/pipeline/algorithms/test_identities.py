@@ -225,7 +225,7 @@ def test_07_m2po_leaves_a_step_alone_that_fits_its_budget_or_is_harmless(
         tokens, behavior=tokens.logprobs.detach() + moved.abs() * tokens.per_token(tokens.advantage).sign()
     )
     assert_same(resolve("m2po", {"budget": 1e-9}), unclipped, against, values=True)
-    drift = Drift(log_ratio=moved, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+    drift = Drift(measured=moved, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
     assert SecondMoment(budget=slack * moment).keeps(drift).all()
 
 

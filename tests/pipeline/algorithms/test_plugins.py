@@ -136,8 +136,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("body", "expected"),
     [
         ("return drift.nonsense", "mine.py, line 12: AttributeError: 'Drift' object has no attribute 'nonsense'"),
-        ("return drift.log_ratio[:2] + drift.log_ratio[:3]", "mine.py, line 12: RuntimeError: "),
-        ("return drift.log_ratio * float('inf')", "its loss or its gradient is not finite"),
+        ("return drift.advantage[:2] + drift.advantage[:3]", "mine.py, line 12: RuntimeError: "),
+        ("return drift.advantage * float('inf')", "its loss or its gradient is not finite"),
+        ("return drift.log_ratio", "mine.py, line 12: ValueError: a cell reads the ratio pi/mu without saying so; set needs ="),
+        ("return drift.ratio_of('sequence')", "mine.py, line 12: ValueError: a cell reads the ratio pi/mu without saying so"),
+        ("return drift.tokens.behavior + 1", "mine.py, line 12: TypeError: "),
+        ("return drift.tokens.reference + 1", "mine.py, line 12: TypeError: "),
     ],
 )
 def test_a_slip_in_a_cell_is_found_on_made_up_completions(body: str, expected: str, plugin: MakePlugin) -> None:
@@ -146,6 +150,18 @@ def test_a_slip_in_a_cell_is_found_on_made_up_completions(body: str, expected: s
         rehearse(mine)
     assert str(error.value).startswith("mine: ")
     assert expected in str(error.value)
+
+
+def test_a_cell_that_says_what_it_needs_is_rehearsed_with_it(plugin: MakePlugin) -> None:
+    source = CELL.replace("power: float = 1.0", 'needs = ("behavior_logprobs", "reference_logprobs")')
+    rehearse(resolve("mine", {}, [plugin(source.format(body="return drift.log_ratio.exp() * drift.tokens.reference.exp()"))]))
+
+
+def test_a_penalty_on_a_ratio_that_it_does_not_need_is_found(plugin: MakePlugin) -> None:
+    penalty = CELL.replace("weight(self, drift)", "term(self, tokens, log_ratio)").replace("power:", "coefficient:")
+    source = penalty.replace("importance=Mine()", "regularizers=(Mine(),)").format(body="return log_ratio**2")
+    with pytest.raises(UserError, match=r"mine\.py, line 12: TypeError: "):
+        rehearse(resolve("mine", {}, [plugin(source)]))
 
 
 def test_an_advantage_that_is_not_a_number_is_found_on_made_up_completions(plugin: MakePlugin) -> None:

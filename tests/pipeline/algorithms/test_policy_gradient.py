@@ -107,6 +107,36 @@ def test_many_epochs_with_nothing_to_hold_the_policy_back_are_warned_of() -> Non
     assert [resolve(name).warning(epochs=4) for name in ("rec-oneside-nois", "grpo", "asymre", "sft", "topr")] == [None] * 5
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "warns"),
+    [
+        ("topr", {"negative_low": 1.0}, True),
+        ("topr", {"negative_low": 0.1}, True),
+        ("topr", {}, False),
+        ("cispo", {"negative_low": 1.28}, True),
+        ("cispo", {"negative_high": 0.5}, False),
+        ("rec-oneside-nois", {"low": 1.0}, True),
+        ("rec-oneside-nois", {"low": 0.99}, False),
+        ("rec-twoside-nois", {"low": 1e9}, True),
+        ("rec-oneside-is", {"low": 1e9}, False),
+        ("grpo", {"low": 1e9}, False),
+        ("w-reinforce", {}, True),
+        ("w-reinforce", {"negative": 0.0}, False),
+        ("asymre", {"shift": 0.0}, True),
+    ],
+)
+def test_a_warning_follows_from_the_bounds_that_are_set(name: str, settings: dict[str, float], warns: bool) -> None:
+    assert (resolve(name, settings).warning(epochs=4) is not None) is warns
+
+
+def test_a_loss_without_logprobs_of_the_behavior_refuses_a_cell_that_reads_the_ratio(make_tokens: MakeTokens) -> None:
+    tokens = dataclasses.replace(make_tokens([[-1.0, -2.0]], [1.0]), behavior=None)
+    totals = Totals(tokens=2, sequences=1)
+    assert REINFORCE.loss(tokens, totals).value.item() == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="reads the ratio pi/mu without saying so"):
+        NOIS.loss(tokens, totals)
+
+
 def test_the_surrogate_form_needs_a_one_sided_trust_region() -> None:
     with pytest.raises(ValueError, match="must be OneSide"):
         GRPO.replace(trust_region=NoTrustRegion())

@@ -50,7 +50,7 @@ def test_the_band_of_remix(advantage: float, ratio: float, kept: bool, make_toke
 
 def test_a_band_that_reaches_below_zero_stops_no_negative(make_tokens: MakeTokens) -> None:
     tokens = make_tokens([[-9.0]], [-1.0], proximal=[[-3.0]], behavior=[[-1.0]])  # c = .135
-    drift = Drift(log_ratio=torch.tensor([-8.0], dtype=torch.float64), advantage=tokens.advantage, tokens=tokens)
+    drift = Drift(measured=torch.tensor([-8.0], dtype=torch.float64), advantage=tokens.advantage, tokens=tokens)
     assert CenteredBand().keeps(drift).tolist() == [True]
 
 
@@ -67,7 +67,7 @@ def test_the_band_is_a_clip_around_the_proximal_policy_divided_by_the_center(
             continue
         one = make_tokens([[-4.0 + moved + stale]], [advantage], proximal=[[-4.0 + stale]], behavior=[[-4.0]])
         by_data, by_policy = (
-            Drift(log_ratio=torch.tensor([value], dtype=torch.float64), advantage=one.advantage, tokens=one)
+            Drift(measured=torch.tensor([value], dtype=torch.float64), advantage=one.advantage, tokens=one)
             for value in (moved + stale, moved)
         )
         clip = OneSide(low=width / math.exp(stale), high=width / math.exp(stale))
@@ -134,7 +134,7 @@ def test_one_advantage_has_the_gradient_of_both_of_spears_losses(
 
 
 def drift_at(tokens: Tokens) -> Drift:
-    return Drift(log_ratio=torch.zeros_like(tokens.logprobs), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+    return Drift(measured=torch.zeros_like(tokens.logprobs), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_places_of_one_completion_have_draws_of_their_own(make_tokens: MakeToken
 
 def test_spear_stops_what_ppo_stops_and_does_not_count_it_again(make_tokens: MakeTokens) -> None:
     tokens = make_tokens([[-0.1], [-0.1], [-2.0]], [1.0, 1.0, -1.0], behavior=[[-1.0], [-0.1], [-2.0]])
-    drift = Drift(log_ratio=tokens.logprobs.detach() - tokens.behavior, advantage=tokens.advantage, tokens=tokens)  # type: ignore[operator]
+    drift = Drift(measured=tokens.logprobs.detach() - tokens.behavior, advantage=tokens.advantage, tokens=tokens)  # type: ignore[operator]
     assert CovarianceClip(lower=0.4, upper=1.0).keeps(drift).tolist() == [False, False, True]
     assert CovarianceClip(lower=5.0).keeps(drift).tolist() == [False, True, True]
 
