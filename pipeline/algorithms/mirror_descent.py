@@ -1,4 +1,8 @@
-"""Regression methods: the completion's log ratio is fitted to its advantage over the soft value of its group."""
+"""Regression methods: the completion's log ratio is fitted to its advantage over the soft value of its group.
+
+A*-PO's paper estimates V* from samples of the reference. Here it is that of the snapshot's own completions, by whatever policy
+drew them: the two are the same on the base model's rollouts only.
+"""
 
 from pipeline.algorithms.cells.advantages import SoftValue
 from pipeline.algorithms.regression import LogRatioTarget, ReferenceTarget, Regression
@@ -13,7 +17,10 @@ OAPL = Regression(
 )
 A_STAR_PO = Regression(
     name="a*-po",
-    summary="Squared regression with a frozen reference as anchor.",
+    summary=(
+        "Squared regression with a frozen reference as anchor. V* is estimated from the rollouts, which the paper draws from the "
+        "reference: on rollouts of another policy it is that policy's."
+    ),
     formula="(beta2 log pi(y)/ref(y) - A)^2,  A = r - beta1 log mean exp(r/beta1)",
     paper="arXiv:2505.20686",
     advantage=SoftValue(beta=0.5),

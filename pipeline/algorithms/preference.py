@@ -98,7 +98,8 @@ class Hinge(_OfReference):
 class ChosenAnchor(Cell):
     """coefficient x -log sigmoid(slope Delta(chosen) - offset): keeps the chosen completion from becoming less likely.
 
-    A margin alone can grow while both completions fall. Source: OPA-DPO, arXiv:2501.09695, with beta as slope.
+    A margin alone can grow while both completions fall. Source: OPA-DPO, arXiv:2501.09695, where slope is
+    the margin's beta; here they are two settings.
     """
 
     coefficient: NotNegative = 0.0
@@ -223,7 +224,7 @@ OPA_DPO = DPO.replace(
         "preferred completions (sft, raft or best-of-n), and an anchor that keeps the chosen ones likely. Weights of tokens "
         "and masked images are not here: rollouts have no severity of each mistake."
     ),
-    formula="-log sigmoid(beta h) - log sigmoid(beta Delta(chosen) - offset),  Delta = log pi/prox",
+    formula="-log sigmoid(beta h) - coefficient log sigmoid(slope Delta(chosen) - offset),  Delta = log pi/prox",
     paper="arXiv:2501.09695",
     margin=OwnLogistic(),
     anchors=(ChosenAnchor(coefficient=1.0),),
