@@ -39,7 +39,7 @@ def scan_table(artifact: Artifact, table: type[Table]) -> pl.LazyFrame:
         paths.append(path)
     if not paths:
         raise DataError(f"{artifact.url}: this {artifact.kind} artifact has no {table.title()} table")
-    return pl.scan_parquet(paths)
+    return pl.scan_parquet(paths, glob=False)
 
 
 def read_table(artifact: Artifact, table: type[Table], columns: Sequence[str] | None = None) -> pl.DataFrame:

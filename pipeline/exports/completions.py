@@ -66,10 +66,11 @@ class Source:
         shaped = self.shaped.tables("shaped") if self.shaped else []
         pairs = self.shaped.tables("pairs") if self.shaped else []
         for number, path in enumerate(self.rollouts.tables("rollouts")):
-            rows = pl.read_parquet(path, columns=READ)
+            rows = pl.read_parquet(path, columns=READ, glob=False)
             if shaped:
-                rows = rows.join(pl.read_parquet(shaped[number]).filter("keep"), on=KEY, how="semi", maintain_order="left")
-            yield rows, pl.read_parquet(pairs[number]) if pairs else None
+                kept = pl.read_parquet(shaped[number], glob=False).filter("keep")
+                rows = rows.join(kept, on=KEY, how="semi", maintain_order="left")
+            yield rows, pl.read_parquet(pairs[number], glob=False) if pairs else None
 
 
 def write_sft(source: Source, directory: Path, min_reward: float | None) -> int:

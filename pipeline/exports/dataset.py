@@ -39,7 +39,7 @@ def _write(path: Path, target: Path, min_reward: float | None) -> int:
     if min_reward is None:
         shutil.copyfile(path, target)
         return int(pq.read_metadata(path).num_rows)
-    rows = pl.read_parquet(path).filter(pl.col("reward") >= min_reward)
+    rows = pl.read_parquet(path, glob=False).filter(pl.col("reward") >= min_reward)
     pq.write_table(Rollouts.to_arrow(rows), target, compression="zstd")
     return len(rows)
 

@@ -103,7 +103,7 @@ class Shard:
             return False
         try:
             check_columns(path, Rollouts)
-            stored = pl.read_parquet(path, columns=["prompt_id", "sample_index", "seed"]).rows()
+            stored = pl.read_parquet(path, columns=["prompt_id", "sample_index", "seed"], glob=False).rows()
         except (DataError, OSError, pl.exceptions.PolarsError):
             return False
         groups = (self.job.groups[number] for number in range(self.start, self.stop))

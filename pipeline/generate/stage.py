@@ -86,7 +86,8 @@ class _Jobs:
             siblings = unfinished_siblings(store, work)
             for shard in shards_of(job, work.request.recipe["shard_groups"]):
                 if work.has_table(shard.name, Rollouts):
-                    if "reward_error" in pl.read_parquet(work.path / shard.name, columns=["status"])["status"]:
+                    rows = pl.read_parquet(work.path / shard.name, columns=["status"], glob=False)
+                    if "reward_error" in rows["status"]:
                         self.ungraded.append((shard, work.path / shard.name))
                 elif stored := next((path for place in siblings if shard.is_in(path := place / shard.name)), None):
                     self.ungraded.append((shard, stored))
@@ -130,7 +131,7 @@ class _Jobs:
         if self.ungraded:
             with RewardPool(self.reward) as pool:
                 for shard, stored in self.ungraded:
-                    shard.restore(pl.read_parquet(stored), self.tokenizer, pool)
+                    shard.restore(pl.read_parquet(stored, glob=False), self.tokenizer, pool)
                 self._write_all([shard for shard, _ in self.ungraded])
         if not self.shards:
             return

@@ -11,7 +11,7 @@ import polars as pl
 
 def read_scalars(paths: Sequence[Path]) -> pl.DataFrame:
     """What the figures are made of, row by row."""
-    rows = pl.scan_parquet(list(paths)).select(
+    rows = pl.scan_parquet(list(paths), glob=False).select(
         "group_id",
         "status",
         "reward",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from pipeline.artifacts import Artifact, Request, Store, Work, read_table
 from pipeline.artifacts.store import verified
@@ -108,7 +109,7 @@ class _Job:
         work = self.work
         work.room(sum(path.stat().st_size for path in self.files), f"{self.total:,} graded completions")
         missing = [path for path in self.files if not self._is_there(path.name)]
-        meter = _Meter(reporter, sum(pl.scan_parquet(path).select(pl.len()).collect().item() for path in missing))
+        meter = _Meter(reporter, sum(pq.read_metadata(path).num_rows for path in missing))
         waiting: deque[_Shard] = deque()
         for path in missing:
             waiting.append(self._submitted(path, pool.started))
@@ -129,11 +130,11 @@ class _Job:
         self.work.has_table(remarks_name(name), Remarks)
         if not self.work.has_table(name, Rollouts):
             return False
-        return "reward_error" not in pl.read_parquet(self.work.path / name, columns=["status"])["status"]
+        return "reward_error" not in pl.read_parquet(self.work.path / name, columns=["status"], glob=False)["status"]
 
     def _submitted(self, path: Path, pool: RewardPool) -> _Shard:
         check_columns(path, Rollouts)
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         if frame.is_empty():
             raise DataError(f"{path}: no rows to grade")
         groups = itertools.groupby(items_of(frame, self.prompts), key=lambda item: item.group_id)

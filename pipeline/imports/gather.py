@@ -100,7 +100,8 @@ class Gathering:
         self.flush()
         ranges = sorted({path.name.partition("-")[0] for path in self._scratch.glob("*.parquet")})
         for number in ranges:
-            frame = pl.read_parquet(self._scratch / f"{number}-*.parquet").sort(GROUP, ORDER)
+            files = sorted(self._scratch.glob(f"{number}-*.parquet"))
+            frame = pl.read_parquet(files, glob=False).sort(GROUP, ORDER)
             for shard in _cut(frame):
                 yield self._tables(shard)
 

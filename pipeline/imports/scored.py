@@ -33,7 +33,7 @@ def scored_request(rollouts: Artifact, scores: Artifact, checkpoint: Artifact) -
 
 def missing(rollouts: Artifact) -> int:
     """Completions without logprobs of a known mode."""
-    lacking = pl.scan_parquet(rollouts.tables("rollouts")).select(LACKS.sum())
+    lacking = pl.scan_parquet(rollouts.tables("rollouts"), glob=False).select(LACKS.sum())
     return int(lacking.collect().item())
 
 
@@ -50,14 +50,15 @@ def with_scores(store: Store, rollouts: Artifact, scores: Artifact, checkpoint: 
         pairs = list(zip(rollouts.tables("rollouts"), scores.tables("scores"), strict=True))
         for path, scored in pairs:
             if not work.has_table(path.name, Rollouts):
-                work.write_table(path.name, filled(pl.read_parquet(path), pl.read_parquet(scored)), Rollouts)
+                rows, logprobs = (pl.read_parquet(file, glob=False) for file in (path, scored))
+                work.write_table(path.name, filled(rows, logprobs), Rollouts)
         for path in rollouts.tables("origins"):
             if not work.has_table(path.name, Origins):
-                work.write_table(path.name, pl.read_parquet(path), Origins)
+                work.write_table(path.name, pl.read_parquet(path, glob=False), Origins)
         names = [work.path / path.name for path, _ in pairs]
         kept = ("without_reward", "without_sampling", "retokenized")
         summary = {name: rollouts.summary[name] for name in kept if name in rollouts.summary}
-        marks = pl.scan_parquet(names).select(
+        marks = pl.scan_parquet(names, glob=False).select(
             without_logprobs=pl.col("behavior_logprobs").is_null().sum(), scored=(pl.col("logprobs_mode") == "scored").sum()
         )
         return work.finish({**summarize(read_scalars(names)), **summary, **marks.collect().row(0, named=True)})

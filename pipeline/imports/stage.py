@@ -188,11 +188,12 @@ def _written(work: Work, gathering: Gathering, order: Order) -> Artifact:
 
 def _unknowns(directory: Path, names: Sequence[str]) -> dict[str, Any]:
     """How many completions lack what some methods need."""
-    rows = pl.scan_parquet([directory / name for name in names]).select(
+    rows = pl.scan_parquet([directory / name for name in names], glob=False).select(
         without_logprobs=pl.col("behavior_logprobs").is_null().sum(),
         without_reward=pl.col("reward").is_null().sum(),
         without_sampling=pl.any_horizontal(pl.col("temperature", "top_p", "top_k", "min_p").is_null()).sum(),
     )
-    origins = pl.scan_parquet([directory / name.replace("part-", "origins-") for name in names])
+    beside = [directory / name.replace("part-", "origins-") for name in names]
+    origins = pl.scan_parquet(beside, glob=False)
     retokenized = origins.select((pl.col("tokens") == "retokenized").sum()).collect().item()
     return {**rows.collect().row(0, named=True), "retokenized": retokenized}

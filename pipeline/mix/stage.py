@@ -42,12 +42,13 @@ def _draw(work: Work, shaped: Artifact) -> Artifact:
     files = shaped.tables("shaped")
     for path in files:
         if not work.has_table(path.name, Shaped):
-            work.write_table(path.name, mixed(pl.read_parquet(path), chosen, recipe["loss_weight"]), Shaped)
+            rows = pl.read_parquet(path, glob=False)
+            work.write_table(path.name, mixed(rows, chosen, recipe["loss_weight"]), Shaped)
     for path in shaped.tables("pairs"):
         if not work.has_table(path.name, Pairs):
-            pairs = pl.read_parquet(path)
+            pairs = pl.read_parquet(path, glob=False)
             work.write_table(path.name, pairs.filter(pl.col("group_id").is_in(chosen.implode())), Pairs)
-    rows = pl.read_parquet([work.path / path.name for path in files])
+    rows = pl.read_parquet([work.path / path.name for path in files], glob=False)
     return work.finish({**fates(rows), "groups": shaped.summary["groups"]})
 
 

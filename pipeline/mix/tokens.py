@@ -54,7 +54,7 @@ def check_tokens_of(rollouts: Artifact, tokenizer: Path, called: str) -> None:
 
 def _completions(rollouts: Artifact) -> pl.DataFrame:
     """Some completions with a text."""
-    rows = pl.scan_parquet(rollouts.tables("rollouts")[0]).select("completion_token_ids", "completion_text")
+    rows = pl.scan_parquet(rollouts.tables("rollouts")[0], glob=False).select("completion_token_ids", "completion_text")
     return rows.filter(pl.col("completion_text").str.strip_chars() != "").head(LOOKED_AT).collect()
 
 

@@ -19,6 +19,7 @@ from pipeline.exports.dataset import write_dataset
 from pipeline.imports import gather
 from pipeline.imports.read import names_of, source_files
 from pipeline.imports.scored import filled, missing, with_scores
+from pipeline.imports.stage import import_rollouts, order_of
 from schemas import Rollouts, Scores
 
 Bring = Callable[..., Artifact]
@@ -162,3 +163,11 @@ def test_files_carry_the_descriptions_of_their_columns(bring: Bring, written: Wr
     assert schema.metadata[b"rollbook.table"] == b"origins" and b"description" in (schema.field("rest").metadata or {})
     assert not Rollouts.check(pl.read_parquet(artifact.tables("rollouts"))).bad.height
     assert json.loads((artifact.path / "manifest.json").read_text(encoding="utf-8"))["content"]["recipe"]["format"] == "plain"
+
+
+def test_an_import_into_a_store_named_like_a_pattern_reads_its_own_rows(written: Written, tmp_path: Path) -> None:
+    for name, prompt in (("runs1", 1), ("runs[1]", 2)):
+        order = order_of((written([_row(prompt, 1)], f"{prompt}.jsonl"),), "plain")
+        artifact, _ = import_rollouts(Store(tmp_path / name), order)
+        rows = pl.concat([pl.read_parquet(path, glob=False) for path in artifact.tables("rollouts")])
+        assert rows["prompt_text"].to_list() == [f"p{prompt}"] and artifact.summary["completions"] == 1

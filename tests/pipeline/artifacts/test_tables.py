@@ -1,0 +1,28 @@
+"""Tables are read by the names of their files, whatever characters those are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.artifacts import Artifact, Request, Store, Work, read_table
+from schemas import Shaped
+
+
+def shaped(root: Path, group: str) -> Artifact:
+    types = {name: column.dtype for name, column in Shaped.columns().items()}
+    with Store(root).work(Request("shaped", "shape/1", {})) as work:
+        assert isinstance(work, Work)
+        work.write_table("part-00000.parquet", pl.DataFrame([(group, 0, 0.5, 1.0, True, None)], types, orient="row"), Shaped)
+        return work.finish({})
+
+
+@pytest.mark.parametrize(("name", "twin"), [("runs[1]", "runs1"), ("run*", "run-a"), ("run?", "run1"), ("a[", "a")])
+def test_a_store_is_read_and_not_the_one_that_its_name_would_match(tmp_path: Path, name: str, twin: str) -> None:
+    made = {group: shaped(tmp_path / group, group) for group in (twin, name)}
+    assert {group: read_table(artifact, Shaped)["group_id"].to_list() for group, artifact in made.items()} == {
+        twin: [twin],
+        name: [name],
+    }
