@@ -15,13 +15,13 @@ from pipeline.config_train import TrainConfig
 from pipeline.estimates import scores_bytes
 from pipeline.process import Event, Reporter
 from pipeline.train.batch import collate
-from pipeline.train.check import settle_attention
+from pipeline.train.check import make_ready
 from pipeline.train.feed import deal
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
 from pipeline.train.model import Policy
-from pipeline.train.plan import Row, rows_of
-from pipeline.train.snapshot import groups_of
+from pipeline.train.plan import rows_of
+from pipeline.train.snapshot import groups_of, longest_of
 from pipeline.train.team import Team, alone, join, rank_of_this
 from schemas import Rollouts, Scores
 
@@ -83,17 +83,14 @@ def _score(
         attention=config.attention,
         team=team,
     )
-    if first := _first_rows(policy, files[0]):
-        settle_attention(policy, collate(first, policy.device), config, reporter.note)
+    example = next((group for path in files for group in groups_of(path)), None)
+    if example is not None:
+        make_ready(policy, example, longest_of(files), config.attention, reporter.note)
     for number, path in enumerate(files):
         frame = score_file(policy, path, config.tokens_per_micro_batch, team)
         if work is not None:
             work.write_table(path.name, frame, Scores)
             reporter.progress(number + 1, len(files), "files")
-
-
-def _first_rows(policy: Policy, path: Path) -> list[Row]:
-    return next((rows_of(group, policy.cost_model()) for group in groups_of(path)), [])
 
 
 def score_file(policy: Policy, path: Path, token_budget: int, team: Team | None = None) -> pl.DataFrame:

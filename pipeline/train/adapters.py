@@ -51,8 +51,9 @@ def add_adapters(model: Any, settings: LoraConfig, seed: int) -> Any:
             inject_adapter_in_model(found, model, NAME)
         except ValueError as error:
             raise UserError(f"train.lora.targets: {' '.join(str(error).split())[:300]}") from None
-    if any("lora_" in name for name, _ in model.get_output_embeddings().named_parameters()):
-        raise UserError("train.lora.targets: the output projection cannot have an adapter; name other modules")
+    for what, module in (("embedding", model.get_input_embeddings()), ("output projection", model.get_output_embeddings())):
+        if any("lora_" in name for name, _ in module.named_parameters()):
+            raise UserError(f"train.lora.targets: the {what} cannot have an adapter; name other modules")
     return found
 
 

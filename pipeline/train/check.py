@@ -1,72 +1,137 @@
-"""What is checked before the first step: the attention, the model's code, and the stored logprobs. What fails is not trained."""
+"""What is checked before the first step: lengths, the attention, the model's code, and the stored logprobs.
+
+What fails is not trained, and not scored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
-from pipeline.train.batch import Batch
+from pipeline.train.batch import Batch, collate
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
+from pipeline.train.plan import Row
+from pipeline.train.snapshot import Completion, Group
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
-"""Largest |packed - separate| logprob, nats, that is accepted: far above rounding, far below a wrong mask."""
+LARGEST_DIFFERENCE = 1e-3
+"""|packed - separate| logprob of any token, nats, that is accepted in float32: far above rounding, far below a wrong mask."""
+MEAN_DIFFERENCE = 0.2
+"""The same of the mean over tokens, which decides in bfloat16: near a logit of 32 its neighbors are 0.25 apart, so single
+tokens differ by 0.4 and the mean by 0.06 without any fault. A mask that leaks moves the mean by several nats."""
+PROBE_TOKENS = 96
+"""Longest sequence that packed rows are compared on."""
 
 
-def settle_attention(policy: Policy, batch: Batch, config: TrainConfig, tell: Callable[[str], None]) -> None:
-    """Check the policy's attention on some rows. If it was chosen automatically and fails, fall back to sdpa and say so.
+def make_ready(
+    policy: Policy,
+    example: Group,
+    longest: int,
+    attention: Literal["auto", "sdpa", "segments", "flex"],
+    tell: Callable[[str], None],
+) -> None:
+    """Make sure that a policy gives the logprobs of the model alone on sequences of such lengths.
+
+    If its attention was chosen automatically and fails, it falls back to sdpa and says so.
+
+    Args:
+        example: some group of the data; the check is made on tokens that occur in it.
+        longest: tokens of the longest prompt with its completion.
 
     Raises:
-        UserError: as `self_check`.
+        UserError: as `check_lengths` and `self_check`.
     """
+    check_lengths(policy.model, longest)
+    batch = probe(example, longest, policy.device)
     try:
         self_check(policy, batch)
     except Exception as error:
-        if config.attention != "auto" or policy.attention == "sdpa":
+        if attention != "auto" or policy.attention == "sdpa":
             raise
         tell(f"attention: {policy.attention} does not work here ({' '.join(str(error).split())[:200]}); sdpa is used")
         policy.use_attention("sdpa")
         self_check(policy, batch)
 
 
+def probe(example: Group, longest: int, device: torch.device) -> Batch:
+    """Two groups of three completions each, of tokens that occur in the data.
+
+    Real rows would not do: one completion alone in its row, or completions of one token, give the same whatever they see.
+    """
+    known = np.unique(np.concatenate([[0, 1], example.prompt, *(completion.tokens for completion in example.completions)]))
+    draw = np.random.default_rng(0)
+    length = max(8, min(longest, PROBE_TOKENS))
+
+    def tokens(count: int) -> Any:
+        return draw.choice(known, count).astype(np.int32)
+
+    def group(name: str, prompt: int, lengths: tuple[int, ...]) -> Group:
+        drawn = [tokens(count) for count in lengths]
+        completions = [Completion(name, index, one, None, np.ones(len(one), np.bool_)) for index, one in enumerate(drawn)]
+        return Group(tokens(prompt), completions)
+
+    most = length - length // 4
+    groups = group("a", length // 4, (most, most // 2, 2)), group("b", length // 8, (2, most, most // 3))
+    return collate([Row(one, one.completions) for one in groups], device)
+
+
 def self_check(policy: Policy, batch: Batch) -> None:
-    """Compare packed logprobs of a few rows with the model's own logits on [prompt, completion] alone.
+    """Compare packed logprobs with the model's own logits on [prompt, completion] alone, for every completion of some rows.
+
+    flex_attention's kernels are compiled for each direction, so there its backward pass must work too.
 
     Raises:
         UserError: they differ by more than rounding, as with a model whose attention ignores the mask it is given, or whose
-            logits are more than a linear map of the last hidden state.
+            logits are more than a linear map of the last hidden state; or they are not finite.
     """
-    difference = largest_difference(policy, batch)
-    if not difference <= TOLERANCE[policy.dtype]:
+    found = differences(policy, batch)
+    if not found.isfinite().all():
+        raise UserError(
+            f"{policy.model.config.model_type}: the model's logprobs are not finite before the first step; its weights hold NaN "
+            "or infinity. Restore the checkpoint from a copy, or start from an earlier one"
+        )
+    difference, limit = (found.max(), LARGEST_DIFFERENCE) if policy.dtype == "float32" else (found.mean(), MEAN_DIFFERENCE)
+    if not difference <= limit:
         raise UserError(
             f"{policy.model.config.model_type}: packed rows give logprobs that differ by {difference:.3g} nats from the "
             f"model's own (attention: {policy.attention}). This architecture cannot be trained with prompts shared in a row yet"
         )
+    if policy.attention == "flex" and policy.parameters:
+        policy.logprobs(batch)[0].sum().backward()
+        for parameter in policy.parameters.values():
+            parameter.grad = None
 
 
-def largest_difference(policy: Policy, batch: Batch) -> float:
-    """Largest |packed - separate| logprob of the batch's first and last completion, nats."""
-    length = batch.input_ids.shape[1]
+def differences(policy: Policy, batch: Batch) -> Tensor:
+    """|packed - separate| logprob of every completion token of a batch, nats."""
     with torch.no_grad():
         packed = policy.logprobs(batch)[0]
-        worst = 0.0
-        for number in (0, len(batch.flat.completions) - 1):
-            here = batch.flat.sequence == number
-            row, prompt_end = divmod(int(batch.predicted_from[here][0]), length)
-            targets = batch.flat.targets[here]
-            ids = torch.cat([batch.input_ids[row, : prompt_end + 1], targets])
-            logits = policy.logits(ids)[prompt_end:-1]
-            alone = (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-            worst = max(worst, float((packed[here] - alone).abs().max()))
-    return worst
+        return torch.cat([(packed[here] - alone).abs() for here, alone in _alone(policy, batch)])
 
 
-def check_window(model: Any, longest: int) -> None:
-    """Refuse sequences that a model with a sliding window would not see whole: packed rows do not know of windows.
+def _alone(policy: Policy, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Which tokens are a completion's, and their logprobs without the others."""
+    length = batch.input_ids.shape[1]
+    for number in range(len(batch.flat.completions)):
+        here = batch.flat.sequence == number
+        row, prompt_end = divmod(int(batch.predicted_from[here][0]), length)
+        targets = batch.flat.targets[here]
+        ids = torch.cat([batch.input_ids[row, : prompt_end + 1], targets])
+        logits = policy.logits(ids)[prompt_end:-1]
+        yield here, (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+def check_lengths(model: Any, longest: int) -> None:
+    """Refuse sequences whose logprobs would depend on what is packed beside them.
+
+    Packed rows do not know of sliding windows. And two kinds of rotary positions change all their frequencies once any
+    position of a batch is beyond a length.
 
     Args:
         longest: tokens of the longest prompt with its completion.
@@ -75,16 +140,31 @@ def check_window(model: Any, longest: int) -> None:
         UserError: there is such a sequence.
     """
     text = model.config.get_text_config()
-    layers = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
-    windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    for kind, setting in windows.items():
-        window = getattr(text, setting, None)
-        if kind in layers and window and longest > window:
+    for what, limit in (*_windows(text), *_positions(text)):
+        if longest > limit:
             raise UserError(
-                f"{text.model_type}: its layers see {setting}={window} tokens, but the longest prompt and completion have "
-                f"{longest}. Such models cannot be trained on longer sequences yet; drop these completions, or lower "
-                "generate.max_tokens"
+                f"{text.model_type}: {what}={limit} tokens, but the longest prompt and completion have {longest}. Such models "
+                "cannot be trained or scored on longer sequences yet; drop these completions, or lower generate.max_tokens"
             )
+
+
+def _windows(text: Any) -> Iterator[tuple[str, int]]:
+    layers = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
+    settings = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    for kind, setting in settings.items():
+        window = getattr(text, setting, None)
+        if kind in layers and window:
+            yield f"its layers see {setting}", window
+
+
+def _positions(text: Any) -> Iterator[tuple[str, int]]:
+    given = getattr(text, "rope_parameters", None) or {}
+    for rope in [given, *(one for one in given.values() if isinstance(one, dict))]:
+        kind = rope.get("rope_type")
+        if kind == "longrope":
+            yield "its longrope changes beyond original_max_position_embeddings", rope["original_max_position_embeddings"]
+        if kind and "dynamic" in kind:
+            yield "its dynamic positions change beyond max_position_embeddings", text.max_position_embeddings
 
 
 def check_difference(record: StepRecord, config: TrainConfig) -> dict[str, float] | None:

@@ -17,6 +17,8 @@ from pipeline.train.model import Policy, load_model
 from pipeline.train.team import Team
 from pipeline.train.weights import whole
 
+GENERATION = "generation_config.json"
+
 
 def export(
     policy: Policy, parent: Path, directory: Path, scratch: Path, lora: LoraConfig | None, team: Team, *, trust_remote_code: bool
@@ -31,6 +33,8 @@ def export(
         directory: where the files go, each whole or not at all.
         scratch: room beside it.
     """
+    from transformers import GenerationConfig
+
     target: Any = None
     if team.leads:
         target = load_model(parent, trust_remote_code=trust_remote_code)
@@ -50,6 +54,8 @@ def export(
             if lora:
                 save_adapters(Path(building) / DIRECTORY, policy.adapters, trained)
                 merge(target)
+            if (parent / GENERATION).exists():
+                target.generation_config = GenerationConfig()  # the parent's is copied as it is, also if it would be refused
             target.save_pretrained(building, safe_serialization=True)
             _copy_the_rest(parent, Path(building), trust_remote_code=trust_remote_code)
             _move(Path(building), directory)

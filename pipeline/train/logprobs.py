@@ -84,7 +84,7 @@ class _LinearLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, temperature, entropy, normalizer = ctx.saved_tensors
         head = _Head(hidden, weight, bias, temperature, ctx.tile)
-        of = _Gradients(head, weight, bias)
+        of = _Gradients(head, weight, bias, *ctx.needs_input_grad[1:3])
         kept = dict(enumerate(ctx.kept))
         for number, rows in enumerate(head.rows()):
             one, other = (None if values is None or not values[rows].any() else values[rows] for values in gradients)
@@ -180,14 +180,14 @@ class _Head:
 
 
 class _Gradients:
-    """Gradients of the hidden states (times temperature), the weight and the bias, in the making."""
+    """Gradients of the hidden states (times temperature), and of weight and bias if they are trained, in the making."""
 
-    def __init__(self, head: _Head, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, head: _Head, weight: Tensor, bias: Tensor | None, of_weight: bool, of_bias: bool) -> None:
         self._head, self._full_weight, self._full_bias = head, weight, bias
         kind = head.temperature.dtype
         self._scaled = torch.zeros_like(head.scaled, dtype=kind)
-        self._weight = torch.zeros_like(weight, dtype=kind)
-        self._bias = None if bias is None else torch.zeros_like(bias, dtype=kind)
+        self._weight = torch.zeros_like(weight, dtype=kind) if of_weight else None
+        self._bias = torch.zeros_like(bias, dtype=kind) if of_bias and bias is not None else None
 
     def add(self, rows: slice, columns: slice, of_logits: Float[Tensor, "rows columns"], factor: Float[Tensor, " rows"]) -> None:
         """A tile's share, from the derivative by its logits less a factor of each row."""
@@ -196,6 +196,8 @@ class _Gradients:
             self._bias[columns] += (factor / head.temperature[rows]) @ of_logits
         of_logits = of_logits.to(head.scaled.dtype)
         self._scaled[rows].addcmul_((of_logits @ head.weight(columns)).to(factor.dtype), factor[:, None])
+        if self._weight is None:
+            return
         scaled = (head.scaled[rows] * factor[:, None]).to(head.scaled.dtype)
         if self._weight.dtype == scaled.dtype:
             self._weight[columns].addmm_(of_logits.T, scaled)
@@ -205,14 +207,15 @@ class _Gradients:
     def add_targets(self, targets: Int[Tensor, " tokens"], of_logprob: Float[Tensor, " tokens"]) -> None:
         """What the logits of the targets themselves get."""
         self._scaled += of_logprob[:, None] * self._full_weight[targets]
-        self._weight.index_add_(0, targets, of_logprob[:, None] * self._head.scaled)
+        if self._weight is not None:
+            self._weight.index_add_(0, targets, of_logprob[:, None] * self._head.scaled)
         if self._bias is not None:
             self._bias.index_add_(0, targets, of_logprob / self._head.temperature)
 
-    def results(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def results(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         of_hidden = self._scaled.div_(self._head.temperature[:, None]).to(hidden.dtype)
         of_bias = None if self._full_bias is None or self._bias is None else self._bias.to(self._full_bias.dtype)
-        return of_hidden, self._weight.to(self._full_weight.dtype), of_bias
+        return of_hidden, None if self._weight is None else self._weight.to(self._full_weight.dtype), of_bias
 
 
 def _cuts(length: int, size: int) -> Iterator[slice]:

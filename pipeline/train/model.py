@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from pipeline.config_train import LoraConfig
 from pipeline.errors import UserError
@@ -52,7 +53,7 @@ class Policy:
             UserError: transformers cannot load it as a causal language model, or adapters do not fit it.
         """
         team = team or alone()
-        self.device, self.dtype = team.device, dtype
+        self.device, self.dtype, self._trains = team.device, dtype, trains
         model = load_model(path, trust_remote_code=trust_remote_code)
         model.config.use_cache = False
         model.requires_grad_(trains)
@@ -102,8 +103,19 @@ class Policy:
 
         With several ranks, all of them must call it, each with rows of its own.
         """
-        logprobs, entropy = self._root(lambda model: self._logprobs(model, batch))
+        logprobs, entropy = self._run(lambda model: self._logprobs(model, batch))
         return logprobs, entropy
+
+    def _run(self, work: Callable[[nn.Module], Any]) -> Any:
+        """Work with the gathered weights.
+
+        Without a gradient, FSDP leaves the root's gathered: they would be taken for the masters, and again after these have
+        changed.
+        """
+        found = self._root(work)
+        if isinstance(self._root, FSDPModule) and self._trains and not torch.is_grad_enabled():
+            self._root.reshard()
+        return found
 
     def _logprobs(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.attention == "flex":
@@ -130,7 +142,7 @@ class Policy:
         kind = self.attention
         self.use_attention("sdpa")
         try:
-            found: Tensor = self._root(lambda model: model(input_ids=ids[None], use_cache=False).logits[0].float())
+            found: Tensor = self._run(lambda model: model(input_ids=ids[None], use_cache=False).logits[0].float())
         finally:
             self.use_attention(kind)
         return found
@@ -151,16 +163,27 @@ def load_model(path: Path, *, trust_remote_code: bool) -> Any:
     """A checkpoint in fp32 on the CPU.
 
     Raises:
-        UserError: transformers cannot load it as a causal language model.
+        UserError: transformers cannot load it as a causal language model, or weights are missing.
     """
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{path}: transformers cannot load this model: {' '.join(str(error).split())[:300]}") from None
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise UserError(
+            f"{path}: its files hold no {', '.join(missing[:4])}{more}, which {type(model).__name__} needs; transformers would "
+            "draw them at random. Restore the files, or mend config.json"
+        )
+    return model
 
 
 def _compile(layers: list[nn.Module]) -> None:

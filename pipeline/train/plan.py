@@ -163,23 +163,28 @@ def spread(rows: Sequence[Row], hands: int, cost: CostModel) -> list[list[Row]]:
 
 
 def cut_for(rows: Sequence[Row], hands: int, cost: CostModel) -> list[Row]:
-    """Rows of which each hand can be given about as much: the longest of the fullest hand is halved while that helps."""
+    """Rows of which each hand can be given about as much: the longest of the fullest hand is halved while that evens them out.
 
-    def fullest(rows: Sequence[Row]) -> list[Row]:
-        return max(spread(rows, hands, cost), key=load)
+    Halving one row need not help at once, since another hand may be as full. So it goes on as long as some hand has more
+    than 5 % above its share, and of all cuts the one that loses least is taken: the fullest hand decides, and every cut
+    computes a prompt once more.
+    """
 
     def load(hand: Sequence[Row]) -> float:
         return sum(cost.row(row.length) for row in hand)
 
-    rows = list(rows)
+    rows = best = list(rows)
+    least = math.inf
     while hands > 1 and rows:
-        most = fullest(rows)
-        longest = max(most, key=lambda row: row.length * (len(row.completions) > 1))
-        halved = [part for row in rows for part in (_cut(row, 2) if row is longest else [row])]
-        if len(longest.completions) < 2 or load(fullest(halved)) > 0.95 * load(most):
+        dealt = spread(rows, hands, cost)
+        loads = [load(hand) for hand in dealt]
+        if max(loads) < 0.95 * least:
+            best, least = rows, max(loads)
+        longest = max(dealt[loads.index(max(loads))], key=lambda row: row.length * (len(row.completions) > 1))
+        if max(loads) <= 1.05 * sum(loads) / hands or len(longest.completions) < 2:
             break
-        rows = halved
-    return rows
+        rows = [part for row in rows for part in (_cut(row, 2) if row is longest else [row])]
+    return best
 
 
 def packing(batches: Sequence[Sequence[Row]], cost: CostModel) -> Packing:

@@ -108,17 +108,16 @@ def load(scratch: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.op
 
 
 def _load_own(point: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, team: Team) -> None:
-    pieces: dict[str, list[tuple[int, Any]]] = {}
+    pieces: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for path in sorted(point.glob("rank-*.safetensors")):
         file: Any = safe_open(path, framework="pt")
         for key, first in json.loads(file.metadata()["first_rows"]).items():
-            pieces.setdefault(key, []).append((first, file.get_slice(key)))
-    kinds = {key.partition("|")[0] for key in pieces} - {"weight"}
+            kind, _, name = key.partition("|")
+            pieces.setdefault(name, {}).setdefault(kind, []).append((first, file.get_slice(key)))
     with torch.no_grad():
         for name, master in masters.items():
-            _fill(master, pieces[f"weight|{name}"], team)
-            for kind in kinds:
-                parts = pieces[f"{kind}|{name}"]
+            _fill(master, pieces[name].pop("weight"), team)
+            for kind, parts in pieces[name].items():  # none for a weight that never had a gradient
                 state = torch.zeros_like(master) if parts[0][1].get_shape() else torch.zeros((), device=master.device)
                 _fill(state, parts, team)
                 optimizer.state[master][kind] = state

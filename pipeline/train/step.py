@@ -119,7 +119,7 @@ class Stepper:
         return names_of(step.whole.completions) if self.team.leads else []
 
     def _of_all_ranks(self, values: Tensor) -> Tensor:
-        return values if self.team.size == 1 else self.team.gather(values).to(values.device)
+        return values if self.team.size == 1 else self.team.gather(values).to(self.team.device)
 
     def _whole_loss(self, step: Step, logprobs: Tensor, entropy: Tensor) -> tuple[Tokens, Loss]:
         assert step.whole is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +19,7 @@ from pipeline.config_train import TrainConfig
 from pipeline.process import Reporter
 from pipeline.train import resume
 from pipeline.train.batch import collate
-from pipeline.train.check import check_difference, check_window, settle_attention
+from pipeline.train.check import check_difference, make_ready
 from pipeline.train.feed import Feed, Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
@@ -50,6 +51,7 @@ class Training:
             reporter: told what the user should see; heard from the leading rank only.
         """
         torch.use_deterministic_algorithms(True, warn_only=True)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which matrix products on a GPU are not
         # It would fill new memory with NaN before use, to show who reads what nobody wrote; that is 2 to 3 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.parent, self.snapshot, self.config, self.team, self.reporter = parent, snapshot, config, team, reporter
@@ -65,7 +67,7 @@ class Training:
             seed=recipe["seed"] + self.iteration,
             team=team,
         )
-        check_window(self.policy.model, snapshot.longest)
+        make_ready(self.policy, snapshot[0], snapshot.longest, config.attention, reporter.note)
         cost = self.policy.cost_model()
         self.feed = Feed(snapshot, config, recipe["seed"], cost, team, whole_step=algorithm.whole_step)
         rate = learning_rate(config, len(self.feed.plan))
@@ -92,8 +94,6 @@ class Training:
         done, self.records = resume.load(scratch, self.policy.parameters, self.stepper.optimizer, self.team)
         self.policy.masters.refresh()
         self.records.ranks.append({"from_step": done, "processes": self.team.size})
-        first = self.feed.rows(self.feed.plan[0][1][0])
-        settle_attention(self.policy, collate(first, self.team.device), self.config, self.reporter.note)
         print(f"attention: {self.policy.attention}, processes: {self.team.size}, device: {self.team.device}", flush=True)
         tokens, started = 0, time.monotonic()
         with closing(self.feed.steps(done)) as steps:

@@ -14,8 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.audit.deep.rerun import CannotRerun
 from pipeline.audit.holdings import Held
 from pipeline.audit.world import World
+from pipeline.errors import UserError
 from schemas import Rollouts, Scores
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ def check_logprobs(held: Held, world: World, scratch: Path, samples: int) -> Dis
 
     Returns:
         None if there is nothing that can be compared: no logprobs, a support that was cut, or parents that are not here whole.
+
+    Raises:
+        CannotRerun: the trainer does not compute this model's logprobs on such sequences.
     """
     rollouts = held if held.kind == "rollouts" else world.shelf.parent(held, "rollouts")
     checkpoint = world.shelf.parent(held, "policy" if held.kind == "rollouts" else "checkpoint")
@@ -118,9 +123,16 @@ def _rows_of(rollouts: Held, held: Held, number: int, wanted: pl.Expr) -> pl.Dat
 def _again(rows: pl.DataFrame, checkpoint: Held, dtype: str, path: Path) -> pl.DataFrame:
     """group_id, sample_index and recomputed logprobs of rows."""
     from pipeline.score.stage import score_file
+    from pipeline.train.check import make_ready
+    from pipeline.train.snapshot import groups_of, longest_of
 
     rows.select(*Rollouts.columns()).write_parquet(path)
-    return score_file(_policy(str(checkpoint.folder.place.path), dtype), path, TOKENS_AT_ONCE)
+    policy = _policy(str(checkpoint.folder.place.path), dtype)
+    try:
+        make_ready(policy, next(groups_of(path)), longest_of([path]), "auto", tell=lambda note: None)
+    except UserError as error:
+        raise CannotRerun(str(error)) from None
+    return score_file(policy, path, TOKENS_AT_ONCE)
 
 
 @cache

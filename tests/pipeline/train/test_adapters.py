@@ -114,9 +114,14 @@ def test_adapters_are_resumed_to_the_byte_and_the_next_training_starts_from_the_
 
 
 def test_targets_that_are_not_there_or_cannot_be_are_refused(bench: Any) -> None:
-    for targets, problem in ((["no_such_layer"], "no_such_layer"), (["lm_head"], "the output projection cannot have an adapter")):
+    refused = {
+        "no_such_layer": "no_such_layer",
+        "lm_head": "the output projection cannot have an adapter",
+        "embed_tokens": "the embedding cannot have an adapter",
+    }
+    for target, problem in refused.items():
         with pytest.raises(UserError, match=f"train.lora.targets: .*{problem}"):
-            bench.train(lora={**LORA, "targets": targets})
+            bench.train(lora={**LORA, "targets": [target]})
 
 
 def test_bf16_adapters_have_fp32_masters_and_the_frozen_weights_have_none(model_path: Callable[..., Path]) -> None:

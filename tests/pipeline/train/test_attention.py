@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask, in_line
 from pipeline.train.batch import Batch, collate
-from pipeline.train.check import check_window, largest_difference, settle_attention
+from pipeline.train.check import check_lengths, differences, make_ready
 from pipeline.train.model import Policy
 from pipeline.train.plan import Row
 from pipeline.train.snapshot import Group
@@ -81,7 +80,7 @@ def test_flex_attention_gives_the_logprobs_of_sdpa(name: str, batch: Batch, make
         policy.use_attention("flex")
         found = policy.logprobs(batch)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert largest_difference(policy, batch) < 1e-4
+    assert differences(policy, batch).max() < 1e-4
 
 
 def test_the_attention_follows_from_the_device() -> None:
@@ -94,14 +93,15 @@ def test_the_attention_follows_from_the_device() -> None:
 
 
 def test_an_attention_that_does_not_work_is_replaced_and_named(
-    batch: Batch, make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, uncompiled: None
+    make_group: Callable[..., Group], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, uncompiled: None
 ) -> None:
+    example = make_group(5, [3])
     policy, notes = make_policy("qwen2", max_position_embeddings=256), list[str]()
     policy.use_attention("flex")
     monkeypatch.setattr("pipeline.train.model.block_mask", lambda part, prompt: block_mask(part, torch.full_like(prompt, -2)))
     with pytest.raises(UserError, match=r"packed rows give logprobs that differ by .* \(attention: flex\)"):
-        settle_attention(policy, batch, TrainConfig(attention="flex"), notes.append)
-    settle_attention(policy, batch, TrainConfig(), notes.append)
+        make_ready(policy, example, 60, "flex", notes.append)
+    make_ready(policy, example, 60, "auto", notes.append)
     assert policy.attention == "sdpa"
     assert notes[0].startswith("attention: flex does not work here (qwen2: packed rows give logprobs that differ")
 
@@ -109,7 +109,7 @@ def test_an_attention_that_does_not_work_is_replaced_and_named(
 def test_sequences_beyond_a_sliding_window_are_refused(make_policy: MakePolicy) -> None:
     windowed: Any = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": None}
     policy = make_policy("qwen2", **windowed)
-    check_window(policy.model, longest=8)
+    check_lengths(policy.model, longest=8)
     with pytest.raises(UserError, match="sliding_window=8 tokens, but the longest prompt and completion have 9"):
-        check_window(policy.model, longest=9)
-    check_window(make_policy("qwen2", sliding_window=8).model, longest=1000)
+        check_lengths(policy.model, longest=9)
+    check_lengths(make_policy("qwen2", sliding_window=8).model, longest=1000)

@@ -97,6 +97,19 @@ def test_either_result_may_be_used_alone(used: int) -> None:
     torch.testing.assert_close(gradients([found], given), gradients([expected], given), rtol=1e-11, atol=1e-11)
 
 
+def test_a_frozen_head_gets_no_gradient_and_costs_no_memory_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, bias, *rest = inputs()
+    assert bias is not None
+    expected = gradients(linear_logprobs(hidden, weight, bias, *rest), (hidden, weight, bias, *rest))[0]
+    frozen = (hidden, weight.detach(), bias.detach(), *rest)
+    monkeypatch.setattr(
+        torch, "zeros_like", lambda tensor, **_: tensor.new_zeros(tensor.shape if len(tensor) == TOKENS else 1 / 0)
+    )
+    found = linear_logprobs(*frozen)
+    (gradient,) = gradients(found, (hidden, None, None, *rest))  # type: ignore[arg-type]
+    assert torch.equal(gradient, expected)
+
+
 def test_temperature_divides_the_logits_of_each_token() -> None:
     weight = torch.tensor([[0.0], [1.0]])
     hidden, targets = torch.tensor([[2.0], [2.0]]), torch.tensor([1, 1])

@@ -159,6 +159,18 @@ def test_rows_are_halved_while_that_evens_out_the_hands(make_group: MakeGroup, r
     assert cut_for([], 2, SEEN) == []
 
 
+@pytest.mark.parametrize(("groups", "size", "hands"), [(1, 64, 8), (4, 64, 8), (8, 32, 16)])
+def test_few_large_groups_keep_many_hands_busy(
+    groups: int, size: int, hands: int, make_group: MakeGroup, row_of: Callable[[Group], Row]
+) -> None:
+    """Halving one of several equally long rows does not help at once; halving all of them does."""
+    rows = [row_of(make_group(200, [500] * size, number)) for number in range(groups)]
+    cut = cut_for(rows, hands, SEEN)
+    loads = [sum(row.length for row in hand) for hand in spread(cut, hands, SEEN)]
+    assert max(loads) < 1.1 * sum(loads) / hands
+    assert sum(len(row.completions) for row in cut) == groups * size
+
+
 def test_packing_counts_padding_and_what_sharing_prompts_spares(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
     long, short = row_of(make_group(10, [5, 5])), row_of(make_group(4, [2]))
     found = packing([[long, short]], CostModel(100))

@@ -85,6 +85,25 @@ def test_two_processes_train_as_one(algorithm: str, bench: Any, train_spec: Trai
 
 
 @pytest.mark.slow
+def test_a_pass_without_gradient_leaves_no_old_weights_behind(
+    bench: Any, rows: list[dict[str, Any]], train_spec: Train, tmp_path: Path
+) -> None:
+    """Where the first step has nothing that the parent drew, one more pass without gradient is made before it is taken."""
+    settings = {"epochs": 1, "batch_completions": 3, "learning_rate": 0.05}
+    probing = bench.spec(rollouts=bench.rollouts(rows), check_logprobs=False, **settings)
+    seen = read_table(train_spec(in_store(probing, tmp_path / "order")), Metrics)
+    assert len(seen) == 8
+    for last in range(8):
+        mixed = [{**row, "policy_id": "base" if row["group_id"] == f"g{last}" else "another"} for row in rows]
+        spec = bench.spec(rollouts=bench.rollouts(mixed), **settings)
+        one = train_spec(in_store(spec, tmp_path / f"one-{last}"))
+        if not read_table(one, Metrics)["logprob_difference_mean"].drop_nulls().is_empty():
+            break
+    two = train_spec(in_store(spec, tmp_path / "two", processes=2))
+    assert_same_training(two, one)
+
+
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on_where_one_was_killed(bench: Any, train_spec: Train, tmp_path: Path) -> None:
     policy = bench.policy(bench.model_path("tied"))
     spec = bench.spec(

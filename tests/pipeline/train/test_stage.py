@@ -285,19 +285,22 @@ def test_rollouts_without_logprobs_train_methods_without_a_ratio_only(bench: Any
     assert metrics.select(absent).null_count().row(0) == (STEPS,) * 5
 
 
-def test_weights_that_are_nan_stop_the_training_and_name_the_rows(
-    bench: Any, model_path: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_weights_that_are_nan_are_refused(bench: Any, model_path: Callable[..., Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(model_path(), broken)
     tensors = load_file(broken / "model.safetensors")
     tensors["lm_head.weight"][5, 0] = float("nan")
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    spec = bench.spec(policy=bench.policy(broken))
-    with pytest.raises(
-        StageFailed, match=r"step 0: the loss is nan, in a batch of these completions: g\d sample \d.* was not taken"
-    ):
+    with pytest.raises(UserError, match="qwen2: the model's logprobs are not finite before the first step"):
         bench.train(policy=bench.policy(broken))
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_rows(bench: Any) -> None:
+    spec = bench.spec(learning_rate=1e38, weight_decay=0.0)
+    with pytest.raises(
+        StageFailed, match=r"step 1: the loss is nan, in a batch of these completions: g\d sample \d.* was not taken"
+    ):
+        bench.train(learning_rate=1e38, weight_decay=0.0)
     with pytest.raises(UserError, match="not a finished artifact"):
         load_artifact(scratch_of(spec).parent)
 
