@@ -35,10 +35,8 @@ def collect(path: str, really: bool, run_directories: Sequence[Path], no_other_r
     if no_other_runs and not directories:
         raise UserError(f"--no-other-runs: name the runs that use {path} with --run; without one, every artifact would go")
     runs = [load_run(directory) for directory in directories]
-    local = isinstance(ground, LocalGround)
-    own = local and any(Path(ground.url).resolve().is_relative_to(directory.resolve()) for directory in directories)
     unfinished = [name for directory in directories for name in _unfinished_comparisons(directory, ground.url)]
-    found = find_garbage(ground, Users(runs, unfinished, all_known=own or no_other_runs, abandon=abandon))
+    found = find_garbage(ground, Users(runs, unfinished, all_known=no_other_runs, abandon=abandon))
     gone = list(delete(ground, found.items)) if really else []
     if as_json:
         typer.echo(json.dumps(_as_json(ground.url, found, gone), indent=2))

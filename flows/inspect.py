@@ -69,7 +69,8 @@ def gc(
 ) -> None:
     """Say what can be deleted: leftovers of killed processes, artifacts that nothing uses, old locks.
 
-    Nothing is deleted while a process works in the store.
+    Artifacts and unfinished work go only with --no-other-runs: a store does not say which runs use it. Nothing is deleted while
+    a process works in the store.
     """
     from flows.gc import collect
 

@@ -41,7 +41,7 @@ class Users:
     unfinished: Sequence[str]
     """What else is not finished: comparisons."""
     all_known: bool
-    """Whether no other run uses it."""
+    """Whether no other run uses it. A store does not say who does, so this is for the user to say."""
     abandon: bool = False
     """Whether what an unfinished run could go on from may go too."""
 
@@ -57,7 +57,7 @@ def find_garbage(ground: Ground, users: Users) -> Garbage:
     kept: list[str] = []
     unfinished = [f"run {run.config.name}" for run in users.runs if run.missing is not None] + list(users.unfinished)
     if not users.all_known:
-        kept.append("artifacts and unfinished work: other runs may use this store. Name them all: --run RUN, and --no-other-runs")
+        kept.append("artifacts and unfinished work: other runs may use this store. Name those with --run; then --no-other-runs")
     elif unfinished and not users.abandon:
         kept.append(f"artifacts and unfinished work: {', '.join(unfinished)} may go on from them. Finish it, or --abandon them")
     else:
