@@ -226,13 +226,21 @@ class _Recipes:
         stated = [parent.model_dump() for parent in content.parents]
         if asked != stated:
             differences.append(("parents", asked, stated))
-        if request.stage != content.stage:
+        if request.stage.partition("/")[0] != content.stage.partition("/")[0]:
             differences.append(("stage", request.stage, content.stage))
+        elif request.stage != content.stage:
+            self._note_version(held, request)
         for name, expected, stated in differences:
             wanted = f"{expected!r}, as {RECORD} says"
             held.spot(self._ledger, "manifest.json").error(
                 "lineage", "recipe", expected=wanted, found=stated, column=f"content.recipe.{name}", **said
             )
+
+    def _note_version(self, held: Held, request: Request) -> None:
+        found = f"{held.manifest.content.stage}: made by another version of the stage"
+        remedy = "Nothing says that it is wrong. A run of the same command makes it anew with this version."
+        said: dict[str, Any] = {"expected": request.stage, "found": found, "remedy": remedy}
+        held.spot(self._ledger, "manifest.json").note("lineage", "stage", **said, column="content.stage")
 
 
 def _part(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:

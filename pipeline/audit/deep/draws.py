@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from pipeline.audit.deep.rerun import refuse_other_version
 from pipeline.audit.holdings import Held
 from pipeline.audit.world import World
 from pipeline.generate.seeds import completion_seed, select_prompts
@@ -13,11 +14,16 @@ REMEDY = "Delete the artifact's directory and run again to make it anew."
 
 
 def check_draws(held: Held, world: World) -> bool:
-    """Report completions whose prompt or seed is not the one that the recipe draws. Returns whether that could be told."""
+    """Report completions whose prompt or seed is not the one that the recipe draws. Returns whether that could be told.
+
+    Raises:
+        CannotRerun: another version of the stage drew them.
+    """
     recipe = held.recipe
     selection, parent = recipe.get("selection"), world.shelf.parent(held, "prompts")
     if not held.manifest.content.stage.startswith("generate/") or not isinstance(selection, dict) or parent is None:
         return False
+    refuse_other_version(held)
     names = world.columns(parent, Prompts, {"prompt_id": pl.col("prompt_id")})
     columns = {name: pl.col(name) for name in ("prompt_id", "group_id", "sample_index", "seed")}
     rows = world.columns(held, Rollouts, columns)

@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.artifacts.provenance import describe_process
 from pipeline.audit.deep.declared import trained_by
-from pipeline.audit.deep.rerun import CannotRerun, parent_path
+from pipeline.audit.deep.rerun import CannotRerun, parent_path, refuse_other_version
 from pipeline.audit.holdings import Held
 from pipeline.audit.world import World
 from pipeline.errors import UserError
@@ -43,6 +43,7 @@ def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[i
     Raises:
         CannotRerun: the training cannot be taken again here.
     """
+    refuse_other_version(held)
     recorded = world.columns(held, Metrics, {name: pl.col(name) for name in Metrics.columns()})
     if recorded is None:
         raise CannotRerun("its metrics are not whole")

@@ -16,6 +16,7 @@ from pipeline.audit.holdings import Held
 from pipeline.audit.world import World
 from pipeline.errors import UserError
 from pipeline.process import Event, Reporter
+from pipeline.requests import STAGES
 from schemas import TABLES
 
 ROUNDING = 1e-6
@@ -43,10 +44,18 @@ def rerun(held: Held, world: World, scratch: Path) -> bool:
     make = {"shape": _shape, "mix": _mix, "evaluate": _evaluate}.get(stage)
     if make is None:
         return False
+    refuse_other_version(held)
     made = make(held, world, scratch)
     if made.id != held.id:
         _compare(held, made, world)
     return True
+
+
+def refuse_other_version(held: Held) -> None:
+    """Raises CannotRerun if another version of the stage made the artifact: the same recipe then means something else."""
+    stage = held.manifest.content.stage
+    if (known := STAGES[stage.partition("/")[0]]) != stage:
+        raise CannotRerun(f"{stage} made it, and this version of rollbook has {known}")
 
 
 def request_of(held: Held) -> Request:

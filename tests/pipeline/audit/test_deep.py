@@ -13,6 +13,7 @@ from pipeline.audit.audit import Audit, audit
 from pipeline.audit.deep.declared import shaped_by, trained_by
 from pipeline.audit.deep.replay import _differing
 from pipeline.audit.findings import Finding
+from pipeline.requests import STAGES
 
 FIRST = pl.int_range(pl.len()) == 0
 PART = "part-00000.parquet"
@@ -123,3 +124,17 @@ def filled(row: dict[str, Any]) -> dict[str, Any]:
     from schemas import Metrics
 
     return {name: row.get(name) for name in Metrics.columns()}
+
+
+def test_what_another_version_of_a_stage_made_is_noted_and_not_done_again(made, monkeypatch) -> None:
+    for name in ("generate", "shape", "train", "evaluate"):
+        monkeypatch.setitem(STAGES, name, f"{name}/99")
+    found = audit(made, deep=True, samples=1, steps=1)
+    assert found.status == 0
+    notes = {f.artifact.partition("/")[0] for f in found.findings if f.check == "stage" and f.artifact}
+    assert notes == {"rollouts", "shaped", "checkpoint", "evaluation"}
+    done = {count.what: count.done for count in found.counts if count.area == "derivation"}
+    again = ("evaluation artifacts made again", "shaped artifacts made again", "training steps taken again")
+    assert [done[what] for what in (*again, "rollouts whose prompts and seeds were drawn again")] == [0, 0, 0, 0]
+    reasons = [f.found for f in found.findings if f.check == "not recomputed"]
+    assert len(reasons) == 9 and all("/99" in reason for reason in reasons)
