@@ -103,7 +103,7 @@ def self_check(policy: Policy, batch: Batch) -> None:
             f"model's own (attention: {policy.attention}). This architecture cannot be trained with prompts shared in a row yet"
         )
     if policy.attention == "flex" and policy.parameters:
-        policy.logprobs(batch)[0].sum().backward()
+        torch.autograd.backward(policy.logprobs(batch)[0].sum())
         for parameter in policy.parameters.values():
             parameter.grad = None
 

@@ -36,6 +36,7 @@ def export(
     from transformers import GenerationConfig
 
     target: Any = None
+    settings: Any = GenerationConfig
     if team.leads:
         target = load_model(parent, trust_remote_code=trust_remote_code)
         if lora:
@@ -55,7 +56,7 @@ def export(
                 save_adapters(Path(building) / DIRECTORY, policy.adapters, trained)
                 merge(target)
             if (parent / GENERATION).exists():
-                target.generation_config = GenerationConfig()  # the parent's is copied as it is, also if it would be refused
+                target.generation_config = settings()  # the parent's is copied as it is, also if it would be refused
             target.save_pretrained(building, safe_serialization=True)
             _copy_the_rest(parent, Path(building), trust_remote_code=trust_remote_code)
             _move(Path(building), directory)

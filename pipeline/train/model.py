@@ -167,8 +167,9 @@ def load_model(path: Path, *, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    load: Any = AutoModelForCausalLM
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = load.from_pretrained(
             path,
             dtype=torch.float32,
             attn_implementation="sdpa",

@@ -222,7 +222,7 @@ def groups_of(path: Path) -> Iterator[Group]:
         yield Group(np.asarray(frame["prompt_token_ids"][0], np.int32), completions)
 
 
-def longest_of(paths: Sequence[Path]) -> int:
+def longest_of(paths: list[Path]) -> int:
     """Tokens of the longest prompt with its completion in rollouts files."""
     length = pl.col("prompt_token_ids").list.len() + pl.col("completion_token_ids").list.len()
     return int(pl.scan_parquet(paths, glob=False).select(length.max()).collect().item() or 0)
