@@ -12,6 +12,7 @@ from typing import BinaryIO
 from pipeline.artifacts.bucket import Bucket
 from pipeline.artifacts.cache import MANIFEST, Cache
 from pipeline.artifacts.files import sha256_of, whole_file, write_text
+from pipeline.artifacts.work import SCRATCH
 from pipeline.errors import IntegrityError
 from schemas.manifest import File
 
@@ -80,7 +81,8 @@ class BucketFiles:
         write_text(self._path / MANIFEST, self._manifest or "")
 
     def names(self) -> list[str]:
-        return [key.removeprefix(self._prefix) for key in self._bucket.keys(self._prefix)]
+        names = [key.removeprefix(self._prefix) for key in self._bucket.keys(self._prefix)]
+        return [name for name in names if not name.startswith(f"{SCRATCH}/")]
 
     def expect(self, needed: int) -> None:
         """Have room for copies of that many bytes, and keep them while this process works. Raises StageFailed."""

@@ -18,6 +18,7 @@ from pipeline.artifacts.cache import MANIFEST
 from pipeline.artifacts.files import TEMPORARY, sha256_of, write_text
 from pipeline.artifacts.lock import Lock
 from pipeline.artifacts.space import free_bytes, readable, refuse_full
+from pipeline.artifacts.work import SCRATCH
 from pipeline.errors import IntegrityError, UserError
 from schemas.manifest import File
 
@@ -61,7 +62,10 @@ class Place(Protocol):
         """As `verify`, but of what the store itself has, whatever copies are on this machine."""
 
     def names(self) -> list[str]:
-        """Every file that the store has in this place, the manifest among them, but for those that are being written."""
+        """Every file that the store has in this place, the manifest among them.
+
+        What a process is at work on is none of them, nor is what one that was killed left of that.
+        """
 
     def refuse_others(self, files: Sequence[File]) -> None:
         """Refuse files on this machine that the manifest does not list. Raises IntegrityError."""
@@ -82,7 +86,7 @@ class Place(Protocol):
         """Take a finished file. It may come again if it was written again."""
 
     def commit(self, names: Sequence[str], manifest: str, scratch: Path) -> None:
-        """Make the artifact exist: every file first, the manifest last. Resume state goes."""
+        """Make the artifact exist: every file first, the manifest last. Only then resume state goes."""
 
 
 class Home(Protocol):
@@ -147,8 +151,9 @@ class Directory:
         self.verify(files)
 
     def names(self) -> list[str]:
-        files = (Path(folder) / name for folder, _, names in os.walk(self._path) for name in names)
-        return sorted(path.relative_to(self._path).as_posix() for path in files if not path.name.startswith(TEMPORARY))
+        files = (Path(folder, name).relative_to(self._path) for folder, _, names in os.walk(self._path) for name in names)
+        whole = (file for file in files if file.parts[0] != SCRATCH and not file.name.startswith(TEMPORARY))
+        return sorted(file.as_posix() for file in whole)
 
     def refuse_others(self, files: Sequence[File]) -> None:
         listed = {MANIFEST, *(file.path for file in files)}
@@ -173,8 +178,8 @@ class Directory:
         pass
 
     def commit(self, names: Sequence[str], manifest: str, scratch: Path) -> None:
-        shutil.rmtree(scratch, ignore_errors=True)
         write_text(self._path / MANIFEST, manifest)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class LocalHome:

@@ -10,17 +10,17 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.artifacts.files import TEMPORARY, sha256_of, sync, whole_file
-from pipeline.artifacts.place import Place
 from pipeline.artifacts.provenance import describe_process
 from pipeline.errors import DataError, writing
 from schemas.manifest import Content, File, Manifest, Provenance, digest, sealed
 from schemas.table import Table
 
 if TYPE_CHECKING:
+    from pipeline.artifacts.place import Place
     from pipeline.artifacts.store import Artifact, Request
 
 SCRATCH = ".resume"
-"""Directory for what an interrupted stage needs to go on; removed when the artifact is finished."""
+"""Directory for what an interrupted stage needs to go on; removed once the artifact is finished."""
 
 
 class Work:

@@ -1,7 +1,7 @@
 """Where garbage lies in a bucket.
 
-Nothing there is half written, so nothing is temporary. Locks stay: an object cannot be removed on the condition that nobody
-has taken it since, and one is a few hundred bytes.
+Nothing there is half written: a killed process leaves only resume state that it had no more use for. Locks stay: an object
+cannot be removed on the condition that nobody has taken it since, and one is a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pipeline.artifacts.bucket_files import AT_ONCE
 from pipeline.artifacts.cache import MANIFEST
 from pipeline.artifacts.mirror import BucketHome
 from pipeline.artifacts.place import ASIDE, LOCKS
+from pipeline.artifacts.work import SCRATCH
 from pipeline.inspect.ground import KEY, Item, StoreFolder
 from schemas.manifest import Kind
 
@@ -39,7 +40,12 @@ class BucketGround:
         ]
 
     def temporary(self) -> list[Item]:
-        return []
+        found = []
+        for name, files in self._grouped("", 2).items():
+            sizes = [size for path, size in files.items() if path.startswith(f"{SCRATCH}/")]
+            if MANIFEST in files and sizes and name.partition("/")[0] in get_args(Kind):
+                found.append(Item(f"{name}/{SCRATCH}", "temporary", sum(sizes)))
+        return found
 
     def set_aside(self) -> list[Item]:
         return [Item(name, "set aside", sum(files.values())) for name, files in self._grouped(f"{ASIDE}/", 4).items()]

@@ -14,7 +14,7 @@ from pipeline.requests import STAGES
 from pipeline.run import Run
 
 ABOUT: dict[Reason, str] = {
-    "temporary": "files that a killed process was writing",
+    "temporary": "what a killed process was writing, or had no more use for",
     "unfinished": "work that no run goes on with, resume points in it included",
     "unreferenced": "finished artifacts that no run, comparison or kept artifact was made from",
     "set aside": "damaged artifacts that `rollbook repair` replaced",

@@ -16,6 +16,7 @@ from typing import Literal, Protocol, get_args
 from pipeline.artifacts.cache import MANIFEST
 from pipeline.artifacts.files import TEMPORARY
 from pipeline.artifacts.place import ASIDE, LOCKS, SIGNATURE
+from pipeline.artifacts.work import SCRATCH
 from schemas.manifest import Kind
 
 KEY = re.compile(r"[0-9a-f]{16}")
@@ -53,7 +54,7 @@ class Ground(Protocol):
         """<kind>/<key>, finished or not. Nothing else is taken for a part of the store."""
 
     def temporary(self) -> list[Item]:
-        """Files that were being written."""
+        """Files that were being written, and resume state of finished artifacts: a process was killed before it was removed."""
 
     def set_aside(self) -> list[Item]:
         """Damaged artifacts that were replaced."""
@@ -86,8 +87,16 @@ class LocalGround:
         return [StoreFolder(self._name(path), _size(path), (path / MANIFEST).exists()) for path in self._folders()]
 
     def temporary(self) -> list[Item]:
-        found = (path for folder in self._folders() for path in sorted(folder.rglob(f"{TEMPORARY}*")) if path.is_file())
-        return [Item(self._name(path), "temporary", path.lstat().st_size) for path in found]
+        return [item for folder in self._folders() for item in self._left_in(folder)]
+
+    def _left_in(self, folder: Path) -> Iterator[Item]:
+        scratch = folder / SCRATCH
+        done_with = (folder / MANIFEST).exists() and scratch.is_dir()
+        if done_with:
+            yield Item(self._name(scratch), "temporary", _size(scratch))
+        for path in sorted(folder.rglob(f"{TEMPORARY}*")):
+            if path.is_file() and not (done_with and path.is_relative_to(scratch)):
+                yield Item(self._name(path), "temporary", path.lstat().st_size)
 
     def set_aside(self) -> list[Item]:
         return [Item(self._name(path), "set aside", _size(path)) for path in sorted(self._root.glob(f"{ASIDE}/*/*/*"))]

@@ -16,6 +16,7 @@ from pipeline.artifacts import Artifact, Request, Store, Work, mirror, read_tabl
 from pipeline.artifacts import bucket as bucket_module
 from pipeline.artifacts.store import load_artifact, verified
 from pipeline.errors import IntegrityError, UserError
+from pipeline.inspect.bucket_ground import BucketGround
 from schemas import Shaped
 
 REQUEST = Request("shaped", "test/1", {"a": 1})
@@ -124,6 +125,20 @@ def test_a_changed_object_is_found(bucket: Any, elsewhere: Callable[[str], None]
         change()
         with pytest.raises(IntegrityError, match=rf"{bucket.url}/{FOLDER}/part-00000\.parquet: {problem}.* Restore the object"):
             verified(made.url)
+
+
+def test_resume_state_that_was_left_beside_a_manifest_can_be_deleted(bucket: Any) -> None:
+    made = make(Store(bucket.url))
+    name, _, prefix = bucket.url.removeprefix("s3://").partition("/")
+    bucket.client.put_object(Bucket=name, Key=f"{prefix}/{FOLDER}/.resume/step-00000900/state", Body=bytes(900))
+    home = Store(bucket.url).home
+    assert isinstance(home, mirror.BucketHome)
+    (left,) = BucketGround(home).temporary()
+    assert (left.name, left.bytes) == (f"{FOLDER}/.resume", 900)
+    assert ".resume/step-00000900/state" not in made.place.names()
+    assert BucketGround(home).remove(left)
+    assert BucketGround(home).temporary() == []
+    made.verify()
 
 
 def test_keys_that_lead_out_of_the_cache_are_no_artifacts(bucket: Any) -> None:

@@ -47,6 +47,37 @@ def identity(file: Path) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
+@pytest.mark.parametrize(("step", "finished"), [("write_text", False), ("shutil.rmtree", True)])
+def test_resume_state_is_there_until_the_manifest_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str, finished: bool
+) -> None:
+    """Killed before its last two steps, a stage has one of the two to go on from."""
+
+    def killed(*args: object, **more: object) -> None:
+        raise SystemExit("killed")
+
+    with pytest.raises(SystemExit), store.work(REQUEST) as work:
+        assert isinstance(work, Work)
+        (work.scratch / "step-00000900").mkdir(parents=True)
+        (work.scratch / "step-00000900" / "state").write_bytes(b"900 steps")
+        (work.path / "model").write_bytes(b"weights")
+        monkeypatch.setattr(f"pipeline.artifacts.place.{step}", killed)
+        work.finish({})
+    assert (work.scratch / "step-00000900" / "state").exists()
+    assert (store.find(REQUEST) is not None) == finished
+
+
+def test_resume_state_that_was_left_in_a_finished_artifact_is_none_of_its_files(store: Store) -> None:
+    with store.work(REQUEST) as work:
+        assert isinstance(work, Work)
+        (work.path / "model").write_bytes(b"weights")
+        made = work.finish({})
+    (work.scratch / "step-00000900").mkdir(parents=True)
+    (work.scratch / "step-00000900" / "state").write_bytes(b"900 steps")
+    made.verify()
+    assert made.place.names() == ["manifest.json", "model"]
+
+
 def test_a_killed_writer_leaves_no_half_file_and_its_finished_files_are_reused(store: Store, start: Start) -> None:
     writer = start("""
         with store.work(request) as work:

@@ -75,6 +75,20 @@ def test_delete_removes_that_and_the_run_is_as_it_was(rollbook: Rollbook, comple
     assert not list((complete / "artifacts" / "locks").iterdir())
 
 
+def test_resume_state_of_a_finished_artifact_goes_without_more_ado(
+    rollbook: Rollbook, complete: Path, parts: dict[str, Path]
+) -> None:
+    """The process was killed after it wrote the manifest, and before it removed what it could have gone on from."""
+    scratch = parts["checkpoint 0"] / ".resume"
+    (scratch / "step-00000900").mkdir(parents=True)
+    (scratch / "step-00000900" / ".tmp-state").write_bytes(bytes(900))
+    assert items(rollbook("gc", complete, "--json")[1]) == {("temporary", ".resume")}
+    assert rollbook("repair", parts["checkpoint 0"])[0] == 0
+    assert rollbook("gc", complete, "--delete")[0] == 0
+    assert not scratch.exists()
+    load_run(complete).iterations[1].policy.verify()
+
+
 def test_an_unfinished_run_keeps_what_it_may_go_on_from(rollbook: Rollbook, complete: Path) -> None:
     left = leftovers(complete)
     run = load_run(complete)
