@@ -17,7 +17,7 @@ from pipeline.algorithms.plugins import unchanged
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact, verified
 from pipeline.artifacts.work import SCRATCH
-from pipeline.config_train import WORK_SETTINGS, TrainConfig
+from pipeline.config_train import GUARDS, WORK_SETTINGS, TrainConfig
 from pipeline.estimates import training_bytes
 from pipeline.parts import Part
 from pipeline.process import Event, Reporter
@@ -111,7 +111,7 @@ def _notes(spec: Event, training: Training) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "parameters": training.parameters,
         "trained_parameters": training.trained_parameters,
-        "settings": {name: spec["train"][name] for name in sorted(WORK_SETTINGS)},
+        "settings": {name: spec["train"][name] for name in sorted(WORK_SETTINGS | GUARDS)},
         "attention": training.policy.attention,
         "packing": training.packing.shares() | {"passes": training.packing.passes},
         "ranks": training.records.ranks,

@@ -47,7 +47,7 @@ def part(
 def record(*parts: tuple[Tokens, list[Completion]], has_behavior: bool = True) -> StepRecord:
     record = StepRecord(has_behavior)
     for tokens, completions in parts:
-        record.add(tokens, resolve("rec-oneside-nois").loss(tokens, TOTALS), completions)
+        record.add(tokens, resolve("rec-oneside-nois" if has_behavior else "reinforce").loss(tokens, TOTALS), completions)
     return record
 
 
