@@ -21,7 +21,8 @@ from pipeline.audit.rows import Share, open_table
 from pipeline.audit.world import World
 from pipeline.config import RewardComponent, RewardConfig
 from pipeline.errors import UserError
-from pipeline.rewards.pool import RewardItem, RewardPool
+from pipeline.grade.rows import items_of
+from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import BATCHED, BUILTINS, source_hash
 from schemas import Prompts
 from schemas.manifest import File
@@ -37,17 +38,16 @@ GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_tex
 def check_rewards(held: Held, world: World) -> tuple[int, int] | None:
     """Report components that the graders now give another score. Returns how many completions were graded, of how many.
 
-    None if the artifact was not graded by built-in graders, or its prompts are not here whole.
+    None if the artifact's recipe names no graders: its rewards are those of its source.
 
     Raises:
-        CannotRerun: none of its built-in graders can be used again; says why.
+        CannotRerun: none of its graders can be used again, or its prompts are not here whole; says why.
     """
-    stated = [component for component in held.recipe.get("reward") or () if component.get("grader") in BUILTINS]
-    parent = world.shelf.parent(held, "prompts")
-    if not stated or parent is None or not world.intact(parent):
+    stated = held.recipe.get("reward")
+    if not stated:
         return None
     components = _usable(held, world, stated)
-    prompts, graded, total = _prompts(parent, world), 0, 0
+    prompts, graded, total = _prompts(held, world), 0, 0
     tolerances = {c.column: ROUNDING[c.args.get("dtype", "float32")] for c in components if c.grader == "reward_model"}
     every = max(1, -(-sum(file.rows or 0 for file in held.tables("rollouts")) // MOST))
     with RewardPool(RewardConfig(components=tuple(components), workers=1)) as pool:
@@ -56,10 +56,7 @@ def check_rewards(held: Held, world: World) -> tuple[int, int] | None:
             total += len(rows)
             groups = rows["group_id"].rle_id()
             rows = rows.filter(groups % every == 0)
-            items = [
-                RewardItem(r["completion_text"], r["answer"], prompts.get(r["prompt_id"], {}), r["given"], r["sample_index"])
-                for r in rows.iter_rows(named=True)
-            ]
+            items = list(items_of(rows.with_columns(group_id="given"), prompts))
             for row, result in zip(rows.iter_rows(named=True), pool.submit(items).result(), strict=True):
                 if row["status"] in ("ok", "truncated"):
                     graded += 1
@@ -85,6 +82,8 @@ def _usable(held: Held, world: World, stated: list[Mapping[str, Any]]) -> list[R
 
 def _as_it_was(held: Held, world: World, stated: Mapping[str, Any]) -> RewardComponent:
     """A component with the places of its files, if they hold what they held."""
+    if stated["grader"] not in BUILTINS:
+        raise CannotRerun("it is the user's own, and an audit runs no code that comes with the data")
     if stated["grader"] == "judge":
         raise CannotRerun("a judge may answer otherwise each time")
     fields = {name: value for name, value in stated.items() if name != "source"}
@@ -157,8 +156,13 @@ def _compare(
         )
 
 
-def _prompts(parent: Held, world: World) -> dict[str, dict[str, Any]]:
-    """What graders are given of each prompt, by its id."""
+def _prompts(held: Held, world: World) -> dict[str, dict[str, Any]]:
+    """What graders are given of each prompt, by its id. Empty of an import: its graders were given what the rows have."""
+    if all(parent.role != "prompts" for parent in held.manifest.content.parents):
+        return {}
+    parent = world.shelf.parent(held, "prompts")
+    if parent is None or not world.intact(parent):
+        raise CannotRerun("its prompts are not here whole")
     return {row["prompt_id"]: row for row in _prompt_rows(parent, world)}
 
 

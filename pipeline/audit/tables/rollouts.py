@@ -13,9 +13,10 @@ from pipeline.audit.findings import Figure, Spot
 from pipeline.audit.hygiene import rollouts_figures
 from pipeline.audit.rows import MAKE_ANEW, Batch, Rule, TableFile, check_rows, check_rules
 from pipeline.audit.tables.checks import Checks, Facts, joined
+from pipeline.audit.tables.copies import Copies
 from pipeline.audit.tokens import Decoder, vocabulary_of
 from pipeline.rewards.registry import UNIT_SCORES
-from schemas import Prompts, Rollouts
+from schemas import Origins, Prompts, Rollouts, SetAside
 from schemas.table import Table
 
 TEXTS = 64
@@ -25,6 +26,12 @@ WEIGHTED_SUM = 1e-9
 COPIED = ("prompt_id", "answer", "prompt_text")
 """What a completion's row holds of its prompt."""
 IDS, LOGPROBS = pl.col("completion_token_ids"), pl.col("behavior_logprobs")
+LACKING = {
+    "without_logprobs": LOGPROBS.is_null(),
+    "without_sampling": pl.any_horizontal(pl.col("temperature", "top_p", "top_k", "min_p").is_null()),
+    "scored": pl.col("logprobs_mode") == "scored",
+}
+"""What an import may lack, by the name of its count in the summary."""
 
 
 class RolloutsChecks(Checks):
@@ -70,15 +77,17 @@ class RolloutsChecks(Checks):
         looked = {"policy's vocabulary": self._vocabulary, "policy's tokenizer": self._decoder, "prompts": self._prompts}
         for what, found in looked.items():
             self.world.ledger.count("schema", f"rollouts compared with their {what}", 0 if found is None else 1, 1)
+        Copies(self).check_files()
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
         if table is not Rollouts:
-            return super().facts(table)
+            return super().facts(table) | ({"tokens": pl.col("tokens")} if table is Origins else {})
         names = ("group_id", "sample_index", "seed", "reward", "status", "policy_version")
         lengths = {"tokens": IDS.list.len(), "prompt_tokens": pl.col("prompt_token_ids").list.len()}
         return {
             **{name: pl.col(name) for name in names},
             **lengths,
+            **LACKING,
             "prompt": pl.col("prompt_id").hash(),
             "text": pl.col("completion_text").hash(),
         }
@@ -251,15 +260,15 @@ class RolloutsChecks(Checks):
                 spot.error("schema", "vocabulary", expected=expected, found=found, column="completion_token_ids", **said)
 
     def conclude(self, table: type[Table], facts: Facts) -> None:
+        rows = joined(facts)
+        if table in (Rollouts, Origins):
+            Copies(self).check_rows(table)
         if table is not Rollouts:
             super().conclude(table, facts)
-            return
-        rows = joined(facts)
-        if rows.is_empty():
-            return
-        self._check_groups(rows)
-        self._check_seeds(rows)
-        if self._generated:
+            self.check_summary(dict(self._figures_beside(table, rows)))
+        elif not rows.is_empty():
+            self._check_groups(rows)
+            self._check_seeds(rows)
             self.check_summary(dict(self._figures(rows)))
 
     def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
@@ -315,6 +324,17 @@ class RolloutsChecks(Checks):
         if rows["whole"].all():
             yield "tokens", int(rows["tokens"].sum())
             yield "prompt_tokens", int(rows["prompt_tokens"].sum())
+            yield "without_logprobs", int(rows["without_logprobs"].sum())
+        yield "without_reward", rows["reward"].null_count()
+        for name in ("without_sampling", "scored"):
+            yield name, int(rows[name].sum())
+
+    def _figures_beside(self, table: type[Table], rows: pl.DataFrame) -> Iterator[tuple[str, Any]]:
+        """Figures of an import's other tables."""
+        if table is Origins:
+            yield "retokenized", int((rows["tokens"] == "retokenized").sum())
+        if table is SetAside:
+            yield "set_aside", len(rows)
 
 
 def _column(component: Mapping[str, Any]) -> str:
