@@ -15,6 +15,7 @@ from pipeline.audit.deep.rewards import check_rewards
 from pipeline.audit.deep.weights import check_finite
 from pipeline.audit.holdings import Held
 from pipeline.audit.world import World
+from schemas import Rollouts, Scores
 
 OnWork = Callable[[str, int, int], None]
 """Called with what is recomputed, how many artifacts are done, and how many there are."""
@@ -95,4 +96,5 @@ class _Derivation:
 
 
 def _rows(held: Held) -> int:
-    return sum(file.rows or 0 for file in held.files)
+    """Completions of rollouts or scores; other tables may lie beside them."""
+    return sum(file.rows or 0 for table in (Rollouts, Scores) for file in held.tables(table.title()))

@@ -169,6 +169,12 @@ def test_every_stage_that_states_figures_has_them_counted_again(chained: Chain, 
     assert [f.column for f in found.findings if f.check == "summary"] == [f"content.summary.{name}"]
 
 
+def test_completions_are_counted_without_the_rows_of_other_tables(chained: Chain) -> None:
+    found = audit(chained.store, deep=True)
+    done = {count.what: (count.done, count.total) for count in found.counts if count.area == "derivation"}
+    assert done["rewards graded again"] == (8, 24)
+
+
 def repaired(copied: Any) -> Path:
     """Training rollouts without their second shard, which was damaged."""
     path = copied.artifact("rollouts", purpose="train")
