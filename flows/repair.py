@@ -14,7 +14,7 @@ from pipeline.artifacts import Artifact
 from pipeline.artifacts.store import load_artifact
 from pipeline.errors import UserError
 from pipeline.inspect.places import Use, find_place, store_around
-from pipeline.inspect.repair import Damage, drop_shards, find_damage, set_aside, to_json
+from pipeline.inspect.repair import Damage, drop_shards, find_damage, is_made_by_a_run, remedy, rows_of, set_aside, to_json
 from pipeline.local import LocalStages, OnStage
 from pipeline.report.text import visible
 from pipeline.run import RECORD, Run, load_run
@@ -63,11 +63,12 @@ def _say(damage: Damage) -> None:
 
 def _ways(damage: Damage) -> str:
     """What can be done."""
-    url = damage.artifact.url
-    left = sum(file.rows or 0 for file in damage.whole if file.table)
-    ways = [f"  rollbook repair {url} --regenerate    makes the damaged files anew; the same seeds give the same bytes"]
-    if damage.shards and left:
-        lost = sum(broken.file.rows or 0 for broken in damage.shards)
+    artifact, url, left = damage.artifact, damage.artifact.url, damage.rows_left
+    ways = [visible(f"  {remedy(artifact)}")]
+    if is_made_by_a_run(artifact):
+        ways = [f"  rollbook repair {url} --regenerate    makes the damaged files anew; the same seeds give the same bytes"]
+    if artifact.kind == "rollouts" and left:
+        lost = rows_of(artifact.files, "rollouts") - left
         what = f"writes a new artifact of the other {left:,} rows; {lost:,} are lost"
         ways.append(f"  rollbook repair {url} --drop-shards   {what}")
     return "\n".join(["nothing was changed. What can be done:", *ways])
@@ -94,6 +95,8 @@ class _RunStages(LocalStages):
 def _regenerate(damage: Damage, run_directory: Path | None) -> None:
     """Set the damaged artifact aside and do its run as far as the stage that makes it."""
     artifact = damage.artifact
+    if not is_made_by_a_run(artifact):
+        raise UserError(f"{artifact.url}: cannot be made anew here. {remedy(artifact)}")
     directory, run = _run_of(artifact, run_directory)
     use = next((use for use in find_place(str(directory)).uses if use.artifact.id == artifact.id), None)
     if use is None:

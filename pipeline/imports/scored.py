@@ -14,6 +14,7 @@ from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.work import Work
 from pipeline.errors import UserError
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.imports.unknowns import count_unknowns
 from schemas import Origins, Rollouts
 
 STAGE = "scored-logprobs/1"
@@ -58,10 +59,8 @@ def with_scores(store: Store, rollouts: Artifact, scores: Artifact, checkpoint: 
         names = [work.path / path.name for path, _ in pairs]
         kept = ("without_reward", "without_sampling", "retokenized")
         summary = {name: rollouts.summary[name] for name in kept if name in rollouts.summary}
-        marks = pl.scan_parquet(names, glob=False).select(
-            without_logprobs=pl.col("behavior_logprobs").is_null().sum(), scored=(pl.col("logprobs_mode") == "scored").sum()
-        )
-        return work.finish({**summarize(read_scalars(names)), **summary, **marks.collect().row(0, named=True)})
+        marks = count_unknowns(("without_logprobs", "scored"), names, ())
+        return work.finish({**summarize(read_scalars(names)), **summary, **marks})
 
 
 def filled(rows: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:

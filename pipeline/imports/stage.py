@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
-
 from pipeline.artifacts import Artifact, Request, Store
 from pipeline.artifacts.files import sha256_of
 from pipeline.artifacts.work import Work
@@ -23,9 +21,12 @@ from pipeline.imports.known import Known, Misfit
 from pipeline.imports.read import first_columns, names_of, read_rows, source_files
 from pipeline.imports.rows import Declared, Rows
 from pipeline.imports.tokens import Rendering, Tokens, tokenizer_hashes
+from pipeline.imports.unknowns import count_unknowns
 from schemas import Origins, Rollouts, SetAside
 
 STAGE = "import-rollouts/1"
+UNKNOWNS = ("without_logprobs", "without_reward", "without_sampling", "retokenized")
+"""Figures of the summary: how many completions lack what some methods need."""
 BATCH = 256
 """Completions that are tokenized together."""
 HOPELESS = 1000
@@ -179,21 +180,10 @@ def _written(work: Work, gathering: Gathering, order: Order) -> Artifact:
         for name, frame, table in ((names[-1], rollouts, Rollouts), (f"origins-{number:05d}.parquet", origins, Origins)):
             if not work.has_table(name, table):
                 work.write_table(name, frame, table)
-    summary = {**summarize(read_scalars([work.path / name for name in names])), **_unknowns(work.path, names)}
+    parts = [work.path / name for name in names]
+    origins = [work.path / name.replace("part-", "origins-") for name in names]
+    summary = {**summarize(read_scalars(parts)), **count_unknowns(UNKNOWNS, parts, origins)}
     if gathering.set_aside:
         work.write_table("set-aside.parquet", gathering.aside_table(), SetAside)
         summary["set_aside"] = len(gathering.set_aside)
     return work.finish(summary, notes={"read_from": [str(file) for file in order.files]})
-
-
-def _unknowns(directory: Path, names: Sequence[str]) -> dict[str, Any]:
-    """How many completions lack what some methods need."""
-    rows = pl.scan_parquet([directory / name for name in names], glob=False).select(
-        without_logprobs=pl.col("behavior_logprobs").is_null().sum(),
-        without_reward=pl.col("reward").is_null().sum(),
-        without_sampling=pl.any_horizontal(pl.col("temperature", "top_p", "top_k", "min_p").is_null()).sum(),
-    )
-    beside = [directory / name.replace("part-", "origins-") for name in names]
-    origins = pl.scan_parquet(beside, glob=False)
-    retokenized = origins.select((pl.col("tokens") == "retokenized").sum()).collect().item()
-    return {**rows.collect().row(0, named=True), "retokenized": retokenized}

@@ -19,11 +19,21 @@ from pipeline.artifacts.mirror import BucketHome
 from pipeline.artifacts.place import ASIDE, LOCKS
 from pipeline.errors import IntegrityError, UserError, writing
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.imports.unknowns import count_unknowns
 from pipeline.inspect.places import store_around
-from schemas import Rollouts
+from pipeline.requests import STAGES
+from schemas import TABLES
 from schemas.manifest import File
 
 STAGE = "repair/1"
+COMMANDS = {
+    "import-rollouts": "`rollbook import`",
+    "scored-logprobs": "`rollbook import --logprobs-from`",
+    "grade": "`rollbook grade`",
+    "compare": "`rollbook compare`",
+    "repair": "`rollbook repair --drop-shards`",
+}
+"""What makes the artifacts that no stage of a run makes."""
 SHARDED = ("rollouts", "shaped", "scores")
 """Kinds whose stages go on from shards that are there."""
 
@@ -51,11 +61,14 @@ class Damage:
         return tuple(file for file in self.artifact.files if file.path not in names)
 
     @property
-    def shards(self) -> tuple[Broken, ...]:
-        """Broken shards that the artifact can do without."""
-        if self.artifact.kind != "rollouts":
-            return ()
-        return tuple(broken for broken in self.broken if broken.file.table is not None)
+    def left(self) -> tuple[File, ...]:
+        """Whole tables but for those beside a shard that is not. Without its origins a shard is not whole either."""
+        gone = {_number(broken.file) for broken in self.broken if _table(broken.file) in ("rollouts", "origins")}
+        return tuple(file for file in self.whole if _table(file) in TABLES and _number(file) not in gone)
+
+    @property
+    def rows_left(self) -> int:
+        return rows_of(self.left, self.artifact.kind)
 
 
 def find_damage(artifact: Artifact) -> Damage:
@@ -79,24 +92,67 @@ def drop_shards(damage: Damage) -> Artifact:
         UserError: nothing is broken, nothing is left, or other files than shards are broken.
     """
     artifact = damage.artifact
-    kept = [file for file in damage.whole if file.table is not None]
     if not damage.broken:
         raise UserError(f"{artifact.url}: every file is whole; there is nothing to drop")
     if artifact.kind != "rollouts":
-        raise UserError(f"{artifact.url}: only rollouts can do without a shard, this is a {artifact.kind}. Try --regenerate")
-    if not kept:
-        raise UserError(f"{artifact.url}: no shard is whole, so nothing would be left. Try --regenerate")
+        raise UserError(f"{artifact.url}: only rollouts can do without a shard, this is a {artifact.kind}. {remedy(artifact)}")
+    if not damage.rows_left:
+        raise UserError(f"{artifact.url}: no shard is whole, so nothing would be left. {remedy(artifact)}")
     content = artifact.manifest.content
-    dropped = [{**broken.file.model_dump(exclude={"table"}), "why": broken.why} for broken in damage.broken]
-    recipe = {**content.recipe, "repair": {"of": artifact.id, "dropped": dropped}}
+    recipe = {**content.recipe, "repair": {"of": artifact.id, "dropped": _dropped(damage)}}
     request = Request(content.kind, STAGE, recipe, (*content.parents, artifact.as_parent("damaged")))
     with store_around(artifact).work(request) as work:
         if isinstance(work, Artifact):
             return work
-        for file in kept:
+        for file in damage.left:
             _copy(artifact.place.have(file), work.path / file.path, file)
-            work.has_table(file.path, Rollouts)
-        return work.finish(summarize(read_scalars([work.path / file.path for file in kept])), notes={"repaired": artifact.url})
+            work.has_table(file.path, TABLES[_table(file)])
+        return work.finish(_summary(damage, work.path), notes={"repaired": artifact.url})
+
+
+def _dropped(damage: Damage) -> list[dict[str, Any]]:
+    """Entries of the recipe: what is broken, and what lay beside a shard that is dropped."""
+    beside = [file for file in damage.whole if file.table is not None and file not in damage.left]
+    lost = [*damage.broken, *(Broken(file, "beside a shard that is dropped") for file in beside)]
+    return [{**broken.file.model_dump(exclude={"table"}), "why": broken.why} for broken in lost]
+
+
+def _summary(damage: Damage, directory: Path) -> dict[str, Any]:
+    """The figures that the damaged artifact's summary has, of the rows that are left."""
+    before = damage.artifact.summary
+    files = {name: [directory / file.path for file in damage.left if _table(file) == name] for name in ("rollouts", "origins")}
+    aside = rows_of(damage.left, "setaside")
+    unknowns = count_unknowns(before.keys(), files["rollouts"], files["origins"])
+    return {**summarize(read_scalars(files["rollouts"])), **unknowns, **({"set_aside": aside} if aside else {})}
+
+
+def rows_of(files: Iterable[File], table: str) -> int:
+    """Rows of a table in some files."""
+    return sum(file.rows or 0 for file in files if _table(file) == table)
+
+
+def _table(file: File) -> str:
+    """Name of the table that a file holds; empty if it holds none."""
+    return (file.table or "").partition("/")[0]
+
+
+def _number(file: File) -> str:
+    """What a shard has in common with the files beside it: 00001.parquet of part-00001.parquet and origins-00001.parquet."""
+    return file.path.partition("-")[2]
+
+
+def is_made_by_a_run(artifact: Artifact) -> bool:
+    return artifact.manifest.content.stage.partition("/")[0] in STAGES
+
+
+def remedy(artifact: Artifact) -> str:
+    """How an artifact that cannot be mended comes back."""
+    if is_made_by_a_run(artifact):
+        return "Try --regenerate"
+    command = COMMANDS.get(artifact.manifest.content.stage.partition("/")[0], "the command that made it")
+    named = artifact.manifest.provenance.notes.get("read_from")
+    sources = f" (it read {', '.join(map(str, named))})" if isinstance(named, list) and named else ""
+    return f"No run makes it: move its directory away and repeat {command} as it was given{sources}"
 
 
 def set_aside(damage: Damage) -> str:
@@ -160,5 +216,5 @@ def to_json(damage: Damage) -> dict[str, Any]:
         "whole": not damage.broken and not damage.unlisted,
         "broken": [{"path": broken.file.path, "rows": broken.file.rows, "why": broken.why} for broken in damage.broken],
         "unlisted": list(damage.unlisted),
-        "rows_left": sum(file.rows or 0 for file in damage.whole if file.table),
+        "rows_left": damage.rows_left,
     }

@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact, read_table
+from pipeline.artifacts import Artifact, Request, Store, Work, read_table
 from pipeline.artifacts.store import load_artifact
+from pipeline.generate.shards import remarks_name, remarks_of
+from pipeline.imports.stage import import_rollouts, order_of
 from pipeline.inspect.repair import drop_shards, find_damage, set_aside
-from schemas import Rollouts
+from schemas import Remarks, Rollouts
 
 Rollbook = Callable[..., tuple[int, str, str]]
 
@@ -56,6 +59,80 @@ def test_a_new_artifact_holds_the_whole_shards_and_says_what_was_dropped(parts: 
     assert new.recipe["purpose"] == "train"
     assert (parts["rollouts"] / "part-00001.parquet").read_bytes() == before
     assert drop_shards(find_damage(damaged)).path == new.path
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    """Three files of two completions without logprobs, their origins, and a row that was set aside."""
+    monkeypatch.setattr("pipeline.imports.gather.SHARD_ROWS", 2)
+    row = {"completion": "c", "completion_tokens": [2], "reward": 1.0}
+    rows = [{**row, "prompt": f"p{prompt}", "prompt_tokens": [prompt]} for prompt in range(3) for _ in range(2)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, {"prompt": "p", "prompt_tokens": [1]}]), encoding="utf-8")
+    return import_rollouts(Store(tmp_path / "imports"), order_of((source,), "plain"))[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "left"),
+    [
+        ("part-00001.parquet", {"part-00000", "part-00002", "origins-00000", "origins-00002", "set-aside"}),
+        ("origins-00001.parquet", {"part-00000", "part-00002", "origins-00000", "origins-00002", "set-aside"}),
+        ("set-aside.parquet", {f"{name}-0000{i}" for name in ("part", "origins") for i in range(3)}),
+    ],
+)
+def test_a_shard_of_an_import_goes_with_its_origins(rollbook: Rollbook, imported: Artifact, broken: str, left: set[str]) -> None:
+    spoil(imported.path, broken)
+    rows = 2 * sum(name.startswith("part") for name in left)
+    status, out, _ = rollbook("repair", imported.path)
+    assert status == 1 and f"writes a new artifact of the other {rows} rows; {6 - rows} are lost" in out
+    new = drop_shards(find_damage(imported))
+    new.verify()
+    assert {file.path.removesuffix(".parquet") for file in new.files} == left
+    assert {file.path: file.table for file in new.files}.items() <= {file.path: file.table for file in imported.files}.items()
+    counted = {"completions": rows, "without_logprobs": rows, "without_reward": 0, "without_sampling": rows, "retokenized": 0}
+    assert {name: new.summary[name] for name in counted} == counted
+    assert new.summary.get("set_aside") == (1 if "set-aside" in left else None)
+    gone = {entry["path"]: entry["why"] for entry in new.recipe["repair"]["dropped"]}
+    assert gone.keys() == {file.path for file in imported.files} - {file.path for file in new.files}
+    assert [why for path, why in gone.items() if path != broken] == ["beside a shard that is dropped"] * (len(gone) - 1)
+
+
+def test_what_no_run_makes_is_to_be_made_by_its_own_command(rollbook: Rollbook, imported: Artifact, tmp_path: Path) -> None:
+    for number in range(3):
+        spoil(imported.path, f"part-0000{number}.parquet")
+    said = (
+        f"No run makes it: move its directory away and repeat `rollbook import` as it was given (it read {tmp_path}/rows.jsonl)"
+    )
+    _, out, _ = rollbook("repair", imported.path)
+    assert said in out and "--regenerate" not in out and "--drop-shards" not in out
+    for way in ("--regenerate", "--drop-shards"):
+        status, _, err = rollbook("repair", imported.path, way)
+        assert status == 2 and said in err
+    assert imported.path.exists()
+
+
+@pytest.fixture
+def judged(tmp_path: Path, parts: dict[str, Path]) -> Artifact:
+    """Two files of rollouts with what a judge said of one completion of each."""
+    with Store(tmp_path / "judged").work(Request("rollouts", "grade/1", {})) as work:
+        assert isinstance(work, Work)
+        for name in ("part-00000.parquet", "part-00001.parquet"):
+            rows = pl.read_parquet(parts["rollouts"] / name)
+            work.write_table(name, rows, Rollouts)
+            work.write_table(remarks_name(name), remarks_of([(rows["group_id"][0], 0, {"reward_judge": "Right."})]), Remarks)
+        return work.finish({})
+
+
+def test_what_a_judge_said_stays_with_its_shard(judged: Artifact) -> None:
+    spoil(judged.path, "remarks-00000.parquet")
+    assert [file.path for file in drop_shards(find_damage(judged)).files] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "remarks-00001.parquet",
+    ]
+    spoil(judged.path)
+    new = drop_shards(find_damage(judged))
+    assert [(file.path, file.table) for file in new.files] == [("part-00000.parquet", "rollouts/1")]
 
 
 @pytest.mark.parametrize("missing", ["part-00000.parquet", "part-00001.parquet"])
