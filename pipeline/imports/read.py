@@ -26,7 +26,7 @@ def source_files(paths: Sequence[Path]) -> list[Path]:
     """The files that some paths name: of a directory all that can be read, step 2 before step 10.
 
     Raises:
-        UserError: nothing there, or a file of another kind.
+        UserError: nothing there, a file of another kind, or one file by two names.
     """
     files: list[Path] = []
     for path in paths:
@@ -41,9 +41,17 @@ def source_files(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"{path}: unknown kind of file; completions are read from {', '.join(SUFFIXES)}")
         else:
             files.append(path)
-    if twice := next((file for file in files if files.count(file) > 1), None):
-        raise UserError(f"{twice}: named twice")
+    _refuse_twice(files)
     return files
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for file in files:
+        before = seen.get(file.resolve())
+        if before is not None:
+            raise UserError(f"{file}: named twice{f', also as {before}' if before != file else ''}")
+        seen[file.resolve()] = file
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
