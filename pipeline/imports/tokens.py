@@ -20,6 +20,8 @@ from pipeline.prompts import template_renderer
 Eos = Literal["auto", "always", "never"]
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "merges.txt")
 """Files that decide tokens too."""
+NO_TOKENS = "the prompt has no tokens"
+"""After nothing a model says nothing, so the first completion token could have no logprob."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,8 @@ class Tokens:
         prompt, tokens = known.prompt, known.prompt_tokens
         if prompt is None and tokens is None:
             raise ValueError("has no prompt, neither as text nor as token ids")
+        if tokens is not None and not tokens:
+            raise ValueError(NO_TOKENS)
         if prompt is None:
             assert tokens is not None
             return self._decoded(tokens, skip_special=False), tokens
@@ -112,7 +116,7 @@ class Tokens:
         assert isinstance(text, str)
         tokens = self._encoded(text, special=not is_chat)
         if not tokens:
-            raise ValueError("the prompt has no tokens")
+            raise ValueError(NO_TOKENS)
         return text, tokens
 
     def _rendered(self, messages: Messages) -> str:

@@ -111,6 +111,26 @@ def test_a_directory_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None
         source_files([tmp_path, files[0]])
 
 
+def test_a_file_that_is_reached_by_two_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (file := tmp_path / "folder" / "x.jsonl").write_text("", encoding="utf-8")
+    (link := tmp_path / "folder" / "y.jsonl").symlink_to(file)
+    (tmp_path / "same").symlink_to(tmp_path / "folder")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{file}: named twice$"):
+        source_files([file, file])
+    for other in (link, tmp_path / "same" / "x.jsonl", Path("folder/../folder/x.jsonl"), Path("folder/x.jsonl")):
+        with pytest.raises(UserError, match=f"^{other}: named twice, also as {file}$"):
+            source_files([file, other])
+
+
+def test_a_prompt_without_tokens_is_set_aside_as_one_without_text_is(bring: Bring, written: Written) -> None:
+    empty = [_row(1, 2, prompt_tokens=[]), {**_row(1, 3, prompt_tokens=[]), "prompt": None}]
+    artifact = bring(written([_row(1, 1), *empty]), form="plain", model=None)
+    assert pl.read_parquet(artifact.tables("rollouts"))["completion_text"].to_list() == ["c1"]
+    assert pl.read_parquet(artifact.tables("setaside"))["why"].to_list() == ["the prompt has no tokens"] * 2
+
+
 def test_files_with_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     assert names_of([tmp_path / "a" / "x.jsonl", tmp_path / "b" / "x.jsonl"]) == ["a/x.jsonl", "b/x.jsonl"]
 
