@@ -88,9 +88,10 @@ def lineage(
     """Print where artifacts come from: what each was made from, by which stage and command."""
     from pipeline.audit.exports import openlineage, prov
     from pipeline.audit.lineage import as_json, find, graph_of
+    from pipeline.audit.scope import can_be
     from pipeline.audit.terminal import tree
 
-    if Path(what).exists() or what.startswith("s3:/"):
+    if what.startswith("s3:/") or (can_be(what, Path()) and Path(what).exists()):
         audited, shelf = _opened(what)
     else:
         shelf = _shelves(where)

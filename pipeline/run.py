@@ -117,6 +117,21 @@ def save_run(run: Run, directory: Path) -> None:
         write_text(file, text)
 
 
+def recorded_config(directory: Path) -> RunConfig | None:
+    """The settings of a run's record, wherever its artifacts are; None if there is no record.
+
+    Raises:
+        IntegrityError: the record is damaged.
+    """
+    file = directory / RECORD
+    try:
+        return RunConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
+
+
 def load_run(directory: str | Path) -> Run:
     """Read a run's record and open its artifacts.
 
@@ -133,7 +148,7 @@ def load_run(directory: str | Path) -> Run:
         return _run_of(record, file.parent)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{place}: no run there (it has no {RECORD}). Name a run directory such as runs/demo") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
 
 

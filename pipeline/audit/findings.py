@@ -10,7 +10,7 @@ import dataclasses
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 Severity = Literal["error", "warning", "unknown", "note"]
 Area = Literal["integrity", "schema", "derivation", "hygiene", "lineage"]
@@ -191,11 +191,11 @@ class Spot:
                 area=area,
                 check=check,
                 severity=severity,
-                artifact=self.artifact,
-                id=self.id,
-                file=self.file,
+                artifact=_text(self.artifact),
+                id=_text(self.id),
+                file=_text(self.file),
                 row=row,
-                column=column,
+                column=_text(column),
                 expected=shortened(expected),
                 found=shortened(found),
                 remedy=remedy,
@@ -222,5 +222,14 @@ def shortened(value: object) -> str:
     >>> shortened([1, 2]), len(shortened("a" * 1000))
     ('[1, 2]', 300)
     """
-    text = value if isinstance(value, str) else repr(value)
+    text = _text(value) if isinstance(value, str) else repr(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+@overload
+def _text(value: str) -> str: ...
+@overload
+def _text(value: None) -> None: ...
+def _text(value: str | None) -> str | None:
+    """Text that can be written: half a character, such as one of a file name in another encoding, becomes its escape."""
+    return value if value is None else value.encode(errors="backslashreplace").decode()

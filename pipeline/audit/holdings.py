@@ -145,6 +145,7 @@ def _parsed(data: bytes, spot: Spot) -> Manifest | None:
                 remedy="Audit it with the version of rollbook that wrote it; if this one did, restore the file.",
             )
             return None
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what is no JSON or no text has no hash
         return Manifest.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from pipeline.algorithms import ALGORITHMS, plugins
 from pipeline.artifacts import Artifact, Request
 from pipeline.audit.findings import Ledger, Spot
 from pipeline.audit.holdings import Held, Shelf, unique_keys
-from pipeline.audit.scope import Scope, references_in
+from pipeline.audit.scope import Scope, can_be, references_in
 from pipeline.config import RewardComponent, RunConfig
 from pipeline.errors import UserError
 from pipeline.parts import Part
@@ -33,7 +34,8 @@ def check_record(scope: Scope, shelf: Shelf, ledger: Ledger) -> None:
     record = _read(scope, spot)
     if record is None:
         return
-    there = _References(record, shelf, spot)
+    assert scope.directory is not None
+    there = _References(scope.directory, shelf, spot)
     for reference in references_in(record):
         there.check(reference)
     try:
@@ -98,11 +100,11 @@ def _check_end(record: Mapping[str, Any], config: RunConfig, spot: Spot) -> None
 class _References:
     """Artifacts that the record names."""
 
-    def __init__(self, record: Any, shelf: Shelf, spot: Spot) -> None:
-        self._shelf, self._spot = shelf, spot
+    def __init__(self, directory: Path, shelf: Shelf, spot: Spot) -> None:
+        self._directory, self._shelf, self._spot = directory, shelf, spot
 
     def check(self, reference: Mapping[str, str]) -> None:
-        held = self._shelf.get(reference["id"])
+        held = self._shelf.get(reference["id"]) if can_be(reference["path"], self._directory) else None
         self._spot.ledger.count("lineage", "artifacts that the record names", 0 if held is None else 1, 1)
         place = "/".join(reference["path"].rstrip("/").split("/")[-2:])
         if held is None:

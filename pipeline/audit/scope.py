@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.artifacts.cache import MANIFEST, store_of
 from pipeline.audit.bucket_folders import BucketRoot
+from pipeline.audit.findings import LONGEST
 from pipeline.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, Root
 from pipeline.errors import UserError
 from pipeline.run import RECORD
@@ -45,6 +47,8 @@ def scope_of(path: str | Path) -> Scope:
         UserError: nothing that can be audited.
     """
     place = Path(path)
+    if not can_be(str(path), Path()):
+        raise UserError(f"{str(path)[:LONGEST]!r}: no path that a file can have")
     if is_in_bucket(path):
         return _in_bucket(str(path))
     if place.name == RECORD and place.is_file():
@@ -101,10 +105,23 @@ def _is_store(place: Path) -> bool:
 def _run(path: str, directory: Path) -> Scope:
     """A run's own store is audited whole; of a store that it shares with others, what its record names."""
     own = directory / ARTIFACTS
-    roots = {_store_of(reference, directory) for reference in _references(directory / RECORD)}
+    named = (reference for reference in _references(directory / RECORD) if can_be(reference, directory))
+    roots = {_store_of(reference, directory) for reference in named}
     shared = sorted(root for root in roots if root.startswith("s3:") or Path(root).resolve() != own.resolve())
     whole = (LocalRoot(own),) if own.is_dir() else ()
     return Scope("run", path, whole, tuple(map(_root, shared)), directory=directory)
+
+
+def can_be(reference: str, directory: Path) -> bool:
+    """Whether a path, such as one of a run's record, can be that of a file, here or in a bucket."""
+    try:
+        if not reference.startswith("s3:"):
+            (directory / reference).lstat()
+        return "\0" not in reference and bool(reference.encode(errors="surrogateescape"))
+    except ValueError:  # a null byte, or half a character
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def _store_of(reference: str, directory: Path) -> str:

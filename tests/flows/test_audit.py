@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Request, Store, Work
+from pipeline.errors import IntegrityError
+from pipeline.run import load_run
 
 
 @pytest.fixture
@@ -59,3 +61,44 @@ def test_lineage_prints_a_tree_and_exports(rollbook: Any, store: Path) -> None:
     assert len(json.loads(rollbook("lineage", "store", "--format", "openlineage").out)) == 2
     missing = rollbook("lineage", "abc")
     assert missing.status == 2 and "no runs in runs/" in missing.err
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize("value", ["NaN", "1e999", '"\\ud800"'])
+def test_a_manifest_that_is_no_json_or_no_text_is_a_finding(
+    rollbook: Any, store: Path, value: str, form: tuple[str, ...]
+) -> None:
+    manifest = next(store.glob("*/*/manifest.json"))
+    text = manifest.read_text(encoding="utf-8").replace('"iteration": 0', f'"iteration": {value}', 1)
+    manifest.write_text(text, encoding="utf-8")
+    said = rollbook("audit", "store", *form)
+    assert (said.status, "Traceback" in said.err) == (1, False)
+    assert "a valid manifest" in said.out
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize("reference", ["a\0b/checkpoint/c", "x" * 5000 + "/checkpoint/c", "\ud800/checkpoint/c"])
+def test_a_reference_that_is_no_path_is_a_finding(
+    rollbook: Any, store: Path, tmp_path: Path, reference: str, form: tuple[str, ...]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (store).rename(tmp_path / "run" / "artifacts")
+    record = {"format": "rollbook-run/1", "policy": {"kind": "checkpoint", "id": "\udcff", "path": reference}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    said = rollbook("audit", "run", *form)
+    assert (said.status, "Traceback" in said.err) == (1, False)
+    assert "named artifact" in said.out
+
+
+@pytest.mark.parametrize("command", ["audit", "lineage"])
+def test_a_path_that_no_file_can_have_ends_with_2(rollbook: Any, command: str) -> None:
+    said = rollbook(command, "x" * 5000)
+    assert (said.status, "Traceback" in said.err) == (2, False)
+
+
+def test_a_record_with_a_reference_that_is_too_long_cannot_be_opened(settings: Any, tmp_path: Path) -> None:
+    named = {"train_prompts": {"path": "x" * 5000, "id": "x"}, "heldout_prompts": None, "missing": None}
+    record = {"format": "rollbook-run/1", "config": settings(), **named}
+    (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(IntegrityError, match="File name too long"):
+        load_run(tmp_path)
