@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.local import LocalStages
 from pipeline.report.page import write_report
 from pipeline.report.terminal import closing_lines
-from pipeline.run import Run, load_run, save_run
+from pipeline.run import Run, load_run, recorded_config, save_run
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
 """A firing that comes while another one works is cancelled, not queued."""
@@ -63,10 +62,12 @@ def look(config: RunConfig) -> tuple[Run, int]:
     """What there is of a scheduled run, and the iteration that this firing works towards.
 
     An unfinished firing is finished first; a finished one is followed by `config.iterations` more.
+
+    Raises:
+        IntegrityError: the run's record is damaged, so that it cannot be told how far earlier firings were to go.
     """
-    aim = config.iterations
-    with contextlib.suppress(UserError):  # the first firing finds no run
-        aim = max(aim, load_run(config.directory).config.iterations)
+    recorded = recorded_config(config.directory)
+    aim = max(config.iterations, recorded.iterations if recorded else 0)
     found = chain(change_config(config, [f"iterations={aim}"]), LocalStages(config, only_look=True))
     return found, aim + config.iterations if found.missing is None else aim
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from flows import schedule
 from flows.cli import app
+from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
-from pipeline.errors import UserError
+from pipeline.errors import IntegrityError, UserError
 from pipeline.run import Run, save_run
 from pipeline.stopping import Stop
 
@@ -39,6 +40,25 @@ def test_a_firing_goes_on_where_the_last_one_ended(
     monkeypatch.setattr(schedule, "chain", chain)
     assert schedule.look(config)[1] == target
     assert looked == [recorded or 2]
+
+
+def test_a_firing_does_not_guess_what_a_damaged_record_said(make_config: Config, tmp_path: Path) -> None:
+    config = make_config({"iterations": 2, "run_dir": str(tmp_path / "run")})
+    save_run(Run(config.model_copy(update={"iterations": 6})), tmp_path / "run")
+    (record := tmp_path / "run" / "run.json").write_text(record.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"run\.json: not a valid run record"):
+        schedule.look(config)
+
+
+def test_a_firing_makes_anew_what_was_deleted_of_the_run(
+    make_config: Config, make_artifact: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config({"iterations": 2, "run_dir": str(tmp_path / "run")})
+    prompts = make_artifact("prompts")
+    save_run(Run(config.model_copy(update={"iterations": 6}), train_prompts=prompts), tmp_path / "run")
+    (prompts.path / "manifest.json").unlink()
+    monkeypatch.setattr(schedule, "chain", lambda config, stages: Run(config, missing="generate 0"))
+    assert schedule.look(config)[1] == 6
 
 
 def test_a_collapse_ends_a_firing_as_failed_and_a_target_reached_does_not(
