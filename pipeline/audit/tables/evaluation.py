@@ -8,8 +8,10 @@ from typing import Any
 import polars as pl
 
 from pipeline.audit.findings import Spot
+from pipeline.audit.holdings import RESTORE
 from pipeline.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
-from pipeline.audit.tables.checks import Checks, Facts, joined
+from pipeline.audit.tables.checks import Checks, Facts, joined, same_figure
+from pipeline.evaluate.estimators import pass_at_k
 from schemas import Rollouts
 from schemas.table import Table
 
@@ -41,7 +43,7 @@ class EvaluationChecks(Checks):
         self.world.ledger.count("schema", "evaluations compared with the answers", int(self._answers is not None), 1)
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
-        return {**super().facts(table), **{name: pl.col(name) for name in (*KEY, *COPIED)}}
+        return {**super().facts(table), **{name: pl.col(name) for name in (*KEY, *COPIED, "solved")}}
 
     def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
@@ -76,6 +78,7 @@ class EvaluationChecks(Checks):
                 "failed": int(rows["status"].is_in(["reward_error", "engine_error"]).sum()),
             }
         )
+        self._check_solved(rows)
         if self._answers is not None:
             missing = self._answers.join(rows, on=KEY, how="anti", maintain_order="left")
             if not missing.is_empty():
@@ -83,3 +86,26 @@ class EvaluationChecks(Checks):
                 found = f"{len(missing)} answers without a row, the first of prompt {first['prompt_id']}, {first['mode']}"
                 said: dict[str, Any] = {"remedy": MAKE_ANEW, "count": len(missing)}
                 self.spot().error("schema", "aligned", expected="a row for every answer", found=found, **said)
+
+    def _check_solved(self, rows: pl.DataFrame) -> None:
+        """Report pass@k and greedy figures that are not those of the rows. Their intervals are drawn: that is a deep audit's."""
+        summary = self.held.summary
+        found = {"greedy": rows.filter(pl.col("mode") == "greedy")["solved"].mean()} if "greedy" in summary else {}
+        if isinstance(stated := summary.get("pass_at"), dict):
+            sampled = rows.filter(pl.col("mode") == "sampled")
+            prompts = sampled.group_by("prompt_id").agg(pl.col("solved").sum().cast(pl.Int64), samples=pl.len().cast(pl.Int64))
+            wanted = self.held.recipe.get("k") or [int(k) for k in stated]
+            found |= {f"pass_at.{k}": _pass_at(prompts, k) for k in wanted}
+        for name, value in found.items():
+            figure = stated.get(name.partition(".")[2]) if name != "greedy" else summary["greedy"]
+            told = figure.get("value") if isinstance(figure, dict) else figure
+            if not same_figure(told, value):
+                said: dict[str, Any] = {"remedy": RESTORE, "column": f"content.summary.{name}.value"}
+                self.spot("manifest.json").error("schema", "summary", expected=value, found=told, **said)
+
+
+def _pass_at(prompts: pl.DataFrame, k: int) -> float | None:
+    """Mean pass@k; None if a prompt has fewer completions, or there is none."""
+    if prompts.is_empty() or not 1 <= k <= prompts["samples"].min():
+        return None
+    return float(pass_at_k(prompts["solved"].to_numpy(), prompts["samples"].to_numpy(), k).mean())

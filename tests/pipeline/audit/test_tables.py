@@ -222,3 +222,27 @@ def rewrite(copied, file, frame: pl.DataFrame) -> None:
     schema = pq.read_schema(file)
     pq.write_table(frame.to_arrow().cast(schema), file)
     copied.remake(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(("pass_at", "1"), 0.123), (("pass_at", "2"), 0.123), (("greedy",), 0.123), (("greedy",), None)]
+)
+def test_pass_at_k_and_greedy_are_counted_again(copied, place: tuple[str, ...], value: float | None) -> None:
+    path = copied.artifact("evaluation")
+
+    def forge(content: dict[str, Any]) -> None:
+        *before, last = place
+        figures = content["summary"]
+        for name in before:
+            figures = figures[name]
+        figures[last] = None if value is None else {**figures[last], "value": value}
+
+    copied.remake(path, forge)
+    found = finding(audit(path), "summary")
+    assert found.column == f"content.summary.{'.'.join(place)}.value" and found.found == str(value)
+
+
+def test_a_pass_at_k_of_the_recipe_that_is_not_there_is_found(copied) -> None:
+    path = copied.artifact("evaluation")
+    copied.remake(path, lambda content: content["summary"]["pass_at"].pop("2"))
+    assert finding(audit(path), "summary").found == "None"
