@@ -35,13 +35,8 @@ class Group:
     row: dict[str, Any]
     """The prompt's row in the prompts table."""
     prompt_token_ids: list[int]
-    repeat: int = 0
-    """How often the artifact has the prompt already: an iteration may want more groups than there are prompts."""
-
-    @property
-    def name(self) -> str:
-        """The prompt's id, told apart from that of an earlier group of the same prompt."""
-        return f"{self.row['prompt_id']}#{self.repeat}" if self.repeat else str(self.row["prompt_id"])
+    name: str
+    """Of `GroupNames`: an iteration may want more groups than there are prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pipeline.errors import DataError, UserError
 from pipeline.estimates import rollouts_bytes
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import Ask, EngineSource
+from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
 from pipeline.generate.shards import Group, Job, Shard, remarks_name, shards_of
 from pipeline.generate.summary import read_scalars, summarize
@@ -105,8 +106,8 @@ class _Jobs:
         tokens = self.tokenizer(frame["prompt_text"].to_list(), add_special_tokens=not prompts.recipe["chat"])["input_ids"]
         completions = len(frame) * recipe["samples"]
         work.room(rollouts_bytes(completions, recipe["sampling"]["max_tokens"]), f"rollouts of {completions:,} completions")
-        repeats = frame.select(pl.int_range(pl.len()).over("prompt_id")).to_series()
-        groups = [Group(*parts) for parts in zip(frame.to_dicts(), tokens, repeats, strict=True)]
+        names = GroupNames()
+        groups = [Group(row, ids, names.next(row["prompt_id"])) for row, ids in zip(frame.to_dicts(), tokens, strict=True)]
         for group in groups:
             _refuse_misfit(group, context, prompts)
         return Job(

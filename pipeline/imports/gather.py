@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pipeline.generate.names import GroupNames
 from pipeline.imports.format import LONGEST_CONTENT
 from pipeline.imports.known import Known, Misfit
 from pipeline.imports.rows import COMPONENTS, GROUP, ORDER, OWN, SCHEMA, group_key
@@ -41,7 +41,7 @@ class Gathering:
         self._scratch, self._suffix = scratch, f"@{key[:8]}"
         self._numbers: dict[bytes, int] = {}
         self._names: list[str] = []
-        self._repeats: Counter[str] = Counter()
+        self._group_names = GroupNames()
         self._buffer: list[dict[str, Any]] = []
         self._size = self._written = 0
         self._columns: set[str] = set()
@@ -60,7 +60,7 @@ class Gathering:
         self.added += 1
         number = self._numbers.setdefault(group_key(known, row), len(self._numbers))
         if number == len(self._names):
-            self._names.append(self._name(row["prompt_id"]))
+            self._names.append(self._group_names.next(row["prompt_id"]) + self._suffix)
         self._columns |= known.components.keys()
         self._buffer.append({**row, GROUP: number, ORDER: self._written + len(self._buffer)})
         self._size += len(row["completion_token_ids"]) + len(row["prompt_token_ids"]) + len(row["rest"] or "") // 4
@@ -109,11 +109,6 @@ class Gathering:
         """Rows of a `SetAside` table."""
         rows = [(one.place, one.why, one.content) for one in self.set_aside]
         return pl.DataFrame(rows, schema=dict.fromkeys(SetAside.columns(), pl.String), orient="row")
-
-    def _name(self, prompt_id: str) -> str:
-        repeat = self._repeats[prompt_id]
-        self._repeats[prompt_id] += 1
-        return f"{prompt_id}#{repeat}{self._suffix}" if repeat else prompt_id + self._suffix
 
     def _tables(self, shard: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         names = pl.Series(self._names, dtype=pl.String).gather(shard[GROUP])

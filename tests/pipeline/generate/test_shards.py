@@ -41,7 +41,7 @@ def job_of(groups: int = 3, samples: int = 2, answer: str | None = "ab", **sampl
     return Job(
         number=0,
         key="0123456789abcdef",
-        groups=[Group(row, [5, n]) for n, row in enumerate(rows)],
+        groups=[Group(row, [5, n], row["prompt_id"]) for n, row in enumerate(rows)],
         samples=samples,
         sampling=SamplingConfig(**sampling),
         purpose="train",

@@ -66,7 +66,7 @@ def generate(store: Store, wanted: Callable[..., Request], prompts: Artifact) ->
     def make(reward: RewardConfig, into: Store = store) -> Artifact:
         request, rows = wanted(reward), pl.read_parquet(prompts.path / "prompts.parquet").to_dicts()
         fields = {"samples": SAMPLES, "sampling": SamplingConfig(), "purpose": "train", "iteration": 0, "run_seed": 7}
-        groups = [Group(row, [5, n]) for n, row in enumerate(rows)]
+        groups = [Group(row, [5, n], row["prompt_id"]) for n, row in enumerate(rows)]
         job = Job(number=0, key=request.key, groups=groups, policy_id="policy", policy_version=0, **fields)
         with into.work(request) as work, RewardPool(reward) as pool:
             assert isinstance(work, Work)

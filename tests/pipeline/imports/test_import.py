@@ -131,6 +131,17 @@ def test_a_prompt_without_tokens_is_set_aside_as_one_without_text_is(bring: Brin
     assert pl.read_parquet(artifact.tables("setaside"))["why"].to_list() == ["the prompt has no tokens"] * 2
 
 
+def test_groups_whose_names_would_be_alike_stay_two(bring: Bring, written: Written) -> None:
+    rows = [
+        _row(place, place, prompt_id=prompt, group=group)
+        for place, (prompt, group) in enumerate((("q", 1), ("q", 2), ("q#1", 3)))
+    ]
+    artifact = bring(written([row for row in rows for _ in range(2)]), form="plain", model=None)
+    groups = pl.read_parquet(artifact.tables("rollouts")).group_by("group_id", maintain_order=True).agg("sample_index")
+    assert [name.partition("@")[0] for name in groups["group_id"]] == ["q", "q#1", "q#1#1"]
+    assert groups["sample_index"].to_list() == [[0, 1]] * 3
+
+
 def test_files_with_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     assert names_of([tmp_path / "a" / "x.jsonl", tmp_path / "b" / "x.jsonl"]) == ["a/x.jsonl", "b/x.jsonl"]
 
