@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pipeline.artifacts.cache import MANIFEST
 from pipeline.artifacts.place import ASIDE
+from pipeline.artifacts.work import SCRATCH
 from pipeline.audit.findings import Ledger
 from pipeline.audit.folders import Root, is_scratch
 from pipeline.audit.holdings import Held, Shelf
@@ -33,7 +34,11 @@ def check_listing(held: Held, ledger: Ledger) -> None:
             continue
         found = "a link, a device or an empty directory" if size is None else f"a file of {size:,} bytes"
         said = {"expected": "nothing but the listed files", "found": found}
-        if is_scratch(name):
+        if name.partition("/")[0] == SCRATCH:
+            remedy = "A process was killed after it had finished the artifact. It can be deleted: `rollbook gc --delete` does."
+            said["found"] = "resume state, which is no part of the artifact"
+            held.spot(ledger, SCRATCH).note("integrity", "unlisted", **said, remedy=remedy)
+        elif is_scratch(name):
             remedy = "It was left behind by a process that was killed: delete it."
             held.spot(ledger, name).warning("integrity", "unlisted", **said, remedy=remedy)
         else:

@@ -229,3 +229,13 @@ def test_signatures_and_what_repair_put_aside_may_lie_in_a_store(copied) -> None
     shaped.with_name("0123456789abcdef.sig").write_text("{}", encoding="utf-8")
     found = audit(copied.store)
     assert [f.file for f in found.findings if f.severity == "error"] == ["shaped/0123456789abcdef.sig"]
+
+
+def test_resume_state_in_a_finished_artifact_is_a_note(copied) -> None:
+    path = copied.artifact("checkpoint", iteration=1)
+    (path / ".resume" / "step-00000010" / "empty").mkdir(parents=True)
+    (path / ".resume" / "step-00000010" / "optimizer.pt").write_bytes(b"x")
+    found = audit(copied.run)
+    finding = one(found, "unlisted")
+    assert (found.status, finding.severity, finding.file, finding.count) == (0, "note", ".resume", 2)
+    assert "can be deleted" in finding.remedy
