@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +40,7 @@ class Lease:
     """An exclusive lock on a key of a bucket, held as long as the block runs and its process lives.
 
     Raises:
-        UserError: the storage does not honor conditional writes.
+        UserError: the storage does not honor conditional writes, or the variable is no number of seconds.
         StageFailed: the storage is out of reach.
     """
 
@@ -52,7 +53,7 @@ class Lease:
         self._bucket, self._key, self._machine, self._tell = bucket, key, machine, tell
         self._local = Lock(local, tell=tell)
         self._name = local.stem
-        self._seconds = float(os.environ.get(LEASE_SECONDS, 60))
+        self._seconds = _seconds()
         self._token = uuid.uuid4().hex
         self._beat = 0
         self._etag = ABSENT
@@ -178,6 +179,14 @@ def holder_of(bucket: Bucket, key: str) -> str | None:
         return None
     held = _parsed(found[0])
     return None if held["token"] is None or silent > held["seconds"] else str(held["holder"])
+
+
+def _seconds() -> float:
+    text = os.environ.get(LEASE_SECONDS, "60")
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) <= threading.TIMEOUT_MAX:
+            return seconds
+    raise UserError(f"{LEASE_SECONDS}={text}: expected a number of seconds above 0")
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -141,6 +141,13 @@ def test_resume_state_that_was_left_beside_a_manifest_can_be_deleted(bucket: Any
     made.verify()
 
 
+@pytest.mark.parametrize("seconds", ["1m", "", "0", "-5", "nan", "inf"])
+def test_a_lease_of_no_seconds_is_refused(bucket: Any, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv("ROLLBOOK_LEASE_SECONDS", seconds)
+    with pytest.raises(UserError, match=f"^ROLLBOOK_LEASE_SECONDS={seconds}: expected a number of seconds above 0$"):
+        make(Store(bucket.url))
+
+
 def test_keys_that_lead_out_of_the_cache_are_no_artifacts(bucket: Any) -> None:
     made = make(Store(bucket.url))
     name, _, prefix = bucket.url.removeprefix("s3://").partition("/")
