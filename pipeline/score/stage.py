@@ -50,7 +50,7 @@ def score(spec: Event, reporter: Reporter) -> Event:
             if isinstance(work, Artifact):
                 return {"artifact": str(work.path)}
             _score(missing, spec, request, config, work, team, reporter)
-        rows = pl.scan_parquet([work.path / path.name for path in files]).select(
+        rows = pl.scan_parquet([work.path / path.name for path in files], glob=False).select(
             pl.len(), tokens=pl.col("logprobs").list.len().sum(), mean=pl.col("logprobs").explode().mean()
         )
         length, tokens, mean = rows.collect().row(0)

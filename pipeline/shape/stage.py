@@ -93,7 +93,7 @@ class _Shaping:
 
     def _unfinished(self, path: Path) -> pl.DataFrame:
         length = pl.col("completion_token_ids").list.len()
-        scalars = pl.scan_parquet(path).select(
+        scalars = pl.scan_parquet(path, glob=False).select(
             "group_id",
             "sample_index",
             "status",
@@ -136,8 +136,8 @@ class _Shaping:
         return class_rule(self.choices, draws)
 
     def _summary(self) -> dict[str, Any]:
-        shaped = pl.scan_parquet(self.work.path / "part-*.parquet").collect()
-        rewards = pl.scan_parquet(self.files).select("group_id", "reward").drop_nulls().collect()
+        shaped = pl.read_parquet(sorted(self.work.path.glob("part-*.parquet")), glob=False)
+        rewards = pl.scan_parquet(self.files, glob=False).select("group_id", "reward").drop_nulls().collect()
         groups = rewards.group_by("group_id").agg(dead=is_dead(pl.col("reward")).first())
         return {**fates(shaped), "groups": self.rollouts.summary["groups"], "zero_variance_groups": int(groups["dead"].sum())}
 

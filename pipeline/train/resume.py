@@ -103,7 +103,7 @@ def load(scratch: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.op
     point = points[-1]
     step = int(point.name.removeprefix("step-"))
     _load_own(point, masters, optimizer, team)
-    metrics, timing = (pl.read_parquet(point / f"{name}.parquet").to_dicts() for name in ("metrics", "timing"))
+    metrics, timing = (pl.read_parquet(point / f"{name}.parquet", glob=False).to_dicts() for name in ("metrics", "timing"))
     return step, Records(metrics, timing, json.loads((point / RANKS).read_text(encoding="utf-8")))
 
 

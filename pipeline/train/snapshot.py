@@ -153,8 +153,9 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
 def reopened(directory: Path) -> Snapshot:
     """The snapshot that `open_snapshot` laid out here. Its index is mapped as its tokens are, and ranks share both."""
     columns = [name for name in TOKENS if (directory / f"{name}.bin").exists()]
-    pairs = pl.read_ipc(directory / PAIRS) if (directory / PAIRS).exists() else None
-    return Snapshot(directory, pl.read_ipc(directory / INDEX), columns, pairs)
+    index = pl.scan_ipc(directory / INDEX, glob=False).collect()
+    pairs = pl.scan_ipc(directory / PAIRS, glob=False).collect() if (directory / PAIRS).exists() else None
+    return Snapshot(directory, index, columns, pairs)
 
 
 class _Layout:
@@ -236,7 +237,7 @@ def _read(path: Path, policy: str) -> pl.DataFrame:
     """
     temperature = pl.col("temperature").fill_null(1.0)
     every = pl.col("completion_token_ids").list.eval(pl.element() >= 0)
-    frame = pl.read_parquet(path, columns=[*KEY, *_READ])
+    frame = pl.read_parquet(path, columns=[*KEY, *_READ], glob=False)
     return frame.select(
         *KEY,
         "prompt_token_ids",
@@ -272,7 +273,7 @@ def _index(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _scored(artifact: Artifact, number: int, role: str) -> pl.DataFrame:
     """Scores of one file: scores artifacts are cut as their rollouts are."""
-    return pl.read_parquet(artifact.tables("scores")[number]).rename({"logprobs": role})
+    return pl.read_parquet(artifact.tables("scores")[number], glob=False).rename({"logprobs": role})
 
 
 def _flat(rows: pl.DataFrame, column: str, kind: type[np.generic]) -> NDArray[Any]:

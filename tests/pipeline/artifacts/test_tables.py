@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +11,10 @@ import pytest
 
 from pipeline.artifacts import Artifact, Request, Store, Work, read_table
 from schemas import Shaped
+
+CODE = Path(__file__).parents[3]
+AUDIT = CODE / "pipeline" / "audit"
+READERS = {"read_parquet", "scan_parquet", "read_ipc", "scan_ipc"}
 
 
 def shaped(root: Path, group: str) -> Artifact:
@@ -26,3 +32,17 @@ def test_a_store_is_read_and_not_the_one_that_its_name_would_match(tmp_path: Pat
         twin: [twin],
         name: [name],
     }
+
+
+def bare_reads(file: Path) -> Iterator[str]:
+    """Calls that would take a name for a pattern."""
+    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in READERS:
+            says_so = any(word.arg == "glob" and ast.unparse(word.value) == "False" for word in call.keywords)
+            if ast.unparse(call.func.value) == "pl" and not says_so:
+                yield f"{file.relative_to(CODE)}:{call.lineno}"
+
+
+def test_no_name_of_a_file_is_taken_for_a_pattern() -> None:
+    files = [file for folder in ("pipeline", "flows", "schemas") for file in sorted((CODE / folder).rglob("*.py"))]
+    assert [place for file in files if AUDIT not in file.parents for place in bare_reads(file)] == []
