@@ -181,8 +181,8 @@ def _written(work: Work, gathering: Gathering, order: Order) -> Artifact:
             if not work.has_table(name, table):
                 work.write_table(name, frame, table)
     parts = [work.path / name for name in names]
-    origins = [work.path / name.replace("part-", "origins-") for name in names]
-    summary = {**summarize(read_scalars(parts)), **count_unknowns(UNKNOWNS, parts, origins)}
+    beside = [work.path / name.replace("part-", "origins-") for name in names]
+    summary = {**summarize(read_scalars(parts)), **count_unknowns(UNKNOWNS, parts, beside)}
     if gathering.set_aside:
         work.write_table("set-aside.parquet", gathering.aside_table(), SetAside)
         summary["set_aside"] = len(gathering.set_aside)
