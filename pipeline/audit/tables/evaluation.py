@@ -89,23 +89,26 @@ class EvaluationChecks(Checks):
 
     def _check_solved(self, rows: pl.DataFrame) -> None:
         """Report pass@k and greedy figures that are not those of the rows. Their intervals are drawn: that is a deep audit's."""
-        summary = self.held.summary
-        found = {"greedy": rows.filter(pl.col("mode") == "greedy")["solved"].mean()} if "greedy" in summary else {}
-        if isinstance(stated := summary.get("pass_at"), dict):
-            sampled = rows.filter(pl.col("mode") == "sampled")
-            prompts = sampled.group_by("prompt_id").agg(pl.col("solved").sum().cast(pl.Int64), samples=pl.len().cast(pl.Int64))
-            wanted = self.held.recipe.get("k") or [int(k) for k in stated]
-            found |= {f"pass_at.{k}": _pass_at(prompts, k) for k in wanted}
-        for name, value in found.items():
-            figure = stated.get(name.partition(".")[2]) if name != "greedy" else summary["greedy"]
-            told = figure.get("value") if isinstance(figure, dict) else figure
-            if not same_figure(told, value):
-                said: dict[str, Any] = {"remedy": RESTORE, "column": f"content.summary.{name}.value"}
-                self.spot("manifest.json").error("schema", "summary", expected=value, found=told, **said)
+        if "greedy" in self.held.summary:
+            greedy = rows.filter(pl.col("mode") == "greedy")
+            self._check_value("greedy", self.held.summary["greedy"], greedy["solved"].mean())
+        stated = self.held.summary.get("pass_at")
+        if not isinstance(stated, dict):
+            return
+        sampled = rows.filter(pl.col("mode") == "sampled")
+        prompts = sampled.group_by("prompt_id").agg(pl.col("solved").sum().cast(pl.Int64), samples=pl.len().cast(pl.Int64))
+        for k in self.held.recipe.get("k") or [int(name) for name in stated]:
+            self._check_value(f"pass_at.{k}", stated.get(str(k)), _pass_at(prompts, k))
+
+    def _check_value(self, name: str, figure: Any, value: Any) -> None:
+        """Report a figure with an interval whose value is another."""
+        told = figure.get("value") if isinstance(figure, dict) else figure
+        if not same_figure(told, value):
+            said: dict[str, Any] = {"remedy": RESTORE, "column": f"content.summary.{name}.value"}
+            self.spot("manifest.json").error("schema", "summary", expected=value, found=told, **said)
 
 
 def _pass_at(prompts: pl.DataFrame, k: int) -> float | None:
     """Mean pass@k; None if a prompt has fewer completions, or there is none."""
-    if prompts.is_empty() or not 1 <= k <= prompts["samples"].min():
-        return None
-    return float(pass_at_k(prompts["solved"].to_numpy(), prompts["samples"].to_numpy(), k).mean())
+    solved, samples = prompts["solved"].to_numpy(), prompts["samples"].to_numpy()
+    return float(pass_at_k(solved, samples, k).mean()) if len(samples) and 1 <= k <= samples.min() else None
