@@ -27,6 +27,7 @@ from pipeline.errors import DataError, UserError
 from pipeline.generate.shards import prompt_for_grader, remarks_name, remarks_of
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.grade.rows import items_of, regraded
+from pipeline.imports.unknowns import count_unknowns
 from pipeline.process import Event, Reporter
 from pipeline.rewards.items import RewardItem, RewardResult
 from pipeline.rewards.pool import RewardPool
@@ -118,12 +119,14 @@ class _Job:
         while waiting:
             self._write(waiting.popleft(), meter)
         meter.tell(last=True)
-        rows = read_scalars([work.path / path.name for path in self.files])
+        files = [work.path / path.name for path in self.files]
+        rows = read_scalars(files)
         errors = rows.filter(pl.col("status") == "reward_error")["error"]
         self._refuse_many_failures(len(errors), errors)
         said = pool.started.notes if missing else []
         notes = {"graded_from": {"id": self.source.id, "place": self.source.url}, **places_of(self.reward.components)}
-        return work.finish(summarize(rows), notes=notes | ({"graders_said": said} if said else {}))
+        summary = {**summarize(rows), **count_unknowns(self.source.summary, files, ())}
+        return work.finish(summary, notes=notes | ({"graders_said": said} if said else {}))
 
     def _is_there(self, name: str) -> bool:
         """Whether an earlier attempt wrote a file and all its rewards. Where rewards failed it is graded again."""

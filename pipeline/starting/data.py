@@ -79,7 +79,7 @@ def _of_text(path: Path) -> Questions:
         if path.suffix == ".json":
             rows = json.loads(path.read_text(encoding="utf-8"))
         else:
-            table = pl.read_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False)
+            table = pl.read_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False, glob=False)
             return Questions(path, table.columns, table.to_dicts(), [], "row")
     except (ValueError, RecursionError, OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None

@@ -124,7 +124,8 @@ def _compare(held: Held, made: Artifact, world: World) -> None:
         if not again.exists():
             spot.error("derivation", "recomputed", expected="no such file", found="a table", remedy=MAKE_ANEW)
             continue
-        for said in _differing_rows(pl.read_parquet(held.folder.local(file)), pl.read_parquet(again), table.primary_key()):
+        stored, found = (pl.read_parquet(path, glob=False) for path in (held.folder.local(file), again))
+        for said in _differing_rows(stored, found, table.primary_key()):
             severity = said.pop("severity")
             spot.report(severity, "derivation", "recomputed", remedy=MAKE_ANEW, **said)
     spot = held.spot(world.ledger, "manifest.json")

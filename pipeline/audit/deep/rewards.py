@@ -124,7 +124,7 @@ def _rows(held: Held, world: World, file: File) -> pl.DataFrame:
     path = world.read(graded, file.path) if graded else None
     if path is None:
         return rows.with_columns(given=pl.col("group_id"))
-    return rows.with_columns(given=pl.read_parquet(path, columns=["group_id"])["group_id"].gather(rows["row"]))
+    return rows.with_columns(given=pl.read_parquet(path, columns=["group_id"], glob=False)["group_id"].gather(rows["row"]))
 
 
 def _compare(

@@ -43,11 +43,6 @@ class RolloutsChecks(Checks):
         return self.held.manifest.content.stage.startswith("generate/")
 
     @property
-    def _imported(self) -> bool:
-        """Whether it was read from somebody's files: what they do not say is marked as unknown."""
-        return self.held.manifest.content.stage.startswith("import-rollouts/")
-
-    @property
     def _sampling(self) -> dict[str, Any]:
         return self.held.recipe.get("sampling") or {}
 
@@ -181,7 +176,7 @@ class RolloutsChecks(Checks):
     def _check_modes(self, batch: Batch, spot: Spot) -> None:
         unknown = (batch.frame["logprobs_mode"] == "unknown").arg_true()
         if len(unknown):
-            report = spot.note if self._imported else spot.warning
+            report = spot.warning if self._generated else spot.note
             report(
                 "schema",
                 "logprobs_mode",

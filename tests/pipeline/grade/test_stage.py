@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact, Request, Store
+from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.config import RewardConfig
 from pipeline.errors import IntegrityError, UserError
 from pipeline.grade.plan import grade_request, job_of
@@ -154,3 +154,29 @@ def test_damaged_rollouts_are_not_graded(generate: Generate, grading: Grading, s
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match="part-00001"):
         grading(store, B, job(grade_request(stored, B), stored, prompts))
+
+
+def test_what_is_not_known_of_imported_completions_stays_told(grading: Grading, store: Store) -> None:
+    """Shaping reads it to refuse before any work what needs logprobs."""
+    types = {name: column.dtype for name, column in Rollouts.columns().items()}
+    common = {"prompt_token_ids": [1], "completion_token_ids": [1], "prompt_text": "q", "policy_id": "p", "policy_version": 0}
+    common |= {
+        "source": "import",
+        "logprobs_mode": "unknown",
+        "engine": "none",
+        "status": "reward_error",
+        "error": "none",
+        "prompt_id": "p",
+    }
+    rows = [{"group_id": "g", "sample_index": n, "completion_text": "ab", **common} for n in range(3)]
+    with store.work(Request("rollouts", "import-rollouts/1", {})) as work:
+        assert isinstance(work, Work)
+        work.write_table("part-00000.parquet", pl.DataFrame(rows, schema=types), Rollouts)
+        source = work.finish({"without_logprobs": 3, "without_reward": 3, "set_aside": 1})
+    reward = A.model_copy(update={"max_failed_share": 1.0})
+    (made,) = grading(store, reward, job(Request("rollouts", "grade/1", {}), source, None))
+    assert {name: made.summary.get(name) for name in source.summary} == {
+        "without_logprobs": 3,
+        "without_reward": 3,
+        "set_aside": None,
+    }
