@@ -18,7 +18,6 @@ from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import IMPLEMENTATIONS, Kind, block_mask, choose, in_line
 from pipeline.train.batch import Batch
-from pipeline.train.lean import slim
 from pipeline.train.logprobs import linear_logprobs
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
@@ -58,8 +57,6 @@ class Policy:
         model = load_model(path, trust_remote_code=trust_remote_code)
         model.config.use_cache = False
         model.requires_grad_(trains)
-        if self.device.type == "cpu" and dtype == "float32" and not compiled:
-            slim(model)
         self.adapters = add_adapters(model, lora, seed) if lora else None
         if activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
