@@ -1,7 +1,7 @@
 """Memory that a training step frees is kept for the next one.
 
 glibc maps every large tensor anew and unmaps it when it is freed. The kernel then hands out the next one's pages cleared, one
-fault at a time, which was about a tenth of a step's CPU time.
+fault at a time, which was up to a tenth of a step's CPU time.
 """
 
 from __future__ import annotations
