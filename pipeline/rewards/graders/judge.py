@@ -115,8 +115,7 @@ class Judge:
         self._key, self._timeout, self._retries = key, timeout, retries
         self._opener = urllib.request.build_opener(_NoRedirects)
         self._threads = ThreadPoolExecutor(concurrency)
-        pauses = sum(_pause(attempt) for attempt in range(retries))
-        self.seconds_per_item: float | None = timeout * (retries + 1) + pauses + 1
+        self.seconds_per_item: float | None = timeout * (retries + 1) + LONGEST_PAUSE * retries + 1
         self.notes: list[str] = []
         self._look()
 
@@ -190,8 +189,11 @@ class Judge:
         return value
 
     def _said(self, error: urllib.error.HTTPError) -> str:
-        """What the server says of an error; a key that it repeats is left out."""
-        text = error.read(2000).decode("utf-8", "replace")
+        """What the server says of an error, as far as it comes; a key that it repeats is left out."""
+        try:
+            text = error.read(2000).decode("utf-8", "replace")
+        except (OSError, HTTPException) as broken:
+            text = f"{error.reason} ({_reason(broken)})"
         return text.replace(self._key, "***") if self._key else text
 
 
@@ -235,9 +237,12 @@ def _key(name: str | None) -> str | None:
         return None
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,80}", name):
         raise UserError("args.api_key_env: expected the name of an environment variable, such as JUDGE_API_KEY, not the key")
-    if not os.environ.get(name):
+    key = os.environ.get(name, "").strip()
+    if not key:
         raise UserError(f"args.api_key_env: the environment has no variable {name}. Set it to the server's key")
-    return os.environ[name]
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"args.api_key_env: {name} holds characters that no HTTP header can")
+    return key
 
 
 def _question(text: str, system: str | None, api: str) -> dict[str, Any]:
@@ -259,7 +264,7 @@ def _text(value: dict[str, Any]) -> str:
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
     if not isinstance(text, str):
         raise ValueError(f"a reply without a text: {json.dumps(value)[:200]}")
-    return text
+    return text.encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair, a table may not
 
 
 def _score(answer: str, pattern: str, values: Mapping[str, float], divide_by: float) -> float:

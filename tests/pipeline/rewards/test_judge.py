@@ -32,6 +32,8 @@ class Server:
         self.answer: Answer = lambda body: (200, said("Score: 7"))
         self.models: tuple[int, Any] = (200, {"data": [{"id": "tiny"}]})
         self.headers: dict[str, str] = {}
+        self.withheld = 0  # bytes of an error's text that never come
+        self.released = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -45,11 +47,15 @@ class Server:
             def _reply(self, status: int, value: Any) -> None:
                 data = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                withheld = server.withheld if status >= 400 else 0
+                self.send_header("Content-Length", str(len(data) + withheld))
                 for name, text in server.headers.items():
                     self.send_header(name, text)
                 self.end_headers()
                 self.wfile.write(data)
+                if withheld:
+                    self.wfile.flush()
+                    server.released.wait(20)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -59,6 +65,7 @@ class Server:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
+        self.released.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -135,6 +142,25 @@ def test_a_silent_judge_is_given_up(server: Server) -> None:
     assert score.error == "no answer after 1 attempt: timed out"
 
 
+def test_an_error_whose_text_does_not_come_is_tried_again(server: Server) -> None:
+    """The server names a length and sends less: the judge waits for the rest until its time is over."""
+    replies = iter([(503, b"busy"), (200, said("Score: 5"))])
+    server.answer = lambda body: next(replies)
+    server.withheld = 100
+    assert judge(url=server.url, **SETTINGS, timeout=1.0, retries=1).grade([ITEM])[0].score == 0.5
+
+
+def test_half_a_surrogate_pair_in_an_answer_can_be_kept(server: Server) -> None:
+    server.answer = lambda body: (200, said("Score: 7 \ud83d"))
+    (score,) = judge(url=server.url, **SETTINGS).grade([ITEM])
+    assert (score.score, score.remark) == (0.7, "Score: 7 ?")
+
+
+def test_the_time_limit_has_room_for_the_longest_pauses(server: Server) -> None:
+    """A server may ask for 30 s before each retry."""
+    assert judge(url=server.url, **SETTINGS, timeout=2.0, retries=4).seconds_per_item == 5 * 2.0 + 4 * 30.0 + 1
+
+
 def test_several_are_asked_at_once_and_answers_stay_in_order(server: Server) -> None:
     together = threading.Barrier(4, timeout=20)
 
@@ -159,6 +185,20 @@ def test_the_key_reaches_the_server_and_nothing_else(server: Server, monkeypatch
     recorded = json.dumps([recipe_of(component), places_of([component])])
     assert "sk-very-secret" not in recorded
     assert set(recipe_of(component)["args"]) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("around", ["\r", "\n", " "])
+def test_space_around_a_key_is_no_part_of_it(server: Server, monkeypatch: pytest.MonkeyPatch, around: str) -> None:
+    monkeypatch.setenv("JUDGE_KEY", f"sk-very-secret{around}")
+    judge(url=server.url, **SETTINGS, api_key_env="JUDGE_KEY").grade([ITEM])
+    assert server.asked[0][2] == "Bearer sk-very-secret"
+
+
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-very\nsecret")
+    with pytest.raises(UserError, match="JUDGE_KEY holds characters that no HTTP header can") as refusal:
+        judge(url=server.url, **SETTINGS, api_key_env="JUDGE_KEY")
+    assert "secret" not in str(refusal.value)
 
 
 def test_no_redirect_is_followed(server: Server) -> None:
