@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import RewardComponent, RewardConfig
+from pipeline.rewards.items import weighted
 from pipeline.rewards.pool import RewardItem, RewardPool
 from pipeline.rewards.protocol import decode, encode, one_line
 
@@ -54,6 +55,11 @@ def test_the_reward_is_the_weighted_sum_and_each_score_is_kept() -> None:
         plain, marked = pool.submit([RewardItem("7", "7", {}), RewardItem("<7", "7", {})]).result(timeout=60)
     assert (plain.reward, plain.components, plain.error) == (2.0, {"reward_exact": 1.0, "reward_form": 0.0}, None)
     assert (marked.reward, marked.components) == (-0.5, {"reward_exact": 0.0, "reward_form": 1.0})
+
+
+def test_weights_that_add_up_to_one_give_a_reward_of_one() -> None:
+    """Added one after the other, 0.7, 0.2 and 0.1 stay below 1, and no completion would count as solved."""
+    assert weighted({"a": 1.0, "b": 1.0, "c": 1.0}, [0.7, 0.2, 0.1], []).reward == 1.0
 
 
 def test_one_failing_component_leaves_the_others_scores_and_no_reward(own: Own) -> None:
