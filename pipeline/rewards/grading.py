@@ -87,7 +87,7 @@ def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
         completion, answer, prompt = decode(line)
         _seed(line)
         returned = grader(completion, answer, prompt)
-        score = float(returned) if isinstance(returned, numbers.Real) else None
+        score = float(returned) if isinstance(returned, numbers.Real) or _is_numpy_truth(returned) else None
     except MemoryError:
         return None
     except BaseException as error:
@@ -95,6 +95,12 @@ def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
     if score is None or not math.isfinite(score):
         return {"error": one_line(f"returned {_text(returned, shown=True)}, expected a finite number")}
     return {"score": score}
+
+
+def _is_numpy_truth(value: Any) -> bool:
+    """Whether it is what NumPy's comparisons return: a truth value that Python counts among no numbers."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.bool_)
 
 
 def _seed(line: bytes) -> None:

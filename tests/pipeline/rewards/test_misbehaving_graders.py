@@ -71,6 +71,9 @@ ACTS = """
             case "numpy":
                 import numpy
                 return numpy.float32(0.5)
+            case "numpy truth":
+                import numpy
+                return numpy.isclose(0.3, 0.1 + 0.2)
             case "print":
                 print("to stdout", "\\ud800")
                 os.write(1, b'{"score": 5}\\n')
@@ -174,7 +177,7 @@ def test_exceptions_are_one_line_errors_and_the_worker_goes_on(act: Act) -> None
 
 
 def test_a_score_is_a_finite_number(act: Act) -> None:
-    good = {"true": 1.0, "false": 0.0, "integer": 3.0, "numpy": 0.5}
+    good = {"true": 1.0, "false": 0.0, "integer": 3.0, "numpy": 0.5, "numpy truth": 1.0}
     bad = {
         "none": "returned None, expected a finite number",
         "nan": "returned nan, expected a finite number",
