@@ -104,7 +104,8 @@ class Labels:
             if value is None:
                 self.without += 1
                 continue
-            first, second = _hashed([self._part(row.values[i], row.place, names[i]) for i in range(count)])
+            parts = [self._part(row.values[i], row.place, names[i]) for i in range(count)]
+            first, second = _hashed([_plain(key, part) for key, part in zip(self._keys, parts, strict=True)])
             high.append(first)
             low.append(second)
             numbers.append(value)
@@ -232,6 +233,18 @@ def _squares(values: np.ndarray[Any, Any]) -> float:
 def _hashed(key: Sequence[str]) -> tuple[int, int]:
     digest = hashlib.blake2b("\0".join(key).encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+
+
+def _plain(key: str, part: str) -> str:
+    """A part of a key as a completion has it: a number that a data frame wrote to text as a fraction, a hash in capitals.
+
+    >>> _plain("sample_index", "3.0"), _plain("prompt_id", "3.0"), _plain("completion_sha256", "4B22 ")
+    ('3', '3.0', '4b22')
+    """
+    if key == "sample_index":
+        whole, _, rest = part.strip().partition(".")
+        return whole if not rest.strip("0") else part
+    return part.strip().lower() if key == COMPLETION else part
 
 
 def _first_half(digest: str) -> int:

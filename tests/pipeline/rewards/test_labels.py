@@ -62,6 +62,14 @@ def test_rewards_are_joined_by_group_and_by_the_completions_hash(write: Write) -
     assert from_file(path=by_hash, by="completion_sha256").grade([item(completion="größer")])[0].score == 3.0
 
 
+def test_numbers_as_fractions_and_hashes_in_capitals_are_found(write: Write) -> None:
+    """A data frame with an empty cell writes whole numbers as 0.0; some programs write hashes in capitals."""
+    by_number = write("n.csv", "prompt_id,sample_index,reward\np0,1.0,3\np0, 0.0,2\n")
+    assert [score.score for score in from_file(path=by_number).grade([item(), item(sample=1)])] == [2.0, 3.0]
+    by_hash = write("h.csv", f"completion_sha256,reward\n{completion_hash('ab').upper()},3\n")
+    assert from_file(path=by_hash, by="completion_sha256").grade([item()])[0].score == 3.0
+
+
 def test_what_the_file_lacks_has_the_default(write: Write) -> None:
     path = write("r.csv", "prompt_id,sample_index,reward\np0,0,1\np0,1,\n")
     scores = from_file(path=path, missing=-0.5).grade([item(), item(sample=1), item("p9")])
