@@ -20,6 +20,9 @@ from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.plain_yaml import parse_yaml
 
+LEAST_TEMPERATURE = 0.01
+"""Of vLLM's sampling, but for greedy."""
+
 
 class ModelConfig(Model):
     path: str = Field(min_length=1)
@@ -102,6 +105,14 @@ class SamplingConfig(Model):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end a completion. The tokens that spelled them stay in the rollout."""
 
+    @field_validator("temperature")
+    @classmethod
+    def _drawn_at_it(cls, temperature: float) -> float:
+        """The engine takes the least for what lies between, and the rows would tell another temperature than that."""
+        if 0 < temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"vLLM draws at {LEAST_TEMPERATURE:g} or above; expected that, or 0 for greedy")
+        return temperature
+
     @property
     def cuts_support(self) -> bool:
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
@@ -165,7 +176,7 @@ class RewardConfig(Model):
 class EvaluateConfig(Model):
     samples: int = Field(default=8, ge=1)
     """Sampled completions per held-out prompt."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE)
     """Temperature of the sampled completions."""
     greedy: bool = True
     """Also answer each held-out prompt once at temperature 0."""
