@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +37,17 @@ class ServerConfig(Model):
     @classmethod
     def _one_url(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("update")
+    @classmethod
+    def _is_a_command(cls, command: str | None) -> str | None:
+        try:
+            words = shlex.split(command) if command is not None else [""]
+        except ValueError as error:
+            raise ValueError(f"not a command that a shell would read: {str(error).lower()}") from None
+        if not words:
+            raise ValueError("expected a command, such as ./serve.sh {checkpoint}")
+        return command
 
     @field_validator("url")
     @classmethod

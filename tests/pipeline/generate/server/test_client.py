@@ -110,6 +110,12 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         ServerConfig.model_validate(url)
 
 
+@pytest.mark.parametrize(("command", "said"), [("./serve.sh 'x", "no closing quotation"), ("  ", "expected a command")])
+def test_a_command_that_cannot_be_run_is_refused_before_the_run(command: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ServerConfig.model_validate({"url": "http://a:1", "update": command})
+
+
 def test_addresses_are_written_in_many_ways() -> None:
     assert ServerConfig.model_validate("http://a:1/v1/").url == ("http://a:1",)
     assert ServerConfig.model_validate(["http://a:1", "http://b:1/"]).url == ("http://a:1", "http://b:1")
