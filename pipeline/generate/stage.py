@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,11 @@ class _Jobs:
                 self._write_all([shard for shard, _ in self.ungraded])
         if not self.shards:
             return
+        for text in vain_stops(self.tokenizer, self.policy.path, [text for s in self.shards for text in s.job.sampling.stop]):
+            reporter.note(
+                f"generate.stop: {text!r} holds a special token, which texts leave out, so it ends no completion. Such tokens "
+                "end one if eos_token_id in the model's generation_config.json names them"
+            )
         probes = [shard.job.groups[shard.start].prompt_token_ids for shard in self.shards[:PROBES]]
         trust_remote_code = self.spec["trust_remote_code"]
         engine = live.engine_for(
@@ -206,6 +211,20 @@ class _Meter:
             self._told = now
             speed = self._tokens / max(now - self._start, 1e-9)
             self._reporter.progress(self._done, self._total, "completions", tokens=self._tokens, tokens_per_second=speed)
+
+
+def vain_stops(tokenizer: Any, model: Path, stops: Iterable[str]) -> list[str]:
+    """Stop texts with a special token that does not end a completion by itself: engines compare them with texts without any."""
+    from transformers import GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # it has no such file
+        ends = None
+    known = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = [token.content for number, token in added.items() if token.special and number not in known]
+    return [text for text in dict.fromkeys(stops) if any(token in text for token in special)]
 
 
 def _refuse_misfit(group: Group, context: int, prompts: Artifact) -> None:
