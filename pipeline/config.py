@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -254,11 +255,11 @@ class RunConfig(Model):
 
     @property
     def directory(self) -> Path:
-        return Path(self.run_dir or f"runs/{self.name}")
+        return Path(os.path.expanduser(self.run_dir or f"runs/{self.name}"))
 
     @property
     def store_url(self) -> str:
-        return self.store or str(self.directory / "artifacts")
+        return os.path.expanduser(self.store or str(self.directory / "artifacts"))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -69,6 +69,16 @@ def test_a_run_lies_under_its_name_unless_it_is_told_otherwise(make_config: Call
     assert make_config({"run_dir": "elsewhere"}).store_url == "elsewhere/artifacts"
 
 
+def test_a_tilde_is_the_home_directory_and_no_directory_of_that_name(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = make_config({"run_dir": "~/runs/a"})
+    assert (config.directory, config.store_url) == (Path("/home/ada/runs/a"), "/home/ada/runs/a/artifacts")
+    assert make_config({"store": "~/store"}).store_url == "/home/ada/store"
+    assert make_config({"store": "s3://bucket/~/x"}).store_url == "s3://bucket/~/x"
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
