@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +165,7 @@ def _conclude(directory: Path, result: Result, written: list[Path], as_json: boo
             lines = check_config(config) if result.model.files else []
         except UserError as error:
             problem = error
-    change = [] if directory.resolve() == Path.cwd() else [f"cd {directory}"]
+    change = [] if directory.resolve() == Path.cwd() else [f"cd {shlex.quote(str(directory))}"]
     following = [*change, f"rollbook {'run' if lines else 'check'} {CONFIG}"]
     if as_json:
         found = {

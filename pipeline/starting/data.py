@@ -65,7 +65,7 @@ def read_questions(path: Path) -> Questions:
         )
     if not path.exists():
         raise UserError(f"{path}: no such file")
-    found = _of_text(path) if path.suffix in (*SEPARATORS, ".json") else None
+    found = _of_text(path) if path.suffix.lower() in (*SEPARATORS, ".json") else None
     if found is None:
         rows = read_rows(PromptSource(path=str(path)))
         found = Questions(path, rows.columns, rows.rows, rows.bad, rows.unit)
@@ -76,10 +76,10 @@ def read_questions(path: Path) -> Questions:
 
 def _of_text(path: Path) -> Questions:
     try:
-        if path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix.lower() == ".json":
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
-            table = pl.read_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False, glob=False)
+            table = pl.read_csv(path, separator=SEPARATORS[path.suffix.lower()], infer_schema=False, glob=False)
             return Questions(path, table.columns, table.to_dicts(), [], "row")
     except (ValueError, RecursionError, OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None

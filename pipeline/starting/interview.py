@@ -77,7 +77,7 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
         DataError: names the file, and the row and column of the first problems.
     """
     model = ask(wishes.model, "--model", "Model: a directory, or a hub name", None, find_model)
-    questions = ask(wishes.data, "--data", "Data: a file of questions and answers", None, lambda path: read_questions(Path(path)))
+    questions = ask(wishes.data, "--data", "Data: a file of questions and answers", None, _read)
     ask.show(questions)
     column = _one_of(questions.columns, f"column in {questions.path}")
     there = f"of {', '.join(questions.columns)}"
@@ -137,18 +137,28 @@ def _sources(wishes: Wishes, questions: Questions, source: Source) -> tuple[Sour
     there = Source(HELDOUT, source.question, source.answer, source.answer_pattern, source.set_aside)
     if wishes.heldout is None:
         trained, held = data.divide(questions, source.question)
+        _refuse_own_input(wishes.directory, [TRAIN, HELDOUT], [questions.path])
         return here, there, {TRAIN: trained, HELDOUT: held}
     files = {}
-    judged = read_questions(Path(wishes.heldout))
+    judged = _read(wishes.heldout)
     for wanted in (source.question, source.answer):
         _one_of(judged.columns, f"column in {judged.path}")(wanted)
     if questions.path.suffix not in data.READABLE:
         files[TRAIN] = questions.rows
     if judged.path.suffix not in data.READABLE:
         files[HELDOUT] = judged.rows
+    _refuse_own_input(wishes.directory, list(files), [questions.path, judged.path])
     path = _seen_from(wishes.directory, judged.path)
     other = there if HELDOUT in files else Source(path, source.question, source.answer, source.answer_pattern, source.set_aside)
     return here if TRAIN in files else source, other, files
+
+
+def _refuse_own_input(directory: Path, written: Sequence[str], read: Sequence[Path]) -> None:
+    """Refuse to replace a file of the user's by a part of it, even with --force."""
+    for name in written:
+        for path in read:
+            if (directory / name).resolve() == path.resolve():
+                raise UserError(f"{path}: is read, and a part of it would be written in its place. Choose another directory")
 
 
 def _room(model: Model, texts: Sequence[str], chat: bool) -> int | None:
@@ -190,9 +200,13 @@ def _name(wishes: Wishes) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", wishes.directory.resolve().name).strip("-._") or "run"
 
 
+def _read(path: str) -> Questions:
+    return read_questions(Path(os.path.expanduser(path)))
+
+
 def _seen_from(directory: Path, path: Path) -> str:
     """A path as it is written in a config that is used in `directory`."""
-    here, there = directory.resolve(), path.expanduser().resolve()
+    here, there = directory.resolve(), path.resolve()
     if there.is_relative_to(here):
         return str(there.relative_to(here))
     return os.path.relpath(there, here) if here == Path.cwd() and not path.is_absolute() else str(there)

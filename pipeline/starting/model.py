@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ def find_model(path: str) -> Model:
     Raises:
         UserError: neither a sound model directory nor what can be a hub name.
     """
+    path = os.path.expanduser(path)
     directory = Path(path)
     if not directory.is_dir():
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:

@@ -20,6 +20,8 @@ from flows.completion import algorithm_names
 from pipeline.config import load_config
 from pipeline.starting.data import divide, read_questions
 from pipeline.starting.draft import scalar
+from pipeline.starting.interview import _read
+from pipeline.starting.model import find_model
 
 BASE = Path(__file__).resolve().parents[2] / "data/base"
 QUESTIONS = [{"q": f"{number}+1", "solution": str(number + 1), "level": number % 3} for number in range(40)]
@@ -87,10 +89,30 @@ def test_tables_of_other_kinds_are_read(rollbook: Rollbook, tmp_path: Path) -> N
     frame.write_csv(tmp_path / "a.csv")
     frame.write_csv(tmp_path / "b.tsv", separator="\t")
     frame.write_parquet(tmp_path / "c.parquet")
-    (tmp_path / "d.json").write_text(json.dumps(QUESTIONS), encoding="utf-8")
-    for name in ("a.csv", "b.tsv", "c.parquet", "d.json"):
+    (tmp_path / "d.json").write_text(json.dumps(QUESTIONS), encoding="utf-8-sig")
+    frame.write_csv(tmp_path / "E.CSV")
+    for name in ("a.csv", "b.tsv", "c.parquet", "d.json", "E.CSV"):
         said = rollbook("init", name.partition(".")[0], *options(data=name))
         assert said.status == 0 and "36 for training, 4 held out" in said.out, said.err
+
+
+def test_the_file_that_is_read_is_never_replaced_by_a_part_of_itself(rollbook: Rollbook, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "train.jsonl", QUESTIONS)
+    said = rollbook("init", *options(data="train.jsonl"), "--force")
+    assert said.status == 2 and "train.jsonl: is read, and a part of it" in said.err
+    assert read_questions(data).rows == QUESTIONS
+    assert rollbook("init", "first", *options(data="train.jsonl")).status == 0
+
+
+def test_what_comes_next_can_be_pasted_into_a_shell(rollbook: Rollbook, data: Path) -> None:
+    assert rollbook("init", "my first run", *options()).out.endswith("    cd 'my first run'\n    rollbook run run.yaml\n")
+
+
+def test_paths_that_are_typed_may_start_with_a_tilde(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(_read("~/mine.jsonl").rows) == 40
+    (tmp_path / "model").symlink_to(BASE)
+    assert find_model("~/model").path == str(tmp_path / "model")
 
 
 def test_worked_solutions_give_an_answer_pattern(rollbook: Rollbook, tmp_path: Path) -> None:
