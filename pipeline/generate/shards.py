@@ -120,8 +120,13 @@ class Shard:
             self.add(reply, tokenizer, pool)
 
     @property
+    def is_answered(self) -> bool:
+        """Whether every completion is there, and with the graders."""
+        return len(self.grades) == self.stop - self.start
+
+    @property
     def is_graded(self) -> bool:
-        return len(self.grades) == self.stop - self.start and all(grade.done() for grade in self.grades.values())
+        return self.is_answered and all(grade.done() for grade in self.grades.values())
 
     def frame(self, tokenizer: Decoder, reward: RewardConfig) -> pl.DataFrame:
         """The shard's rows, in the order of the prompts."""

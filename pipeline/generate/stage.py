@@ -30,6 +30,8 @@ from schemas import Prompts, Remarks, Rollouts
 PROGRESS_SECONDS = 0.5
 PROBES = 4
 """Prompts that an engine with new weights answers for its check."""
+MOST_UNGRADED = 8
+"""Shards that may wait for their grades: where graders are slower than the engine, the engine waits, and memory stays bounded."""
 
 
 def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
@@ -131,9 +133,11 @@ class _Jobs:
         """
         if self.ungraded:
             with RewardPool(self.reward) as pool:
+                restored: list[Shard] = []
                 for shard, stored in self.ungraded:
                     shard.restore(pl.read_parquet(stored, glob=False), self.tokenizer, pool)
-                self._write_all([shard for shard, _ in self.ungraded])
+                    restored = self._write_enough([*restored, shard])
+                self._write_all(restored)
         if not self.shards:
             return
         for text in vain_stops(self.tokenizer, self.policy.path, [text for s in self.shards for text in s.job.sampling.stop]):
@@ -158,7 +162,7 @@ class _Jobs:
                 for reply in replies:
                     by_group[reply.key[:2]].add(reply, self.tokenizer, pool)
                     meter.count(len(reply.token_ids))
-                waiting = self._write_graded(waiting)
+                waiting = self._write_enough(waiting)
                 meter.tell()
             self._write_all(waiting)
         meter.tell(last=True)
@@ -171,6 +175,14 @@ class _Jobs:
     def _asks(self) -> Iterator[Ask]:
         for shard in self.shards:
             yield from shard.job.asks(shard)
+
+    def _write_enough(self, waiting: list[Shard]) -> list[Shard]:
+        """Write the shards that are ready, and return the others, once no more than `MOST_UNGRADED` lack nothing but grades."""
+        waiting = self._write_graded(waiting)
+        while sum(shard.is_answered for shard in waiting) > MOST_UNGRADED:
+            time.sleep(0.01)
+            waiting = self._write_graded(waiting)
+        return waiting
 
     def _write_graded(self, waiting: list[Shard]) -> list[Shard]:
         """Write the shards that are ready, and return the others."""

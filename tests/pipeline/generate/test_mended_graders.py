@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from pipeline import base_model, requests
 from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.artifacts.store import load_artifact
 from pipeline.config import RunConfig
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.shards import Shard
 from pipeline.generate.stage import generate
 from pipeline.process import Reporter
 from schemas import Prompts
@@ -88,3 +90,49 @@ def test_a_mended_grader_grades_what_is_there(make_config: Any, tmp_path: Path, 
     direct = Project(tmp_path / "other", config).generate(BySeed(), mended)
     assert made.id == direct.id
     assert not (made.path / ".resume").exists()
+
+
+SLOW = """
+import time
+
+def slow(completion, answer, prompt):
+    time.sleep(0.05)
+    return 1.0
+"""
+
+
+def test_completions_do_not_pile_up_before_a_slow_grader(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine waits, and so do the completions of an earlier attempt, whose files hold them until they are graded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.generate.stage.MOST_UNGRADED", 1)
+    (tmp_path / "slow_grader.py").write_text(SLOW, encoding="utf-8")
+    config = make_config({"generate.prompts": PROMPTS, "generate.samples": SAMPLES, "generate.shard_groups": 1})
+    project, held, most = Project(tmp_path / "store", config), set[int](), [0]
+    take, write = Shard.add, Shard.frame
+
+    def add(shard: Shard, *given: Any) -> None:
+        held.add(id(shard))
+        most[-1] = max(most[-1], len(held))
+        take(shard, *given)
+
+    def frame(shard: Shard, *given: Any) -> pl.DataFrame:
+        held.discard(id(shard))
+        return write(shard, *given)
+
+    class Dying(BySeed):
+        def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+            yield from super().run(itertools.islice(asks, (PROMPTS - 1) * SAMPLES), in_flight)
+            while len(list((tmp_path / "store").glob("rollouts/*/part-*.parquet"))) < PROMPTS - 1:
+                yield []
+            raise StageFailed("the engine died")
+
+    monkeypatch.setattr(Shard, "add", add)
+    monkeypatch.setattr(Shard, "frame", frame)
+    with pytest.raises(StageFailed):
+        project.generate(Dying(), [{"grader": "slow_grader:slow"}])
+    held.clear()
+    most.append(0)
+    project.generate(BySeed(), [{"grader": "slow_grader:slow", "weight": 2.0}])
+    assert most == [2, 2]
