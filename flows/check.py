@@ -19,6 +19,9 @@ from pipeline.report.text import visible
 from pipeline.rewards.registry import check_reward_config
 from pipeline.shape.settings import check_shape
 
+NAME_WIDTH = 11
+"""Characters of a line that hold its name."""
+
 
 def check_algorithm(config: RunConfig) -> Algorithm:
     """The run's algorithm, if it fits the run's sampling, shaping, replayed rollouts and graders.
@@ -88,6 +91,11 @@ def check_config(config: RunConfig) -> list[str]:
     if warning := algorithm.warning(config.train.epochs):
         lines.append(f"warning    {warning}")
     return [*(visible(line) for line in lines), "ok"]
+
+
+def named(lines: list[str]) -> list[tuple[str, str]]:
+    """What `check_config` found, without its closing ok: the name at the beginning of each line, and the rest."""
+    return [(line[:NAME_WIDTH].strip(), line[NAME_WIDTH:]) for line in lines[:-1]]
 
 
 def _architecture(config: Path) -> str:

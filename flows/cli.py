@@ -101,12 +101,12 @@ def train(
 @app.command()
 def check(config: Config, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
     """Say whether a config is sound: settings, algorithm, graders, model files and prompts. Starts nothing."""
-    from flows.check import check_config
+    from flows.check import check_config, named
     from pipeline.config import load_config, with_plugins
 
     lines = check_config(with_plugins(load_config(config, overrides or ()), plugins or ()))
     if as_json:
-        found = [{"what": line.split()[0], "found": line.partition(" ")[2].strip()} for line in lines[:-1]]
+        found = [{"what": what, "found": text} for what, text in named(lines)]
         typer.echo(json.dumps({"ok": True, "found": found}, indent=2))
         return
     for line in lines:

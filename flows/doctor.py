@@ -26,13 +26,12 @@ def doctor(
     settings = load_config(config) if config else None
     findings = list(looking.examine(settings.directory if settings else Path("runs")))
     if settings:
-        from flows.check import check_config
+        from flows.check import check_config, named
         from pipeline.errors import UserError
 
         try:
-            findings += [
-                looking.Finding("ok", line.split()[0], line.partition(" ")[2].strip()) for line in check_config(settings)[:-1]
-            ]
+            for what, found in named(check_config(settings)):
+                findings.append(looking.Finding("warning" if what == "warning" else "ok", what, found))
         except UserError as error:
             findings.append(looking.Finding("error", "config", str(error)))
     if as_json:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
+import yaml
 
 from pipeline.config import RunConfig
 from pipeline.run import Run, save_run
@@ -139,6 +140,18 @@ def test_check_says_what_it_found(rollbook: Rollbook, project: Path) -> None:
     assert "run        3 x 128 x 4 in runs/small" in lines
     assert lines[-1] == "ok"
     assert not (project / "runs").exists()
+
+
+def test_rows_that_are_set_aside_and_warnings_are_called_so(rollbook: Rollbook, project: Path) -> None:
+    (project / "train.jsonl").write_text('{"question": "1+1", "answer": "2"}\n{"question": "3"}\n', encoding="utf-8")
+    config = yaml.safe_load((project / "run.yaml").read_text(encoding="utf-8"))
+    config["data"]["train"]["bad_rows"] = "set_aside"
+    config["train"] = {"algorithm": "reinforce", "epochs": 4}
+    (project / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    found = {each["what"]: each["found"] for each in json.loads(rollbook("check", "run.yaml", "--json").out)["found"]}
+    assert found["set aside"].startswith("1 rows of train.jsonl: line 2")
+    levels = {each["what"]: each["level"] for each in json.loads(rollbook("doctor", "run.yaml", "--json").out)}
+    assert (levels["warning"], levels["set aside"]) == ("warning", "ok")
 
 
 def test_an_overlap_may_be_allowed(rollbook: Rollbook, project: Path) -> None:
