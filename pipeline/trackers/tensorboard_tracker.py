@@ -15,6 +15,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from pipeline.exports.card import code
 from pipeline.trackers.series import Point
 
 
@@ -33,7 +34,7 @@ def send(name: str, identity: str, settings: dict[str, Any], points: Iterable[Po
 
 def _text(tag: str, settings: dict[str, Any]) -> Summary:
     """The settings as a table in the text tab."""
-    rows = "".join(f"\n| {key} | `{value}` |" for key, value in settings.items())
+    rows = "".join(f"\n| {code(key)} | {code(value)} |" for key, value in settings.items())
     table = f"| setting | value |\n|---|---|{rows}".encode()
     tensor = TensorProto(dtype=DT_STRING, string_val=[table], tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]))
     return Summary(value=[Summary.Value(tag=tag, metadata=create_summary_metadata(tag, None), tensor=tensor)])

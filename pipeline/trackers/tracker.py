@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 from pipeline.run import Run
 from pipeline.trackers.series import Point, points
 from schemas.manifest import digest
@@ -17,6 +17,9 @@ TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-sk
 
 MAY_CHANGE = ("iterations", "stop", "run_dir", "store", "trackers")
 """Settings that do not make it another run."""
+
+LONGEST_WHY = 300
+"""Characters that are shown of a library's error."""
 
 
 class Send(Protocol):
@@ -42,7 +45,8 @@ def send(run: Run, tracker: str, place: Path) -> str:
     """Send a run's figures to a tracker, as far as the run is. Returns where to look.
 
     Raises:
-        UserError: no such tracker, or its library is not installed.
+        UserError: no such tracker, its library is not installed, or the run has no figures yet.
+        StageFailed: the library says why it does not take them.
     """
     if tracker not in TRACKERS:
         raise UserError(f"no tracker {tracker!r}; there are {', '.join(TRACKERS)}")
@@ -51,10 +55,17 @@ def send(run: Run, tracker: str, place: Path) -> str:
     except ImportError as error:
         raise UserError(f"{tracker} is not installed ({error}); `pip install {TRACKERS[tracker]}`") from None
     to: Send = module.send
+    if not run.iterations:
+        raise UserError(f"{run.config.name}: the run has no figures yet; send them once it has begun to generate")
     settings = run.config.model_dump(mode="json")
     same = {key: value for key, value in settings.items() if key not in MAY_CHANGE}
     identity = digest({"base": run.iterations[0].policy.id, "config": same})[:16]
-    return to(run.config.name, identity, dict(_flat(settings)), points(run), place)
+    figures = list(points(run))
+    try:
+        return to(run.config.name, identity, dict(_flat(settings)), figures, place)
+    except Exception as error:  # each library has kinds of its own: no login, no such server, a full disk
+        why = " ".join(str(error).split())[:LONGEST_WHY] or type(error).__name__
+        raise StageFailed(f"{tracker}: {why}. Mend that and run the same command again.") from error
 
 
 def _flat(tree: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import read_table
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 from pipeline.run import Run
 from pipeline.trackers.series import points
 from pipeline.trackers.tracker import send
@@ -65,6 +65,26 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(run: Run, tmp_path: Path,
     content = file.read_bytes()
     assert b"train/loss" in content
     assert b"eval/pass_at_1" in content
+
+
+def test_a_setting_of_several_lines_is_one_row_of_tensorboards_table() -> None:
+    pytest.importorskip("tensorboard")
+    from pipeline.trackers.tensorboard_tracker import _text
+
+    text = _text("settings", {"data.template": "Q: {question}\nA: `|", "seed": 0}).value[0].tensor.string_val[0].decode()
+    assert text.splitlines()[2:] == ["| `data.template` | `Q: {question} A:` |", "| `seed` | `0` |"]
+
+
+def test_a_run_without_figures_is_told(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the run has no figures yet"):
+        send(Run(run.config), "tensorboard", tmp_path)
+
+
+def test_what_a_library_refuses_is_one_message(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(StageFailed, match=r"wandb: .*mode.* run the same command again"):
+        send(run, "wandb", tmp_path)
 
 
 def test_an_unknown_tracker_is_refused(run: Run, tmp_path: Path) -> None:
