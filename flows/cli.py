@@ -142,22 +142,23 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page with a run's curves, rollouts, settings and lineage, or one that compares runs."""
+    from pipeline.artifacts.files import write_text
     from pipeline.report.markdown import markdown
     from pipeline.report.page import write_report
     from pipeline.report.runs import labels_of, write_runs
-    from pipeline.run import load_run
+    from pipeline.run import directory_of, load_run
 
     runs = [load_run(directory) for directory in run_directories]
     if as_markdown and as_json:
         raise UserError("--markdown and --json: choose one")
     if as_markdown:
         text = "\n".join(markdown(run) for run in runs)
-        typer.echo(text, nl=False) if out is None else out.write_text(text, encoding="utf-8")
+        typer.echo(text, nl=False) if out is None else write_text(out, text)
     elif len(runs) > 1:
         labels = labels_of(run_directories, runs)
         _say_page(write_runs(dict(zip(labels, runs, strict=True)), out or Path("runs.html")), runs, as_json)
     else:
-        _say_page(write_report(runs[0], out or run_directories[0] / "report.html"), runs, as_json)
+        _say_page(write_report(runs[0], out or directory_of(run_directories[0]) / "report.html"), runs, as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def spec(
     from flows.chain import chain
     from flows.check import check_config
     from flows.console import StageConsole
+    from pipeline.artifacts.files import write_text
     from pipeline.config import load_config
     from pipeline.local import LocalStages, Missing
     from pipeline.process import Event
@@ -35,7 +37,7 @@ def spec(
         def work(self, module: str, title: str, spec: Event) -> Event:
             if title != f"train {iteration}":
                 return super().work(module, title, spec)
-            out.write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
+            write_text(out, json.dumps(spec, indent=2) + "\n")
             raise Missing(title)
 
     settings = load_config(config, overrides or ())
@@ -48,7 +50,7 @@ def spec(
             stages.close()
     if found.missing != f"train {iteration}":
         raise StageFailed(f"the checkpoint of iteration {iteration} is there already, so nothing is left to train")
-    command = f"torchrun --nproc-per-node {settings.train.processes} -m pipeline.train {out}"
+    command = f"torchrun --nproc-per-node {settings.train.processes} -m pipeline.train {shlex.quote(str(out))}"
     typer.echo(json.dumps({"spec": str(out), "command": command}, indent=2) if as_json else command)
 
 

@@ -16,10 +16,10 @@ def track(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Send a run's figures, as far as it is, to a tracker. Sending again replaces what was sent."""
-    from pipeline.run import load_run
+    from pipeline.run import directory_of, load_run
     from pipeline.trackers.tracker import send
 
-    said = send(load_run(run_directory), to, out or run_directory / "trackers")
+    said = send(load_run(run_directory), to, out or directory_of(run_directory) / "trackers")
     typer.echo(json.dumps({"to": to, "sent": said}, indent=2) if as_json else said)
 
 

@@ -132,6 +132,11 @@ def recorded_config(directory: Path) -> RunConfig | None:
         raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
 
 
+def directory_of(place: Path) -> Path:
+    """A run's directory, named by itself or by the record in it."""
+    return place if place.is_dir() else place.parent
+
+
 def load_run(directory: str | Path) -> Run:
     """Read a run's record and open its artifacts.
 

@@ -42,6 +42,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a whole file; a device or a pipe, such as /dev/null or /dev/stdout, is written to and stays what it is."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with writing(path):
+            path.write_text(text, encoding="utf-8")
+        return
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -220,6 +220,15 @@ def test_status_shows_a_run_that_has_begun(rollbook: Rollbook, project: Path, ma
     assert json.loads(machines.out)["name"] == "small"
 
 
+def test_a_report_goes_where_it_was_told_to(rollbook: Rollbook, project: Path, make_config: Callable[..., RunConfig]) -> None:
+    save_run(Run(make_config(), missing="prompts"), project / "runs" / "small")
+    assert rollbook("report", "runs/small/run.json").out == "runs/small/report.html\n"
+    assert rollbook("report", "runs/small", "--markdown", "--out", "new/place.md").status == 0
+    assert (project / "new" / "place.md").read_text(encoding="utf-8").startswith("### small\n")
+    said = rollbook("report", "runs/small", "--markdown", "--out", "runs")
+    assert (said.status, said.err.count("rollbook: runs: cannot be written: Is a directory")) == (1, 1)
+
+
 def test_algorithms_are_listed_for_people_and_machines(rollbook: Rollbook, project: Path) -> None:
     assert "rec-oneside-nois" in rollbook("algorithms").out
     listed = json.loads(rollbook("algorithms", "--json").out)

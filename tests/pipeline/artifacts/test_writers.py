@@ -344,3 +344,15 @@ def test_a_manifest_without_permission_is_named(store: Store, start: Start, make
             say(error)
     """)
     assert next_line(reader).endswith("manifest.json: cannot be read: Permission denied")
+
+
+def test_a_device_is_written_to_and_stays_one() -> None:
+    reader, writer = os.openpty()
+    device = Path(os.ttyname(writer))
+    try:
+        write_text(device, "said")
+        assert os.read(reader, 10) == b"said"
+        assert device.is_char_device()
+    finally:
+        os.close(reader)
+        os.close(writer)
