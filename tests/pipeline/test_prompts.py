@@ -278,6 +278,8 @@ def test_a_chat_is_rendered_by_the_models_own_template() -> None:
     )
     assert chat_renderer(tokenizer, "Q: {question}", None)(["a", "{b}"]) == ["<user>Q: a<assistant>", "<user>Q: {b}<assistant>"]
     assert chat_renderer(tokenizer, "{question}", "Be brief.")(["a"]) == ["<system>Be brief.<user>a<assistant>"]
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+    assert chat_renderer(tokenizer, "{question}", None)(["a"]) == ["26 Jul 2024: a"]
 
 
 def make(store: Store, name: str, source: PromptSource, other: Artifact | None = None) -> Artifact:

@@ -153,7 +153,9 @@ class RewardModel:
         messages = [{"role": "system", "content": self._system}] if self._system else []
         messages.append({"role": "user", "content": filled("{question}", item)})
         messages.append({"role": "assistant", "content": item.completion})
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+        from pipeline.prompts import DAY
+
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=DAY.strftime))
 
 
 def check(*, path: str, template: str = "{prompt}{completion}", batch_size: int = 8, threads: int = 1, **_: object) -> None:

@@ -106,6 +106,8 @@ def test_chat_needs_a_template(models: dict[int, Path], tmp_path: Path) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     grader = reward_model(path=str(path), chat=True, system="S")
     assert grader._text(items("A:3")[0]) == "s:S;u:1+2;a:A:3;"
+    grader._tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}"
+    assert grader._text(items("A:3")[0]) == "26 Jul 2024"  # the same text, and so the same score, on every day
 
 
 def test_the_recipe_has_the_weights_hash_and_not_their_place(models: dict[int, Path], tmp_path: Path) -> None:
