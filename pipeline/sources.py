@@ -83,7 +83,7 @@ def read_rows(source: PromptSource) -> Rows:
             if file.read(len(LFS)) == LFS:
                 raise DataError(f"{path}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
         return _of_jsonl(path, source.limit) if path.suffix != ".parquet" else _of_parquet(path, source.limit)
-    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
 
 

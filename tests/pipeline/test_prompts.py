@@ -218,6 +218,11 @@ def test_a_parquet_file_without_rows_is_refused(parquet: Source) -> None:
     assert message(parquet(pl.DataFrame({"question": [], "answer": []}))).startswith("prompts.parquet: no rows.")
 
 
+def test_a_date_that_python_cannot_hold_is_told_with_the_file(parquet: Source) -> None:
+    rows = pl.DataFrame({"question": ["a"], "answer": ["1"], "seen": pl.Series([2**60], dtype=pl.Datetime("us"))})
+    assert message(parquet(rows)) == "prompts.parquet: cannot be read: year 38504 is out of range"
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"question,answer"])
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "prompts.parquet").write_bytes(content)
