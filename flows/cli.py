@@ -118,6 +118,7 @@ def status(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")], as_json: AsJson = False
 ) -> None:
     """Show how far a run is, and its figures per iteration."""
+    from flows.console import answer_console
     from pipeline.report.status import status as status_of
     from pipeline.report.terminal import closing_lines, iteration_table
     from pipeline.run import load_run
@@ -126,7 +127,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(status_of(found), indent=2))
         return
-    console = Console()
+    console = answer_console()
     console.print(iteration_table(found))
     for line in closing_lines(found):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -267,6 +268,7 @@ def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
 
 
 def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from flows.console import answer_console
     from flows.trials import look
     from pipeline.artifacts.store import load_artifact
     from pipeline.compare.plan import make_plan
@@ -283,12 +285,12 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"path": found.url, "page": str(page), **as_json_rows(found)}, indent=2))
     else:
-        console = Console()
+        console = answer_console()
         console.print(comparison_table(found))
         for failure in failures(found):
             console.print(f"{failure.title}: {failure.why.splitlines()[0]}", markup=False, highlight=False)
-        console.print(f"artifact: {found.url}", highlight=False, soft_wrap=True)
-        console.print(f"page:     {page}", highlight=False, soft_wrap=True)
+        console.print(f"artifact: {found.url}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"page:     {page}", highlight=False, soft_wrap=True, markup=False)
     if found.summary["failed"]:
         raise typer.Exit(1)
 
@@ -310,14 +312,15 @@ def _work_on_trials(name: str, order: dict[str, Any]) -> str:
 
 
 def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> None:
+    from flows.console import answer_console
     from pipeline.report.terminal import closing_lines, iteration_table
 
-    console = Console(quiet=as_json)
+    console = answer_console(quiet=as_json)
     console.print(iteration_table(found))
     for line in closing_lines(found):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     directory = found.config.directory
-    console.print(f"artifacts: {found.config.store_url}", highlight=False, soft_wrap=True)
+    console.print(f"artifacts: {found.config.store_url}", highlight=False, soft_wrap=True, markup=False)
     if until is None:
         from pipeline.report.page import write_report
 
@@ -326,7 +329,7 @@ def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> Non
         if not page.exists() or page.stat().st_mtime_ns != record.st_mtime_ns:
             write_report(found, page)
             os.utime(page, ns=(record.st_mtime_ns, record.st_mtime_ns))  # it belongs to that record, whatever clocks say
-        console.print(f"report:    {page}", highlight=False, soft_wrap=True)
+        console.print(f"report:    {page}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
         from pipeline.report.status import status as status_of
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +16,16 @@ from pipeline.process import Event
 
 LOG_SECONDS = 10.0
 """Seconds between progress lines of one stage without a terminal."""
+FILE_WIDTH = 160
+"""Characters of a line where the output goes to a file or a program."""
+
+
+def answer_console(**settings: Any) -> Console:
+    """Standard output for answers: as wide as the terminal, or long lines where there is none."""
+    console = Console(**settings)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    return console
 
 
 class StageConsole:

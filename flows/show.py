@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
+from flows.console import answer_console
 from pipeline.artifacts import Artifact
 from pipeline.errors import UserError
 from pipeline.inspect import show
@@ -20,9 +20,6 @@ from pipeline.inspect.reading import head
 from pipeline.inspect.tokens import By
 from pipeline.report.text import json_safe
 from schemas import TABLES
-
-FILE_WIDTH = 160
-"""Characters of a line where the output goes to a file or a program."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +133,7 @@ def _tables(artifact: Artifact, wanted: Wanted) -> list[dict[str, Any]]:
 
 def print_parts(*parts: RenderableType) -> None:
     """Print without markup; to a file or a program in long lines."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = FILE_WIDTH
+    console = answer_console(highlight=False, markup=False)
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
 

@@ -15,6 +15,8 @@ from pipeline.run import Run
 COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
 SHORT = {"iteration": "iter", "KL to behavior": "KL"}
 """Names that fit 80 columns."""
+MAY_BREAK = ("pass@1", "generate", "train")
+"""Columns whose cells go on in a second line where the terminal is too narrow; nothing is cut off."""
 
 
 def iteration_table(run: Run) -> Table:
@@ -28,7 +30,7 @@ def iteration_table(run: Run) -> Table:
         title=Text(now["name"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True
     )
     for name in COLUMNS:
-        table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
+        table.add_column(SHORT.get(name, name), justify="right", no_wrap=name not in MAY_BREAK)
     for row in now["iterations"]:
         table.add_row(*(Text(cell) for cell in iteration_cells(row)))
     return table

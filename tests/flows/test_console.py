@@ -70,3 +70,10 @@ def test_a_terminal_shows_bars_and_leaves_lines() -> None:
 def test_progress_of_a_stage_that_was_not_started_does_no_harm() -> None:
     assert said(("generate 0", {"event": "finished"})).startswith("✓ generate 0")
     assert said(("generate 0", progress(1)), terminal=True) is not None
+
+
+def test_what_goes_to_a_file_has_long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert room.answer_console(file=io.StringIO()).width == room.FILE_WIDTH
+    monkeypatch.setenv("COLUMNS", "50")
+    assert room.answer_console(file=io.StringIO()).width == 50

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.artifacts import read_table
+from pipeline.report import terminal
 from pipeline.report.status import status
 from pipeline.report.terminal import iteration_table
 from pipeline.report.text import json_safe
@@ -57,6 +58,17 @@ def test_status_of_an_unfinished_run_names_what_is_missing(make_run: Callable[..
     assert [row["iteration"] for row in now["iterations"]] == [0]
     assert now["iterations"][0]["artifacts"]["shaped"] is None
     assert now["iterations"][0]["pass_at_1"] is not None
+
+
+def test_a_table_of_large_figures_loses_none_on_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = dict.fromkeys(("generate", "train"), 3810.0)
+    now = status(run)
+    rows = [{**row, "tokens": 12_345_678, "seconds": seconds, "kl_behavior": 0.00984} for row in now["iterations"]]
+    monkeypatch.setattr(terminal, "status", lambda run: {**now, "iterations": rows})
+    with (console := Console(width=80)).capture() as shown:
+        console.print(iteration_table(run))
+    assert all(text in shown.get() for text in ("12,345,678", "1 h 04 min", "0.00984", "25.0 % [19.0,", "31.0]"))
+    assert "…" not in shown.get()
 
 
 def test_table_has_a_row_per_iteration(run: Run) -> None:
