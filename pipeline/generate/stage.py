@@ -13,7 +13,7 @@ import polars as pl
 from pipeline.artifacts import Artifact, Request, Store, Work, read_table
 from pipeline.artifacts.store import load_artifact, verified
 from pipeline.config import EngineConfig, RewardConfig, SamplingConfig
-from pipeline.errors import DataError, UserError
+from pipeline.errors import DataError, StageFailed, UserError
 from pipeline.estimates import rollouts_bytes
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import Ask, EngineSource
@@ -47,6 +47,7 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
 
     Raises:
         UserError: a prompt longer than the context, a model vLLM cannot load, too many failed rewards.
+        StageFailed: the engine failed, be it on every single completion.
         Unfit: this process's engine cannot take the checkpoint.
     """
     store = Store(spec["store"], reporter.note)
@@ -67,7 +68,7 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
 
 
 class _Jobs:
-    """The jobs that are not finished yet, their shards that are missing or badly graded, and the engine that answers them."""
+    """The jobs that are not finished yet, their shards that are missing, failed or badly graded, and the engine that answers."""
 
     def __init__(self, spec: Event, policy: Artifact, reward: RewardConfig, works: dict[int, Work], store: Store) -> None:
         from transformers import AutoTokenizer
@@ -89,8 +90,10 @@ class _Jobs:
             siblings = unfinished_siblings(store, work)
             for shard in shards_of(job, work.request.recipe["shard_groups"]):
                 if work.has_table(shard.name, Rollouts):
-                    rows = pl.read_parquet(work.path / shard.name, columns=["status"], glob=False)
-                    if "reward_error" in rows["status"]:
+                    statuses = set(pl.read_parquet(work.path / shard.name, columns=["status"], glob=False)["status"])
+                    if statuses == {"engine_error"}:
+                        self.shards.append(shard)
+                    elif "reward_error" in statuses:
                         self.ungraded.append((shard, work.path / shard.name))
                 elif stored := next((path for place in siblings if shard.is_in(path := place / shard.name)), None):
                     self.ungraded.append((shard, stored))
@@ -265,6 +268,11 @@ def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
         work.has_table(name, Rollouts)
         work.has_table(remarks_name(name), Remarks)
     rows = read_scalars([work.path / name for name in names])
+    if set(rows["status"]) == {"engine_error"}:
+        raise StageFailed(
+            f"{work.path}: the engine failed on all {len(rows)} completions. One of the errors: {rows['error'][0]}. "
+            "Mend that and run the same command again"
+        )
     errors = rows.filter(pl.col("status") == "reward_error")["error"]
     _refuse_many_failures(len(errors), len(rows), errors, reward, work.path)
     return work.finish(summarize(rows), notes={**notes, **places_of(reward.components)})

@@ -92,6 +92,26 @@ def test_a_mended_grader_grades_what_is_there(make_config: Any, tmp_path: Path, 
     assert not (made.path / ".resume").exists()
 
 
+def test_an_engine_that_answers_nothing_makes_no_artifact(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is overloaded refuses one request after the other. Later it is asked again."""
+    monkeypatch.chdir(tmp_path)
+    config = make_config({"generate.prompts": PROMPTS, "generate.samples": SAMPLES, "generate.shard_groups": 1})
+    project, graders = Project(tmp_path / "store", config), [{"grader": "exact_match"}]
+
+    class Overloaded(BySeed):
+        def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+            for ask in asks:
+                yield [Reply(ask.key, [], [], None, None, "status 503: too busy")]
+
+    with pytest.raises(StageFailed, match=r"the engine failed on all 8 completions. One of the errors: status 503: too busy"):
+        project.generate(Overloaded(), graders)
+    engine = BySeed()
+    made = project.generate(engine, graders)
+    assert engine.asked == PROMPTS * SAMPLES and made.summary["statuses"] == {"ok": PROMPTS * SAMPLES}
+
+
 SLOW = """
 import time
 
