@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class LabelRow:
 
 
 def columns_of(path: Path) -> list[str]:
-    """Names of a file's columns; of JSONL, those of its first line.
+    """Names of a file's columns; of JSONL, those of its first lines: what is empty may be left out of a line.
 
     Raises:
         UserError: no such file, or of an unknown kind.
@@ -45,9 +46,8 @@ def columns_of(path: Path) -> list[str]:
         if path.suffix in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:
                 return next(csv.reader(file, delimiter=_delimiter(path)), [])
-        for row in _json_lines(path):
-            return list(row[1])
-        return []
+        lines = itertools.islice(_json_lines(path), BATCH_ROWS)
+        return list(dict.fromkeys(name for _, row in lines for name in row))
     except (OSError, ValueError, csv.Error) as error:
         raise _unreadable(path, error) from None
 

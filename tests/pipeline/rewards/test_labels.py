@@ -76,6 +76,17 @@ def test_what_the_file_lacks_has_the_default(write: Write) -> None:
     assert [score.score for score in scores] == [1.0, -0.5, -0.5]
 
 
+def test_a_line_of_json_may_leave_out_what_is_empty(write: Write) -> None:
+    """The first completion has neither label nor hash; the hash of the second is another's."""
+    lines = (
+        '{"prompt_id": "p0", "sample_index": 0}\n',
+        '{"prompt_id": "p1", "sample_index": 0, "reward": 2, "completion_sha256": "00"}\n',
+    )
+    first, second = from_file(path=write("r.jsonl", "".join(lines))).grade([item(), item("p1")])
+    assert first.error == "r.jsonl: no label with prompt_id p0, sample_index 0"
+    assert second.error == "r.jsonl, line 2: labels another completion (its completion_sha256 differs)"
+
+
 def test_a_label_of_another_completion_is_an_error(write: Write) -> None:
     path = write("r.csv", f"prompt_id,sample_index,reward,completion_sha256\np0,0,1,{completion_hash('xy')}\n")
     (score,) = from_file(path=path).grade([item()])
