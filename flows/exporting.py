@@ -55,6 +55,8 @@ def export(
     if min_reward is not None and to == "model":
         raise UserError("--min-reward: a model has no rewards; leave it out")
     found = verified(artifact)
+    if out.resolve().is_relative_to(found.path.resolve()):
+        raise UserError(f"--out {out}: lies inside of the artifact, which must stay as it is. Name another place")
     what = {"form": to, "artifact": {"kind": found.kind, "id": found.id}, "min_reward": min_reward, "all_pairs": all_pairs}
     with export_folder(out, what) as directory:
         if to == "model":

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.artifacts import Artifact
+from pipeline.errors import DataError
 from pipeline.exports.card import card, code, columns, figures, origin
 from schemas import TABLES, Rollouts
 
@@ -23,9 +24,14 @@ def write_dataset(artifact: Artifact, directory: Path, min_reward: float | None)
     """Write the tables and the card. Returns the number of completions.
 
     Without `min_reward` files are copied byte by byte, so that their hashes are those of the artifact's manifest.
+
+    Raises:
+        DataError: none is left; `datasets` opens no empty one.
     """
     (directory / FOLDER).mkdir()
     kept = [_write(path, directory / FOLDER / path.name, min_reward) for path in artifact.tables("rollouts")]
+    if not sum(kept):
+        raise DataError(f"{artifact.url}: nothing to export: no completion has that reward")
     beside = [name for name in BESIDE if min_reward is None and artifact.tables(name)]
     for name in beside:
         for path in artifact.tables(name):
@@ -40,7 +46,8 @@ def _write(path: Path, target: Path, min_reward: float | None) -> int:
         shutil.copyfile(path, target)
         return int(pq.read_metadata(path).num_rows)
     rows = pl.read_parquet(path, glob=False).filter(pl.col("reward") >= min_reward)
-    pq.write_table(Rollouts.to_arrow(rows), target, compression="zstd")
+    if len(rows):  # `datasets` reads no file without rows
+        pq.write_table(Rollouts.to_arrow(rows), target, compression="zstd")
     return len(rows)
 
 

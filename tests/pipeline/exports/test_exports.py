@@ -11,7 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli import app
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.artifacts import Artifact, Store
 from pipeline.artifacts.files import sha256_of
@@ -74,6 +76,9 @@ def test_a_dataset_is_the_artifacts_own_bytes_with_a_card(rollouts: Artifact, tm
     assert rollouts.id in text and "`behavior_logprobs`" in text and "rows.jsonl" in text
     assert write_dataset(rollouts, _new(tmp_path / "best"), 1.0) == 2
     assert pl.read_parquet(tmp_path / "best" / "data" / "part-*.parquet")["reward"].to_list() == [1.0, 2.0]
+    with pytest.raises(DataError, match="no completion has that reward"):
+        write_dataset(rollouts, _new(tmp_path / "none"), 7.0)
+    assert list((tmp_path / "none" / "data").iterdir()) == []  # `datasets` opens no file without rows
 
 
 def test_sft_rows_are_whole_and_graded(rollouts: Artifact, tmp_path: Path) -> None:
@@ -148,6 +153,13 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         (directory / "file.txt").write_text("half", encoding="utf-8")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_into_the_artifact_itself_is_refused(rollouts: Artifact) -> None:
+    out = rollouts.path / "export"
+    ended = CliRunner().invoke(app, ["export", str(rollouts.path), "--to", "sft", "--out", str(out)])
+    assert isinstance(ended.exception, UserError) and "lies inside of the artifact" in str(ended.exception)
+    assert not out.exists()
 
 
 def test_names_of_strangers_are_no_markup() -> None:
