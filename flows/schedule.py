@@ -15,6 +15,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.chain import chain
 from flows.check import check_config
 from flows.iterate import iterate
+from flows.server import check_named_server
 from pipeline.artifacts.lock import Lock
 from pipeline.config import RunConfig, change_config, load_config
 from pipeline.errors import UserError
@@ -119,11 +120,12 @@ def deploy(config: Path, pool: str, cron: str | None, overrides: list[str], max_
     """Register the schedule with a work pool. Returns the deployment's name.
 
     Raises:
-        UserError: there is no such work pool.
+        UserError: there is no such work pool, or no server where PREFECT_API_URL says.
     """
     from prefect.exceptions import ObjectNotFound
 
     told = parameters_of(config, overrides, max_hours)
+    check_named_server()
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)

@@ -8,8 +8,10 @@ at there.
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -36,6 +38,8 @@ WHOLE_SETTINGS = {
 }
 """What a schedule needs of Prefect; a user's own settings win."""
 START_SECONDS = 120.0
+ANSWER_SECONDS = 20.0
+"""How long a server that is there already may take to say so."""
 
 
 class LocalServer:
@@ -82,8 +86,10 @@ class LocalServer:
 
         Raises:
             StageFailed: it ended, or does not answer.
+            UserError: there is none where PREFECT_API_URL says.
         """
         if self._process is None:
+            check_named_server()
             return
         health = f"http://127.0.0.1:{self._port}/api/health"
         deadline = time.monotonic() + START_SECONDS
@@ -105,6 +111,28 @@ class LocalServer:
         self._process.stdin.close()
         self._process.wait(15)
         self._process = None
+
+
+def check_named_server() -> None:
+    """Refuse a PREFECT_API_URL at which nothing answers; whatever answers is Prefect's to judge.
+
+    Raises:
+        UserError: what the address is, and why there is no answer.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return
+    except (urllib.error.URLError, OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):  # Prefect has certificates of its own
+            return
+        raise UserError(
+            f"PREFECT_API_URL={url}: no Prefect server answers there ({reason}). Start it, name another, or unset the variable"
+        ) from None
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows import schedule
 from flows.cli import app
+from flows.server import check_named_server
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
 from pipeline.errors import IntegrityError, UserError
@@ -80,3 +83,17 @@ def test_a_wrong_cron_line_is_refused(cron: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["deploy", "run.yaml", "--pool", "p", "--cron", cron])
     assert isinstance(result.exception, UserError)
     assert repr(cron) in str(result.exception)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "nonsense", "http://[::1/api"])
+def test_a_server_that_is_named_and_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with pytest.raises(UserError, match=r"PREFECT_API_URL=.*: no Prefect server answers there"):
+        check_named_server()
+
+
+def test_any_answer_of_a_named_server_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        check_named_server()  # it answers 501: that is Prefect's to judge
