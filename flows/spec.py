@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, UserError
 
 
 def spec(
@@ -41,6 +41,8 @@ def spec(
             raise Missing(title)
 
     settings = load_config(config, overrides or ())
+    if iteration >= settings.iterations:
+        raise UserError(f"--iteration {iteration}: this run has iterations={settings.iterations}")
     check_config(settings)
     with StageConsole(Console(stderr=True)) as console:
         stages = UntilTraining(settings, console.tell)

@@ -176,6 +176,7 @@ def test_prompts_may_be_parquet(rollbook: Rollbook, project: Path) -> None:
         (("train", "run.yaml", "--iteration", "1"), "--iteration 1: this run has iterations=1"),
         (("shape", "run.yaml", "-i", "5"), "--iteration 5: this run has iterations=1"),
         (("generate", "run.yaml", "-i", "2"), "--iteration 2: this run has iterations=1"),
+        (("spec", "run.yaml", "train.json", "-i", "1"), "--iteration 1: this run has iterations=1"),
         (("run", "model"), "model: cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
