@@ -21,7 +21,7 @@ from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.plain_yaml import parse_yaml
 
-LEAST_TEMPERATURE = 0.01
+LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
 """Of vLLM's sampling, but for greedy."""
 
 
@@ -93,7 +93,7 @@ class EngineConfig(Model):
 
 
 class SamplingConfig(Model):
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0, le=LARGEST_TEMPERATURE)
     """0 is greedy. The recorded logprobs are those after the temperature."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus share. Below 1 the support is cut, and methods that need a ratio refuse the rollouts."""
@@ -177,7 +177,7 @@ class RewardConfig(Model):
 class EvaluateConfig(Model):
     samples: int = Field(default=8, ge=1)
     """Sampled completions per held-out prompt."""
-    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE)
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=LARGEST_TEMPERATURE)
     """Temperature of the sampled completions."""
     greedy: bool = True
     """Also answer each held-out prompt once at temperature 0."""

@@ -141,6 +141,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
         ("generate.top_p=0", "generate.top_p: Input should be greater than 0 (found 0)"),
         ("generate.temperature=-1", "generate.temperature: Input should be greater than or equal to 0 (found -1)"),
         ("generate.temperature=0.001", "generate.temperature: vLLM draws at 0.01 or above; expected that, or 0 for greedy"),
+        ("generate.temperature=2.5", "generate.temperature: Input should be less than or equal to 2 (found 2.5)"),
         ("evaluate.temperature=0.001", "evaluate.temperature: Input should be greater than or equal to 0.01 (found 0.001)"),
         ("generate.stop=['']", "generate.stop.0: String should have at least 1 character (found '')"),
         ("evaluate.k=[1, 9]", "evaluate: k=9 needs between 1 and samples=8 completions per prompt"),
