@@ -126,9 +126,13 @@ def log_scale(axes: Axes, values: Values) -> None:
     axes.yaxis.set_minor_formatter(plain if finite.max() < 100 * finite.min() else NullFormatter())
 
 
-def line(axes: Axes, x: Values, y: Values, color: str) -> None:
-    """A line that breaks where a value is NaN; values that stand alone are dots."""
-    axes.plot(x, y, color=color)
+def line(axes: Axes, x: Values, y: Values, color: str, dashes: tuple[float, ...] = ()) -> None:
+    """A line that breaks where a value is NaN; values that stand alone are dots.
+
+    Args:
+        dashes: lengths of strokes and gaps, in line widths; none for a solid line.
+    """
+    axes.plot(x, y, color=color, linestyle=(0, dashes) if dashes else "solid")
     there = np.isfinite(y)
     before, after = np.append(False, there[:-1]), np.append(there[1:], False)
     alone = there & ~before & ~after
@@ -141,9 +145,11 @@ def band(axes: Axes, x: Values, low: Values, high: Values, color: str, alpha: fl
     axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
 
 
-def points_with_intervals(axes: Axes, x: Values, value: Values, low: Values, high: Values, color: str) -> None:
+def points_with_intervals(
+    axes: Axes, x: Values, value: Values, low: Values, high: Values, color: str, dashes: tuple[float, ...] = ()
+) -> None:
     axes.vlines(x, low, high, color=color, linewidth=1.2)
-    axes.plot(x, value, "o-", markersize=4, color=color)
+    axes.plot(x, value, marker="o", markersize=4, color=color, linestyle=(0, dashes) if dashes else "solid")
 
 
 def stacked(axes: Axes, x: Values, parts: Iterable[Values], colors: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from pipeline.artifacts.files import write_text
 from pipeline.errors import UserError
 from pipeline.inspect.differences import differences
 from pipeline.report import figures
+from pipeline.report.comparison_curves import DASHES, look_of
 from pipeline.report.page import page_environment
 from pipeline.report.previous import OWN
 from pipeline.report.sections import Grid, Key, Panel, Section, section
@@ -28,6 +29,8 @@ CURVES = {
     "entropy": ("Entropy", "nats per token", 1.0),
 }
 """Figure of an iteration: title, unit, factor."""
+DASHED = dict(zip(DASHES, ("", " (dashed)", " (dotted)"), strict=True))
+"""What the legend says of a line once the colors are used up."""
 
 
 def write_runs(runs: Mapping[str, Run], path: str | Path) -> Path:
@@ -51,7 +54,8 @@ def labels_of(directories: Sequence[Path], runs: Sequence[Run]) -> list[str]:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise UserError("a run is named twice; name different runs")
     names = [run.config.name for run in runs]
-    return [place if names.count(name) > 1 else name for name, place in zip(names, places, strict=True)]
+    labels = [place if names.count(name) > 1 else name for name, place in zip(names, places, strict=True)]
+    return labels if len(set(labels)) == len(labels) else places
 
 
 def render(runs: Mapping[str, Run]) -> str:
@@ -115,7 +119,8 @@ def _curve(rows: Mapping[str, dict[str, Any]], figure: str) -> Panel | str:
     lines = {label: [row for row in now["iterations"] if row[figure] is not None] for label, now in rows.items()}
     if not any(lines.values()):
         return f"{title}: no run has it."
-    colors = dict(zip(rows, figures.cycle(len(rows)), strict=True))
+    looks = {label: look_of(place) for place, label in enumerate(rows)}
+    step = min(0.06, 0.8 / len(rows))
 
     def draw(axes: Axes) -> None:
         for place, (label, points) in enumerate(lines.items()):
@@ -123,12 +128,12 @@ def _curve(rows: Mapping[str, dict[str, Any]], figure: str) -> Panel | str:
             y = factor * np.array([point[figure] for point in points], dtype=float)
             if points and points[0].get(f"{figure}_low") is not None:
                 low, high = (factor * np.array([point[f"{figure}_{end}"] for point in points], float) for end in ("low", "high"))
-                shift = 0.06 * (place - (len(lines) - 1) / 2)
-                figures.points_with_intervals(axes, x + shift, y, low, high, colors[label])
+                shift = step * (place - (len(lines) - 1) / 2)
+                figures.points_with_intervals(axes, x + shift, y, low, high, looks[label].color, looks[label].dashes)
             else:
-                figures.line(axes, x, y, colors[label])
+                figures.line(axes, x, y, looks[label].color, looks[label].dashes)
         every = [point["iteration"] for points in lines.values() for point in points]
         figures.whole_numbers(axes, float(min(every)), float(max(every)))
 
-    keys = tuple(Key(label, figures.role_of(color)) for label, color in colors.items() if lines[label])
+    keys = tuple(Key(label + DASHED[look.dashes], look.role) for label, look in looks.items() if lines[label])
     return Panel(title, unit, figures.svg(figure.replace("_", "-"), draw, x_label="iteration"), keys=keys)

@@ -14,6 +14,7 @@ from pipeline.report import runs as pages
 from pipeline.report.groups import _label, _shares, solved_panel
 from pipeline.report.markdown import markdown
 from pipeline.report.sections import Panel
+from pipeline.report.status import status
 from pipeline.run import Run
 
 Make = Callable[..., Run]
@@ -40,9 +41,19 @@ def test_the_page_of_several_runs_names_each_and_runs_nothing(run: Run, tmp_path
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
 
 
+def test_the_lines_of_many_runs_can_be_told_apart(run: Run) -> None:
+    rows = {f"run {number}": status(run) for number in range(8)}
+    panel = pages._curve(rows, "pass_at_1")
+    assert isinstance(panel, Panel)
+    assert len({(key.role, key.label.partition("(")[2]) for key in panel.keys}) == 8
+    assert panel.keys[6].label == "run 6 (dashed)" and panel.picture.count("stroke-dasharray") == 2
+
+
 def test_runs_with_one_name_are_told_apart_by_their_places(run: Run) -> None:
     assert pages.labels_of([Path("a"), Path("b")], [run, run]) == ["a", "b"]
     assert pages.labels_of([Path("a"), Path("b")], [run, other(run)]) == [run.config.name, "<b>other</b>"]
+    third = Run(run.config.model_copy(update={"name": "a"}))
+    assert pages.labels_of([Path("a"), Path("b"), Path("c")], [run, run, third]) == ["a", "b", "c"]
     with pytest.raises(UserError, match="named twice"):
         pages.labels_of([Path("a"), Path("./a")], [run, run])
 
