@@ -191,27 +191,28 @@ class Engine:
 
     def _add(self, name: str, ask: Ask) -> str | None:
         """Queue one request. Returns why the engine refused it, or None."""
-        from vllm import SamplingParams
+        from vllm import SamplingParams, exceptions
         from vllm.sampling_params import RequestOutputKind
 
         sampling = ask.sampling
-        params = SamplingParams(
-            n=1,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            max_tokens=sampling.max_tokens,
-            seed=ask.seed if sampling.temperature > 0 else None,
-            stop=list(sampling.stop) or None,
-            detokenize=bool(sampling.stop),
-            logprobs=0,
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        refusal = getattr(exceptions, "VLLMClientError", ValueError)  # older versions raise ValueError itself
         try:
+            params = SamplingParams(
+                n=1,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                max_tokens=sampling.max_tokens,
+                seed=ask.seed if sampling.temperature > 0 else None,
+                stop=list(sampling.stop) or None,
+                detokenize=bool(sampling.stop),
+                logprobs=0,
+                flat_logprobs=True,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
             self._engine.add_request(name, {"prompt_token_ids": ask.prompt_token_ids}, params)
-        except (ValueError, TypeError) as error:
+        except (refusal, ValueError, TypeError) as error:
             return reason_of(error)
         return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.artifacts import Store
+from pipeline.generate.engine import engine_environment
 from schemas import Rollouts
 
 pytestmark = pytest.mark.slow
@@ -76,6 +80,30 @@ def test_a_prompt_longer_than_the_context(rollbook: Any, write_config: Callable[
     assert "'long' has 304 tokens, but the context holds 256" in message
     assert "raise engine.max_model_len" in message
     assert finished_kinds(tmp_path / "run") == ["checkpoint", "prompts", "prompts"]
+
+
+ASKED = """
+import sys
+from pathlib import Path
+from pipeline.config import EngineConfig, SamplingConfig
+from pipeline.generate.engine import Ask, Engine
+
+engine = Engine(Path(sys.argv[1]), EngineConfig(kv_cache_mib=32, max_num_seqs=8), "float32", trust_remote_code=False)
+prompts = [[5, 6], [5] * 256, [5] * 300, [999999]]
+asks = [Ask((0, 0, number), prompt, SamplingConfig(max_tokens=2), seed=1) for number, prompt in enumerate(prompts)]
+for reply in sorted((reply for step in engine.run(iter(asks), 8) for reply in step), key=lambda reply: reply.key):
+    print("reply", reply.key[2], len(reply.token_ids), reply.error)
+"""
+
+
+def test_what_the_engine_refuses_is_a_reply_with_its_reason() -> None:
+    """vLLM has other limits than those that are looked at before, and errors of its own for them."""
+    command = [sys.executable, "-c", ASKED, str(ROOT / "data/base")]
+    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, **engine_environment()}, capture_output=True, text=True)
+    answered, *refused = [line for line in ended.stdout.splitlines() if line.startswith("reply")]
+    assert answered == "reply 0 2 None", ended.stderr
+    assert [line[:9] for line in refused] == ["reply 1 0", "reply 2 0", "reply 3 0"]
+    assert "maximum model length of 256" in refused[0] and "300" in refused[1] and "out of vocabulary" in refused[2]
 
 
 def test_a_grader_that_always_raises_and_is_then_given_what_it_misses(
