@@ -23,8 +23,7 @@ def algorithms(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """List the algorithms: formula, paper, settings and the columns they need."""
-    from rich.console import Console
-
+    from flows.console import answer_console
     from pipeline.algorithms.describe import describe_all, describe_one, table
 
     files = plugins or ()
@@ -34,7 +33,7 @@ def algorithms(
         for key, value in describe_one(name, files).items():
             typer.echo(f"{key:12} {value if not isinstance(value, dict | list) else json.dumps(value)}")
     else:
-        Console().print(table(files))
+        answer_console().print(table(files))
 
 
 def register(app: typer.Typer) -> None:

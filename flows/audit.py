@@ -98,11 +98,13 @@ def lineage(
         audited = (find(shelf, what),)
     graph = graph_of(audited, shelf)
     if form == "text":
-        from rich.console import Console
+        from rich.text import Text
 
-        console = Console()
+        from flows.console import answer_console
+
+        console = answer_console()
         for part in tree(graph, graph.leaves):
-            console.print(part, highlight=False)
+            console.print(part, highlight=False, soft_wrap=isinstance(part, Text))  # a command stays one line
     else:
         write = {"json": as_json, "prov": prov, "openlineage": openlineage}[form]
         typer.echo(json.dumps(write(graph), indent=2))

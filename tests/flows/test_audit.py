@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.artifacts import Request, Store, Work
 from pipeline.errors import IntegrityError
+from pipeline.process import COMMAND
 from pipeline.run import load_run
 
 
@@ -61,6 +63,15 @@ def test_lineage_prints_a_tree_and_exports(rollbook: Any, store: Path) -> None:
     assert len(json.loads(rollbook("lineage", "store", "--format", "openlineage").out)) == 2
     missing = rollbook("lineage", "abc")
     assert missing.status == 2 and "no runs in runs/" in missing.err
+
+
+def test_a_long_command_is_one_line_of_the_lineage(rollbook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["rollbook", "run", *(f"--set=train.epochs={number}" for number in range(20))]
+    monkeypatch.setenv(COMMAND, json.dumps(command))
+    with Store(tmp_path / "store").work(Request("checkpoint", "import-by-hand/1", {})) as work:
+        assert isinstance(work, Work)
+        work.finish({})
+    assert f"[1] {shlex.join(command)}\n" in rollbook("lineage", "store").out
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
