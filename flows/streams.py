@@ -49,4 +49,5 @@ def _outliving(stream: TextIO | None) -> TextIO:
     stream.flush()
     file = io.BufferedWriter(_Pipe(handle, "w", closefd=False))
     unbuffered = stream is sys.stderr or stream.isatty()
-    return io.TextIOWrapper(file, encoding=stream.encoding, errors=stream.errors, line_buffering=unbuffered)
+    errors = "backslashreplace" if stream.errors == "strict" else stream.errors  # an old locale is no reason to end
+    return io.TextIOWrapper(file, encoding=stream.encoding, errors=errors, line_buffering=unbuffered)

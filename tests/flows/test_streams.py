@@ -54,3 +54,10 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
     assert ended.returncode == 1
     assert b"No space left on device" in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_locale_that_lacks_a_character_ends_nothing() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    code = "from flows.streams import outlive_readers; outlive_readers(); print('done \\u2713')"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, b"done \\u2713\n")
