@@ -216,6 +216,8 @@ def check(
         raise UserError(f"args.url: {url!r} is no address; expected http://host:port/v1")
     if parts.username or parts.password:
         raise UserError("args.url: holds a password, and would be written down. Use api_key_env")
+    if parts.query or parts.fragment:
+        raise UserError("args.url: holds a query or a fragment; expected http://host:port/v1, and the key in api_key_env")
     check_template("template", template)
     compile_pattern("args.pattern", pattern)
     refuse_mistyped(None, values)

@@ -225,6 +225,7 @@ def test_a_server_that_cannot_be_used_is_an_answer_before_grading(server: Server
     [
         ({"url": "localhost:8000"}, "args.url: 'localhost:8000' is no address; expected http://host:port/v1"),
         ({"url": "http://user:pw@host/v1"}, "args.url: holds a password"),
+        ({"url": "http://host/v1?key=sk-1"}, "args.url: holds a query or a fragment; expected http://host:port/v1"),
         ({"template": "{question}"}, r"args.template: has no {completion} in it"),
         ({"pattern": "("}, r"args.pattern: '\(' is not a regular expression"),
         ({"api_key_env": "sk-123"}, "args.api_key_env: expected the name of an environment variable, such as JUDGE_API_KEY"),
