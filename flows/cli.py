@@ -288,7 +288,8 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
         console = answer_console()
         console.print(comparison_table(found))
         for failure in failures(found):
-            console.print(f"{failure.title}: {failure.why.splitlines()[0]}", markup=False, highlight=False)
+            why = visible(failure.why).splitlines()[0]
+            console.print(f"{failure.title}: {why}", markup=False, highlight=False)
         console.print(f"artifact: {found.url}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"page:     {page}", highlight=False, soft_wrap=True, markup=False)
     if found.summary["failed"]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from pipeline.process import Event
+from pipeline.report.text import visible
 
 LOG_SECONDS = 10.0
 """Seconds between progress lines of one stage without a terminal."""
@@ -65,13 +66,13 @@ class StageConsole:
             case "progress":
                 self._advance(stage, event)
             case "note":
-                self._console.print(f"[dim]{stage}:[/dim] {escape(event['message'])}", highlight=False)
+                self._console.print(f"[dim]{stage}:[/dim] {escape(visible(event['message']))}", highlight=False)
             case "found":
                 self._console.print(f"[green]✓[/green] {stage:16} [dim]already there[/dim]", highlight=False)
             case "finished":
                 self._finish(stage)
             case "failed":
-                self._fail(stage, event["message"])
+                self._fail(stage, visible(event["message"]))
 
     def _start(self, stage: str) -> None:
         self._started[stage] = self._told[stage] = time.monotonic()

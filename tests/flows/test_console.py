@@ -54,6 +54,12 @@ def test_a_note_is_shown_as_it_is(message: str) -> None:
     assert said(("shape 0", {"event": "note", "message": message})) == f"shape 0: {message}\n"
 
 
+@pytest.mark.parametrize("event", ["note", "failed"])
+def test_no_message_steers_the_terminal(event: str) -> None:
+    text = said(("shape 0", {"event": event, "message": "group \x1b]0;title\x07\u202e"}))
+    assert "group ‹U+001B›]0;title‹U+0007›‹U+202E›" in text and "\x1b" not in text
+
+
 def test_a_terminal_shows_bars_and_leaves_lines() -> None:
     text = said(
         ("generate 0", {"event": "started"}),
