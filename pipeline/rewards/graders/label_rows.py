@@ -91,8 +91,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return error if isinstance(error, DataError) else DataError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}")
 
 
+def has_decimal_comma(path: Path) -> bool:
+    """Whether a spreadsheet wrote the file where the comma is the decimal sign: it puts semicolons between cells there."""
+    return path.suffix == ".csv" and _delimiter(path) == ";"
+
+
 def _delimiter(path: Path) -> str:
-    """Spreadsheets write semicolons where the comma is the decimal sign."""
     if path.suffix == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -108,13 +112,27 @@ def _of_csv(path: Path, columns: Sequence[str]) -> Iterator[LabelRow]:
         if twice := [name for name in columns if header.count(name) > 1]:
             raise DataError(f"{path}: column {twice[0]!r} is there twice")
         places = [header.index(name) for name in columns]
-        for number, cells in enumerate(reader, start=2):
+        for number, cells in enumerate(_cells(path, reader), start=2):
             if not any(cells):
                 continue
             if len(cells) != len(header):
                 found = f"{path}, row {number}: {len(cells)} cells, but the header has {len(header)}"
                 raise DataError(f"{found}. Put texts with separators in quotes")
             yield LabelRow(f"row {number}", [_plain(cells[place]) for place in places])
+
+
+def _cells(path: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """
+    Raises:
+        DataError: a row's quotes are not in order; names the row.
+    """
+    for number in itertools.count(2):
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}, row {number}: cannot be read: {error}. Mend its quotes") from None
 
 
 def _of_jsonl(path: Path, columns: Sequence[str]) -> Iterator[LabelRow]:

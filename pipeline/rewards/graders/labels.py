@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import DataError, UserError
-from pipeline.rewards.graders.label_rows import columns_of, read_labels
+from pipeline.rewards.graders.label_rows import columns_of, has_decimal_comma, read_labels
 
 KEYS = (
     "prompt_id+sample_index",
@@ -90,6 +90,7 @@ class Labels:
         checked = columns.get(COMPLETION, COMPLETION)
         self._checks = COMPLETION not in self._keys and checked in there
         wanted = [*names, label, *([checked] if self._checks else []), *([annotator] if annotator else [])]
+        self._decimal_comma = has_decimal_comma(path)
         self._unit = "line" if path.suffix in (".jsonl", ".ndjson") else "row"
         self._read(wanted, values, annotated=annotator is not None)
 
@@ -136,7 +137,7 @@ class Labels:
             return None
         text = str(value).strip()
         try:
-            number = float(values[text]) if text in values else float(value)
+            number = float(values[text]) if text in values else float(text.replace(",", ".") if self._decimal_comma else value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):

@@ -55,6 +55,11 @@ def test_rewards_are_joined_whatever_the_file(write: Write, tmp_path: Path, kind
     assert scores[3].error == f"{path.name}: no label with prompt_id p7, sample_index 0"
 
 
+def test_a_spreadsheet_may_write_commas_for_decimal_points(write: Write) -> None:
+    path = write("r.csv", "prompt_id;sample_index;reward\np0;0;0,5\np1;0;-1\n")
+    assert [score.score for score in from_file(path=path).grade([item(), item("p1")])] == [0.5, -1.0]
+
+
 def test_rewards_are_joined_by_group_and_by_the_completions_hash(write: Write) -> None:
     by_group = write("g.csv", "group_id,sample_index,reward\np0@01234567,0,1\n")
     assert from_file(path=by_group, by="group_id+sample_index").grade([item()])[0].score == 1.0
@@ -105,6 +110,8 @@ def test_a_label_of_another_completion_is_an_error(write: Write) -> None:
         ("r.csv", "prompt_id,sample_index,reward\np0,0,nan\n", "row 2, column reward: found 'nan', expected a finite"),
         ("r.csv", "prompt_id,sample_index,reward\n,0,1\n", "row 2, column prompt_id: empty"),
         ("r.csv", "prompt_id,sample_index,reward\np0,0\n", "row 2: 2 cells, but the header has 3"),
+        ("r.csv", 'prompt_id,sample_index,reward\np0,0,1\n"p1"x,0,1\n', "row 3: cannot be read: ',' expected after"),
+        ("r.csv", 'prompt_id,sample_index,reward\np0,0,"0,5"\n', "row 2, column reward: found '0,5', expected a finite"),
         ("r.csv", "prompt,sample_index,reward\n", "no column 'prompt_id'; did you mean 'prompt'"),
         ("r.csv", "", "no column 'prompt_id'; it has none"),
         ("r.jsonl", '{"prompt_id": "p0", "sample_index": 0, "reward": 1}\n{"prompt_id"\n', "line 2: not valid JSON"),
