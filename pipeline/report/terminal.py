@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.status import status
-from pipeline.report.text import count, duration, interval, number, percent
+from pipeline.report.text import count, duration, interval, number, percent, visible
 from pipeline.run import Run
 
 COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
@@ -37,7 +37,7 @@ def iteration_table(run: Run) -> Table:
 
 
 def closing_lines(run: Run) -> list[str]:
-    """What follows the table: where the run stands, and its best checkpoint."""
+    """What follows the table: where the run stands, and its best checkpoint. A record of a stranger's steers no terminal."""
     now = status(run)
     best = now["best"]
     if now["stopped"]:
@@ -46,7 +46,7 @@ def closing_lines(run: Run) -> list[str]:
         lines = [f"next:      {now['missing'] or 'nothing, the run is complete'}"]
     if best:
         lines.append(f"best:      iteration {best['iteration']}, {best['checkpoint']['path']}")
-    return lines
+    return [visible(line) for line in lines]
 
 
 def iteration_cells(row: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -11,9 +12,10 @@ from rich.console import Console
 from pipeline.artifacts import read_table
 from pipeline.report import terminal
 from pipeline.report.status import status
-from pipeline.report.terminal import iteration_table
+from pipeline.report.terminal import closing_lines, iteration_table
 from pipeline.report.text import json_safe
 from pipeline.run import Run
+from pipeline.stopping import Stop
 from schemas import Rollouts
 
 
@@ -83,6 +85,12 @@ def test_table_has_a_row_per_iteration(run: Run) -> None:
 @pytest.mark.parametrize(("missing", "rows"), [("base", 0), ("generate 0", 1), ("evaluate 0", 1), ("train 1", 2)])
 def test_table_of_an_unfinished_run(make_run: Callable[..., Run], missing: str, rows: int) -> None:
     assert shown(make_run(missing=missing)).count("\n   ") == rows
+
+
+def test_what_a_record_says_steers_no_terminal(run: Run) -> None:
+    stopped = replace(run, stopped=Stop("max_kl", 1, "\x1b[2J gone", healthy=False))
+    assert closing_lines(stopped)[0] == "stopped:   after iteration 1: ‹U+001B›[2J gone"
+    assert closing_lines(replace(run, missing="\x07"))[0] == "next:      ‹U+0007›"
 
 
 def shown(run: Run) -> str:
