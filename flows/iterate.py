@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger
@@ -109,6 +110,10 @@ class ProgressArtifacts:
     def tell(self, stage: str, event: Event) -> None:
         if event["event"] != "progress":
             return
+        with suppress(Exception):  # a server that is away for a moment costs a bar, and not the stage
+            self._draw(stage, event)
+
+    def _draw(self, stage: str, event: Event) -> None:
         share = 100.0 * event["done"] / max(event["total"], 1)
         now = time.monotonic()
         if stage not in self._bars:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows import schedule
+from flows import iterate, schedule
 from flows.cli import app
 from flows.server import check_named_server
 from pipeline.artifacts import Artifact
@@ -97,3 +97,18 @@ def test_any_answer_of_a_named_server_will_do(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
         threading.Thread(target=server.handle_request, daemon=True).start()
         check_named_server()  # it answers 501: that is Prefect's to judge
+
+
+def test_a_server_that_is_away_for_a_moment_costs_a_bar_and_not_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+
+    def create(progress: float, **_: Any) -> None:
+        if progress < 50:
+            raise ConnectionError("away")
+        drawn.append(progress)
+
+    monkeypatch.setattr(iterate, "create_progress_artifact", create)
+    bars = iterate.ProgressArtifacts()
+    for done in (1, 9):
+        bars.tell("train 0", {"event": "progress", "done": done, "total": 10})
+    assert drawn == [90.0]
