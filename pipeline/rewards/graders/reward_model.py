@@ -131,7 +131,8 @@ class RewardModel:
         import torch
 
         pad, longest = self._pad(tokens), max(map(len, tokens))
-        self._model.config.pad_token_id = pad
+        for config in (self._model.config, self._model.config.get_text_config()):  # with images, two
+            config.pad_token_id = pad
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in tokens], device=self._device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in tokens], device=self._device)
         with torch.inference_mode():

@@ -66,6 +66,25 @@ def test_scores_are_those_of_each_text_by_itself(models: dict[int, Path]) -> Non
     assert len({score.score for score in scores}) > 3
 
 
+def test_padding_is_no_text_to_a_model_that_takes_images_too(tmp_path: Path) -> None:
+    """Its config holds another one for texts, with a pad token of its own."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForSequenceClassification
+
+    torch.manual_seed(0)
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    image = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    text |= {"intermediate_size": 32, "vocab_size": 259, "pad_token_id": 0}
+    config = Gemma3Config(text_config=text, vision_config=image, num_labels=1)
+    Gemma3ForSequenceClassification(config).save_pretrained(tmp_path)
+    settings = json.loads((BASE / "tokenizer_config.json").read_text("utf-8"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<unk>"}), encoding="utf-8")
+    shutil.copy(BASE / "tokenizer.json", tmp_path / "tokenizer.json")
+    grader = reward_model(path=str(tmp_path))
+    alone = [grader.grade(items(one))[0].score for one in TEXTS]
+    assert [score.score for score in grader.grade(items(*TEXTS))] == pytest.approx(alone, abs=1e-5)
+
+
 def test_scores_are_the_same_bits_whatever_is_graded_beside_them(models: dict[int, Path]) -> None:
     grader = reward_model(path=str(models[1]), batch_size=4)
     together = grader.grade([*items(*TEXTS), *items(*TEXTS[::-1], group="p1@01234567")])
