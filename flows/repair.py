@@ -43,7 +43,7 @@ def repair_artifact(path: str, drop: bool, regenerate: bool, run_directory: Path
         typer.echo(f"written: {new.url}  ({new.summary['completions']:,} completions)", err=as_json)
         return True
     if regenerate:
-        _regenerate(damage, run_directory)
+        typer.echo(_regenerate(damage, run_directory), err=as_json)
         return True
     if damage.broken and not as_json:
         typer.echo(_ways(damage))
@@ -92,8 +92,8 @@ class _RunStages(LocalStages):
         return train, heldout
 
 
-def _regenerate(damage: Damage, run_directory: Path | None) -> None:
-    """Set the damaged artifact aside and do its run as far as the stage that makes it."""
+def _regenerate(damage: Damage, run_directory: Path | None) -> str:
+    """Set the damaged artifact aside and do its run as far as the stage that makes it. Returns what is to be said of it."""
     artifact = damage.artifact
     if not is_made_by_a_run(artifact):
         raise UserError(f"{artifact.url}: cannot be made anew here. {remedy(artifact)}")
@@ -112,12 +112,11 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> None:
             stages.close()
     made = load_artifact(artifact.url)
     if made.id == artifact.id:
-        typer.echo(f"made anew: {made.url}. It has the id it had: every byte is as it was")
-    else:
-        typer.echo(
-            f"made anew: {made.url}. It is not what it was: {artifact.id[:16]} became {made.id[:16]} (another machine, or "
-            f"other versions; see `rollbook diff {made.url} {aside}`). The next `rollbook run` makes anew what depends on it"
-        )
+        return f"made anew: {made.url}. It has the id it had: every byte is as it was"
+    return (
+        f"made anew: {made.url}. It is not what it was: {artifact.id[:16]} became {made.id[:16]} (another machine, or "
+        f"other versions; see `rollbook diff {made.url} {aside}`). The next `rollbook run` makes anew what depends on it"
+    )
 
 
 def _run_of(artifact: Artifact, directory: Path | None) -> tuple[Path, Run]:

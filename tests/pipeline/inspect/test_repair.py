@@ -178,6 +178,10 @@ def test_a_run_makes_a_damaged_artifact_anew_with_the_id_it_had(
     assert "It has the id it had: every byte is as it was" in out
     assert asked == [("generate", 0)]
     load_artifact(place).verify()
+    spoil(place)
+    status, out, err = rollbook("repair", place, "--regenerate", "--json")
+    assert status == 0 and "It has the id it had" in err
+    assert [broken["path"] for broken in json.loads(out)["broken"]] == ["part-00001.parquet"]
 
 
 @pytest.mark.parametrize(
