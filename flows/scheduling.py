@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +60,8 @@ def deploy(
         _check_cron(cron)
     from flows.schedule import deploy as register
 
-    name = register(config, pool, cron, overrides or [], max_hours)
+    with contextlib.redirect_stdout(sys.stderr):  # Prefect says there what it did
+        name = register(config, pool, cron, overrides or [], max_hours)
     if as_json:
         typer.echo(json.dumps({"deployment": name, "pool": pool, "cron": cron}, indent=2))
         return

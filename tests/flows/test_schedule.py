@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,17 @@ def test_a_wrong_cron_line_is_refused(cron: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["deploy", "run.yaml", "--pool", "p", "--cron", cron])
     assert isinstance(result.exception, UserError)
     assert repr(cron) in str(result.exception)
+
+
+def test_what_prefect_prints_is_no_part_of_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deploy(*_: object) -> str:
+        print("Successfully created all deployments!")
+        return "scheduled/small"
+
+    monkeypatch.setattr(schedule, "deploy", deploy)
+    result = CliRunner().invoke(app, ["deploy", "run.yaml", "--pool", "p", "--json"])
+    assert json.loads(result.stdout) == {"deployment": "scheduled/small", "pool": "p", "cron": None}
+    assert "Successfully" in result.stderr
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "nonsense", "http://[::1/api"])
