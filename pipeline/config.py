@@ -348,6 +348,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
             lines.append(f"{where}: missing, and it has no default")
         elif problem["type"] == "model_type":
             lines.append(f"{where}: expected a section of settings, found {problem['input']!r}")
+        elif problem["type"] == "tuple_type":
+            lines.append(f"{where}: expected a list: [a, b], or a line with a dash for each item; found {problem['input']!r}")
         else:
             found = problem.get("input")
             shown = "" if isinstance(found, dict) else f" (found {found!r})"

@@ -145,6 +145,8 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
         ("evaluate.temperature=0.001", "evaluate.temperature: Input should be greater than or equal to 0.01 (found 0.001)"),
         ("generate.stop=['']", "generate.stop.0: String should have at least 1 character (found '')"),
         ("evaluate.k=[1, 9]", "evaluate: k=9 needs between 1 and samples=8 completions per prompt"),
+        ("reward.components={grader: regex}", "reward.components: expected a list: [a, b], or a line with a dash"),
+        ("evaluate.k=4", "for each item; found 4"),
         ("reward.components=[]", "reward.components: Tuple should have at least 1 item"),
         ("reward.components=[{grader: regex}, {grader: regex}]", "reward: two components write reward_regex; give one of them"),
         ("reward.components=[{grader: regex, name: Bad Name}]", "reward.components.0.name: String should match pattern"),
