@@ -62,15 +62,19 @@ def scheduled(directory: str, config: str, overrides: list[str] | None = None, m
 def look(config: RunConfig) -> tuple[Run, int]:
     """What there is of a scheduled run, and the iteration that this firing works towards.
 
-    An unfinished firing is finished first; a finished one is followed by `config.iterations` more.
+    An unfinished firing is finished first; a finished one is followed by `config.iterations` more. Rounds that are there
+    already are none of these, whatever the record says: `rollbook run` by hand writes one of the config's own iterations.
 
     Raises:
         IntegrityError: the run's record is damaged, so that it cannot be told how far earlier firings were to go.
     """
     recorded = recorded_config(config.directory)
     aim = max(config.iterations, recorded.iterations if recorded else 0)
-    found = chain(change_config(config, [f"iterations={aim}"]), LocalStages(config, only_look=True))
-    return found, aim + config.iterations if found.missing is None else aim
+    while True:
+        found = chain(change_config(config, [f"iterations={aim}"]), LocalStages(config, only_look=True))
+        if found.missing is not None or found.stopped:
+            return found, aim
+        aim += config.iterations
 
 
 def _conclude(run: Run) -> State[Any]:

@@ -39,11 +39,21 @@ def test_a_firing_goes_on_where_the_last_one_ended(
 
     def chain(config: RunConfig, stages: Any) -> Run:
         looked.append(config.iterations)
-        return Run(config, missing=missing)
+        return Run(config, missing=missing if len(looked) == 1 else "generate 9")
 
     monkeypatch.setattr(schedule, "chain", chain)
     assert schedule.look(config)[1] == target
-    assert looked == [recorded or 2]
+    assert looked == sorted({recorded or 2, target})
+
+
+def test_a_run_by_hand_in_between_costs_no_firing(make_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config({"iterations": 2, "run_dir": str(tmp_path / "run")})
+    save_run(Run(config), tmp_path / "run")  # six are there; the run by hand recorded two
+    monkeypatch.setattr(schedule, "chain", lambda c, _: Run(c, missing="generate 7" if c.iterations > 6 else None))
+    assert schedule.look(config)[1] == 8
+    ended = Stop("max_kl", 5, "KL rose", healthy=False)
+    monkeypatch.setattr(schedule, "chain", lambda c, _: Run(c, stopped=ended if c.iterations > 4 else None))
+    assert schedule.look(config)[0].stopped == ended
 
 
 def test_a_firing_does_not_guess_what_a_damaged_record_said(make_config: Config, tmp_path: Path) -> None:
