@@ -37,6 +37,7 @@ WHOLE_SETTINGS = {
     "PREFECT_RUNNER_POLL_FREQUENCY": "5",
 }
 """What a schedule needs of Prefect; a user's own settings win."""
+HOST = "127.0.0.1"
 START_SECONDS = 120.0
 ANSWER_SECONDS = 20.0
 """How long a server that is there already may take to say so."""
@@ -59,13 +60,14 @@ class LocalServer:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port or 0))
+                probe.bind((HOST, port or 0))
             except OSError:
                 raise UserError(
                     f"port {port} is in use; choose another with --port, or name its server in PREFECT_API_URL"
                 ) from None
             self._port = probe.getsockname()[1]
-        url = f"http://127.0.0.1:{self._port}/api"
+        bypass_proxies()
+        url = f"http://{HOST}:{self._port}/api"
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "flows.server", str(self._port), *(["whole"] if whole else [])],
             stdin=subprocess.PIPE,
@@ -91,7 +93,7 @@ class LocalServer:
         if self._process is None:
             check_named_server()
             return
-        health = f"http://127.0.0.1:{self._port}/api/health"
+        health = f"http://{HOST}:{self._port}/api/health"
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -111,6 +113,15 @@ class LocalServer:
         self._process.stdin.close()
         self._process.wait(15)
         self._process = None
+
+
+def bypass_proxies() -> None:
+    """Have no proxy of the user's asked for the server on this machine, which it could not reach."""
+    if not urllib.request.getproxies():
+        return
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if hosts.strip() != "*" and HOST not in [host.strip() for host in hosts.split(",")]:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{hosts},{HOST}".lstrip(",")
 
 
 def check_named_server() -> None:
@@ -141,7 +152,7 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app(ephemeral="whole" not in sys.argv), host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+    uvicorn.run(create_app(ephemeral="whole" not in sys.argv), host=HOST, port=int(sys.argv[1]), log_level="critical")
 
 
 def _end_with_caller() -> None:

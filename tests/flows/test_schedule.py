@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from flows import iterate, schedule
 from flows.cli import app
-from flows.server import check_named_server
+from flows.server import HOST, bypass_proxies, check_named_server
 from pipeline.artifacts import Artifact
 from pipeline.config import RunConfig
 from pipeline.errors import IntegrityError, UserError
@@ -134,3 +135,18 @@ def test_a_server_that_is_away_for_a_moment_costs_a_bar_and_not_the_stage(monkey
     for done in (1, 9):
         bars.tell("train 0", {"event": "progress", "done": done, "total": 10})
     assert drawn == [90.0]
+
+
+@pytest.mark.parametrize(
+    ("told", "then"), [({}, HOST), ({"NO_PROXY": "a.example"}, f"a.example,{HOST}"), ({"no_proxy": "*"}, "*")]
+)
+def test_no_proxy_is_asked_for_the_server_beside_a_run(monkeypatch: pytest.MonkeyPatch, told: dict[str, str], then: str) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    bypass_proxies()
+    bypass_proxies()
+    assert os.environ["no_proxy"] == then
