@@ -69,7 +69,7 @@ class DataConfig(Model):
     template: str = "{question}"
     """Text given to the model; {question} is replaced. With chat: true it is the user's message."""
     chat: bool = False
-    """Render with the tokenizer's chat template and ask for the assistant's turn."""
+    """Render with the tokenizer's chat template and ask for the assistant's turn. Templates that write a date get 26 Jul 2024."""
     system: str | None = None
     """System message, with chat: true."""
 

@@ -15,7 +15,7 @@ from pipeline.artifacts.files import sha256_of
 from pipeline.base_model import TOKENIZERS, model_files
 from pipeline.errors import UserError
 from pipeline.imports.known import Known, Messages
-from pipeline.prompts import template_renderer
+from pipeline.prompts import DAY, template_renderer
 
 Eos = Literal["auto", "always", "never"]
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "merges.txt")
@@ -126,7 +126,8 @@ class Tokens:
                 "the prompts are chat messages, and the tokenizer of --model has no chat template. Name another --model"
             )
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            today = DAY.strftime
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, strftime_now=today))
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template of --model refuses the prompt's messages: {error}") from None
 

@@ -48,6 +48,8 @@ def test_trl_messages_need_a_chat_template(bring: Bring, tmp_path: Path) -> None
     rows, said = rows_of(bring(chats, model=model)), pl.read_parquet(chats / "completions_00001.parquet").to_dicts()
     assert [row["prompt_text"] for row in rows] == [f"Q:{known['prompt'][0]['content']}=" for known in said]
     assert [row["completion_text"] for row in rows] == [known["completion"][0]["content"] for known in said]
+    (model / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}", encoding="utf-8")
+    assert {row["prompt_text"] for row in rows_of(bring(chats, model=model))} == {"26 Jul 2024"}
 
 
 def test_verl_scores_answers_and_extras_come_back(bring: Bring) -> None:
