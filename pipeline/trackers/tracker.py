@@ -50,13 +50,13 @@ def send(run: Run, tracker: str, place: Path) -> str:
     """
     if tracker not in TRACKERS:
         raise UserError(f"no tracker {tracker!r}; there are {', '.join(TRACKERS)}")
+    if not run.iterations:
+        raise UserError(f"{run.config.name}: the run has no figures yet; send them once it has begun to generate")
     try:
         module = importlib.import_module(f"pipeline.trackers.{tracker}_tracker")
     except ImportError as error:
         raise UserError(f"{tracker} is not installed ({error}); `pip install {TRACKERS[tracker]}`") from None
     to: Send = module.send
-    if not run.iterations:
-        raise UserError(f"{run.config.name}: the run has no figures yet; send them once it has begun to generate")
     settings = run.config.model_dump(mode="json")
     same = {key: value for key, value in settings.items() if key not in MAY_CHANGE}
     identity = digest({"base": run.iterations[0].policy.id, "config": same})[:16]
