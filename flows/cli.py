@@ -20,7 +20,7 @@ from flows import algorithms, audit, doctor, exporting, grading, importing, init
 from flows.algorithms import Plugins
 from flows.completion import algorithm_names
 from flows.streams import outlive_readers
-from pipeline.errors import UserError, as_answer
+from pipeline.errors import IntegrityError, UserError, as_answer
 from pipeline.process import COMMAND
 from pipeline.report.text import visible
 
@@ -232,6 +232,7 @@ def _run(
     check_algorithm(config)
     if until and until[1] > config.iterations - (until[0] not in ("generate", "evaluate")):
         raise UserError(f"--iteration {until[1]}: this run has iterations={config.iterations}")
+    _tell_of_later_rounds(config)
     found = chain(config, LocalStages(config, only_look=True), until=until)
     done = found.missing is None or (until is not None and _reached(found, until))
     if not done:
@@ -240,6 +241,23 @@ def _run(
     elif until is None:
         save_run(found, config.directory)
     _conclude(found, until, as_json)
+
+
+def _tell_of_later_rounds(config: Any) -> None:
+    """Say so where the run's record is about to name fewer rounds than it does: what no record names, `rollbook gc` removes."""
+    from pipeline.run import recorded_config
+
+    try:
+        recorded = recorded_config(config.directory)
+    except IntegrityError:  # it is written anew
+        return
+    if recorded and recorded.iterations > config.iterations:
+        typer.echo(
+            f"rollbook: {config.directory} is recorded with iterations={recorded.iterations}, this is for {config.iterations}. "
+            "Later rounds stay in the store, but no record will name them until it is run with "
+            f"--set iterations={recorded.iterations}",
+            err=True,
+        )
 
 
 def _reached(found: Any, until: tuple[Stage, int]) -> bool:

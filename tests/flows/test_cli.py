@@ -131,6 +131,16 @@ def test_run_refuses_the_same_before_it_starts_anything(rollbook: Rollbook, proj
     assert not (project / "runs").exists()
 
 
+def test_a_run_of_fewer_iterations_says_what_the_record_loses(
+    rollbook: Rollbook, project: Path, make_config: Callable[..., RunConfig]
+) -> None:
+    save_run(Run(make_config({"iterations": 4})), project / "runs" / "small")
+    wrong = ("run", "run.yaml", *arrange(project, WRONG["no such prompts"]), "--set", "run_dir=runs/small")
+    said = "runs/small is recorded with iterations=4, this is for 3. Later rounds stay in the store"
+    assert said in rollbook(*wrong, "--set", "iterations=3").err
+    assert "is recorded with" not in rollbook(*wrong, "--set", "iterations=4").err
+
+
 def test_check_says_what_it_found(rollbook: Rollbook, project: Path) -> None:
     said = rollbook("check", "run.yaml", "--set", "iterations=3", "--set", "generate.samples=4")
     assert (said.status, said.err) == (0, "")
