@@ -6,7 +6,8 @@
 Each contender runs in a process of its own: hidden states and the projection are made first, then the peak of forward and
 backward pass over what is held by then is measured. Gradients of hidden states and projection count for all of them.
 
-    rollbook  pipeline.train.logprobs
+    rollbook  pipeline.train.logprobs, completions of 512 tokens
+    longest   the same, one completion of all tokens, longer than the exponentials that are kept
     naive     logits = hidden W^T, log_softmax, gather
     liger     liger_kernel's fused linear cross-entropy: the negative logprobs' sum, so no ratio could be formed (GPU only)
     cce       cut_cross_entropy's linear_cross_entropy, one loss per token, no entropy (GPU only)
@@ -31,10 +32,20 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def rollbook(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    from pipeline.train.logprobs import linear_logprobs
+    return _rollbook(hidden, weight, targets, 512)
+
+
+def longest(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return _rollbook(hidden, weight, targets, len(hidden))
+
+
+def _rollbook(hidden: Tensor, weight: Tensor, targets: Tensor, completion: int) -> Tensor:
+    from pipeline.train.logprobs import linear_loss, tokens_of_part
 
     temperature = torch.ones(len(hidden), device=hidden.device)
-    return linear_logprobs(hidden, weight, None, targets, temperature)[0].sum()
+    size = max(tokens_of_part(len(weight), hidden.device) // completion, 1) * completion
+    parts = [slice(start, min(start + size, len(hidden))) for start in range(0, len(hidden), size)]
+    return linear_loss(hidden, weight, None, targets, temperature, parts, lambda _, logprobs, __: logprobs.sum())
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -55,7 +66,7 @@ def cce(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return -loss.sum()
 
 
-CONTENDERS: dict[str, Loss] = {"rollbook": rollbook, "naive": naive, "liger": liger, "cce": cce}
+CONTENDERS: dict[str, Loss] = {"rollbook": rollbook, "longest": longest, "naive": naive, "liger": liger, "cce": cce}
 
 
 def main() -> None:
@@ -64,7 +75,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--contender", type=lambda text: text.split(","), default=["rollbook", "naive"])
+    parser.add_argument("--contender", type=lambda text: text.split(","), default=["rollbook", "longest", "naive"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_loss_memory.json"))
     parser.add_argument("--work", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -104,10 +104,9 @@ def score_file(policy: Policy, path: Path, token_budget: int, team: Team | None 
     shares = deal(rows, team.size, token_budget, cost)
     shortest = min(rows, key=lambda row: row.length)
     own = [torch.zeros(0)]
-    with torch.no_grad():
-        for part in shares[team.rank]:
-            logprobs = policy.logprobs(collate(part or [shortest], policy.device))[0]
-            own += [logprobs.clamp(max=0.0).cpu()] if part else []
+    for part in shares[team.rank]:
+        logprobs = policy.logprobs(collate(part or [shortest], policy.device))[0]
+        own += [logprobs.clamp(max=0.0).cpu()] if part else []
     completions = [completion for share in shares for part in share for row in part for completion in row.completions]
     pieces = torch.split(team.gather(torch.cat(own)), [len(completion.tokens) for completion in completions])
     columns = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ from pipeline.algorithms.tokens import Tokens
 from pipeline.train.attention import dense_mask
 from pipeline.train.plan import Row
 from pipeline.train.snapshot import Completion
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some completions of a batch, one after the other."""
+
+    completions: slice
+    tokens: slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,44 @@ class Flat:
         )
         known: dict[str, Any] = {name: getattr(self, name) for name in names}
         return Tokens(logprobs=logprobs, entropy=entropy, age=version - self.policy_version, **known)
+
+    def parts(self, most: int) -> list[Part]:
+        """Cuts between completions, so that no part has more tokens, but for parts of one completion."""
+        return list(_parts([len(completion.tokens) for completion in self.completions], most))
+
+    def of(self, part: Part) -> Flat:
+        """What is known of a part; of the pairs, those whose two ends are there."""
+        if part.completions == slice(0, len(self.completions)):
+            return self
+        first, last = part.completions.start, part.completions.stop
+        pairs, preference = self.pairs, self.preference
+        if pairs is not None and preference is not None:
+            inside = ((pairs >= first) & (pairs < last)).all(1)
+            pairs, preference = pairs[inside] - first, preference[inside]
+        by_token = {name: values[part.tokens] for name in _BY_TOKEN if (values := getattr(self, name)) is not None}
+        return replace(
+            self,
+            **by_token | {"sequence": self.sequence[part.tokens] - first},
+            **{name: getattr(self, name)[part.completions] for name in _BY_COMPLETION},
+            pairs=pairs,
+            preference=preference,
+            completions=self.completions[part.completions],
+        )
+
+
+_BY_TOKEN = ("targets", "temperature", "mask", "behavior", "reference", "proximal")
+_BY_COMPLETION = ("advantage", "weight", "lengths", "policy_version", "group", "number")
+
+
+def _parts(lengths: list[int], most: int) -> Iterator[Part]:
+    first = start = stop = 0
+    for number, length in enumerate(lengths):
+        if number > first and stop + length - start > most:
+            yield Part(slice(first, number), slice(start, stop))
+            first, start = number, stop
+        stop += length
+    if lengths:
+        yield Part(slice(first, len(lengths)), slice(start, stop))
 
 
 @dataclass(frozen=True, kw_only=True)

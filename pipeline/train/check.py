@@ -103,15 +103,15 @@ def self_check(policy: Policy, batch: Batch) -> None:
             f"model's own (attention: {policy.attention}). This architecture cannot be trained with prompts shared in a row yet"
         )
     if policy.attention == "flex" and policy.parameters:
-        torch.autograd.backward(policy.logprobs(batch)[0].sum())
+        torch.autograd.backward(policy.loss(batch, lambda _, logprobs, __: logprobs.sum()))
         for parameter in policy.parameters.values():
             parameter.grad = None
 
 
 def differences(policy: Policy, batch: Batch) -> Tensor:
     """|packed - separate| logprob of every completion token of a batch, nats."""
+    packed = policy.logprobs(batch)[0]
     with torch.no_grad():
-        packed = policy.logprobs(batch)[0]
         return torch.cat([(packed[here] - alone).abs() for here, alone in _alone(policy, batch)])
 
 

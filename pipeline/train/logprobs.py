@@ -1,4 +1,4 @@
-"""Logprobs and entropies of chosen tokens without ever holding all logits.
+"""Logprobs, entropies and losses of chosen tokens without ever holding all logits.
 
 The vocabulary projection runs tile by tile, a tile being some positions by some of the vocabulary, and everything is done
 to a tile while it lies in the cache. With logits l = h W^T / T of one position, running over the tiles:
@@ -6,24 +6,26 @@ to a tile while it lies in the cache. With logits l = h W^T / T of one position,
     m = max l so far,   z = sum e^(l - m),   e = sum e^(l - m) l
     log Z = m + log z,   logprob = l[target] - log Z,   entropy = log Z - e / z
 
-The backward pass computes a tile's logits again. Of the first positions it does not: their e^(l - m) are kept, as many as
-fit into a fixed amount of memory. So peak memory does not grow with vocabulary x length.
+A loss is computed part by part, a part being some whole completions: forward, loss and backward pass of one, then of the
+next. The e^(l - m) of a part are kept for its backward pass, as many as fit into a fixed amount of memory; only beyond that,
+in very long completions, logits are computed again. So peak memory does not grow with vocabulary x length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TILES = {"cpu": (512, 4096), "cuda": (4096, 16384)}
-"""Positions and vocabulary entries of a tile: 8 MiB of fp32 logits fit a CPU's cache; a GPU wants large products."""
-KEPT_LOGITS = 1 << 27
-"""Logits whose exponentials are kept for the backward pass: 512 MiB in fp32."""
+TILES = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
+"""Positions and vocabulary entries of a tile: 16 MiB of fp32 logits fit a CPU's cache; a GPU wants large products."""
+KEPT_LOGITS = {"cpu": 1 << 27, "cuda": 1 << 28}
+"""Logits whose exponentials are kept for the backward pass: 0.5 and 1 GiB in fp32."""
+LossOf = Callable[[int, Float[Tensor, " tokens"], Float[Tensor, " tokens"]], Float[Tensor, ""]]
+"""The loss of a part from its number and the logprobs and entropies of its tokens."""
 
 
 def linear_logprobs(
@@ -35,26 +37,45 @@ def linear_logprobs(
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """log p(target) and the entropy of softmax((hidden W^T + bias) / temperature), in fp32 (fp64 for fp64 input).
 
-    Both results are differentiable in hidden, weight and bias. Products are in the type of `hidden`.
+    Without gradients. Products are in the type of `hidden`.
     """
-    tile = TILES["cpu" if hidden.device.type == "cpu" else "cuda"]
-    kept = KEPT_LOGITS if torch.is_grad_enabled() else 0
-    temperature = temperature.to(torch.promote_types(hidden.dtype, torch.float32))
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        head = _Head(hidden, weight, bias, temperature)
+        found = [_statistics(head, rows, targets[rows], None)[:2] for rows in head.rows(slice(0, len(hidden)))]
+        empty = head.temperature.new_empty(0)
+        logprobs, entropy = zip((empty, empty), *found, strict=True)
+        return torch.cat(logprobs), torch.cat(entropy)
+
+
+def linear_loss(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    targets: Int[Tensor, " tokens"],
+    temperature: Float[Tensor, " tokens"],
+    parts: Sequence[slice],
+    loss_of: LossOf,
+) -> Float[Tensor, ""]:
+    """The sum of the losses of parts, each from the logprobs and entropies that `linear_logprobs` gives of its tokens.
+
+    Differentiable in hidden, weight and bias. Their gradients are made at once, while a part's logits are at hand.
+
+    Args:
+        parts: tokens of each part; together all of them.
+        loss_of: called once with each part, in order. Both tensors it is given have a gradient.
+    """
     with torch.autocast(hidden.device.type, enabled=False):
-        given = hidden, weight, bias, targets, temperature, tile, kept
-        logprobs, entropy = _LinearLogprobs.apply(*given)  # type: ignore[no-untyped-call]
-    return logprobs, entropy
+        given = hidden, weight, bias, targets, temperature, parts, loss_of
+        loss: Tensor = _LinearLoss.apply(*given)  # type: ignore[no-untyped-call]
+    return loss
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """e^(l - m) of some positions, and the m of each of their tiles."""
-
-    exponentials: Float[Tensor, "rows vocabulary"]
-    maxima: list[Float[Tensor, " rows"]]
+def tokens_of_part(vocabulary: int, device: torch.device) -> int:
+    """Tokens whose exponentials can be kept."""
+    return KEPT_LOGITS[_kind(device)] // vocabulary
 
 
-class _LinearLogprobs(torch.autograd.Function):
+class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -63,48 +84,77 @@ class _LinearLogprobs(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         temperature: Tensor,
-        tile: tuple[int, int],
-        keep: int,
-    ) -> tuple[Tensor, Tensor]:
-        head = _Head(hidden, weight, bias, temperature, tile)
-        logprobs, entropy, normalizer = (torch.empty_like(temperature) for _ in range(3))
-        ctx.kept = []
-        for rows in head.rows():
-            kept = None
-            if rows.stop * len(weight) <= keep:
-                kept = _Kept(temperature.new_empty(rows.stop - rows.start, len(weight)), [])
-                ctx.kept.append(kept)
-            logprobs[rows], entropy[rows], normalizer[rows] = _statistics(head, rows, targets[rows], kept)
-        ctx.save_for_backward(hidden, weight, bias, targets, temperature, entropy, normalizer)
-        ctx.tile = tile
-        ctx.set_materialize_grads(False)
-        return logprobs, entropy
+        parts: Sequence[slice],
+        loss_of: LossOf,
+    ) -> Tensor:
+        head = _Head(hidden, weight, bias, temperature)
+        of = _Gradients(head, weight, bias, *ctx.needs_input_grad[1:3])
+        longest = max((part.stop - part.start for part in parts), default=0)
+        room = head.temperature.new_empty(min(longest, tokens_of_part(len(weight), hidden.device)) * len(weight))
+        total = head.temperature.new_zeros(())
+        for number, part in enumerate(parts):
+            total += _forward_and_backward(head, of, part, targets[part], room, lambda *found, n=number: loss_of(n, *found))
+        ctx.gradients = of.results(hidden)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, temperature, entropy, normalizer = ctx.saved_tensors
-        head = _Head(hidden, weight, bias, temperature, ctx.tile)
-        of = _Gradients(head, weight, bias, *ctx.needs_input_grad[1:3])
-        kept = dict(enumerate(ctx.kept))
-        for number, rows in enumerate(head.rows()):
-            one, other = (None if values is None or not values[rows].any() else values[rows] for values in gradients)
-            if other is not None:
-                _through_both(head, of, rows, normalizer[rows], entropy[rows], one, other)
-            elif one is not None:
-                _through_logprobs(head, of, rows, normalizer[rows], one, kept.get(number))
-        if gradients[0] is not None:
-            of.add_targets(targets, gradients[0])
-        return *of.results(hidden), *(None,) * 4
+    def backward(ctx: Any, *of_loss: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.gradients
+        ctx.gradients = None  # A gradient that nobody else holds is not copied.
+        if of_loss[0] != 1:
+            gradients = tuple(None if gradient is None else gradient * of_loss[0] for gradient in gradients)
+        return *gradients, *(None,) * 4
+
+
+def _forward_and_backward(
+    head: _Head, of: _Gradients, part: slice, targets: Tensor, room: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """A part's loss. Its gradients are added to `of`.
+
+    Args:
+        room: memory for exponentials that are kept.
+    """
+    blocks = list(head.rows(part))
+    kept = [_Kept(head, rows, part, room) if (rows.stop - part.start) * head.entries <= len(room) else None for rows in blocks]
+    found = [_statistics(head, rows, targets[_within(rows, part)], one) for rows, one in zip(blocks, kept, strict=True)]
+    logprobs, entropy, normalizer = (torch.cat(column) for column in zip(*found, strict=True))
+    with torch.enable_grad():
+        loss = loss_of(logprobs.requires_grad_(), entropy.requires_grad_())
+        by = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True)
+    for rows, one in zip(blocks, kept, strict=True):
+        here = _within(rows, part)
+        of_logprob, of_entropy = (None if values is None or not values[here].any() else values[here] for values in by)
+        if of_entropy is not None:
+            _through_both(head, of, rows, normalizer[here], entropy.detach()[here], of_logprob, of_entropy)
+        elif of_logprob is not None:
+            _through_logprobs(head, of, rows, normalizer[here], of_logprob, one)
+    if by[0] is not None:
+        of.add_targets(part, targets, by[0])
+    return loss.detach()
+
+
+class _Kept:
+    """e^(l - m) of some positions, tile by tile, and the m of each tile."""
+
+    def __init__(self, head: _Head, rows: slice, part: slice, room: Tensor) -> None:
+        count, first = rows.stop - rows.start, (rows.start - part.start) * head.entries
+        self._tiles = [
+            room[first + count * columns.start : first + count * columns.stop].view(count, -1) for columns in head.columns()
+        ]
+        self.maxima: list[Float[Tensor, " rows"]] = []
+
+    def tile(self, number: int) -> Float[Tensor, "rows columns"]:
+        return self._tiles[number]
 
 
 def _statistics(head: _Head, rows: slice, targets: Tensor, kept: _Kept | None) -> tuple[Tensor, Tensor, Tensor]:
     """Logprobs, entropies and log-normalizers of some rows."""
     maximum = total = weighted = chosen = head.temperature[rows]
-    for columns in head.columns():
-        first = columns.start == 0
+    for number, columns in enumerate(head.columns()):
+        first = number == 0
         logits = head.logits(rows, columns)
         highest = logits.amax(-1) if first else torch.maximum(maximum, logits.amax(-1))
-        p = head.place(rows, columns) if kept is None else kept.exponentials[:, columns]
+        p = head.place(rows, columns) if kept is None else kept.tile(number)
         torch.sub(logits, highest[:, None], out=p).exp_()
         here = targets - columns.start
         target = logits.gather(-1, here.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
@@ -128,7 +178,7 @@ def _through_logprobs(
             p = head.logits(rows, columns).sub_(normalizer[:, None]).exp_()
             of.add(rows, columns, p, -of_logprob)
         else:
-            of.add(rows, columns, kept.exponentials[:, columns], -of_logprob * (kept.maxima[number] - normalizer).exp_())
+            of.add(rows, columns, kept.tile(number), -of_logprob * (kept.maxima[number] - normalizer).exp_())
 
 
 def _through_both(
@@ -146,29 +196,32 @@ def _through_both(
 class _Head:
     """The vocabulary projection, tile by tile. Dividing hidden states by the temperature spares dividing the logits."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, tile: tuple[int, int]) -> None:
-        self.scaled = (hidden / temperature[:, None]).to(hidden.dtype)
-        self.temperature = temperature
-        self._weight, self._bias, self._tile = weight, bias, tile
-        largest = min(tile[0], len(hidden)), min(tile[1], len(weight))
-        self._logits, self._place = (temperature.new_empty(largest) for _ in range(2))
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor) -> None:
+        self.temperature = temperature.to(torch.promote_types(hidden.dtype, torch.float32))
+        self.scaled = (hidden / self.temperature[:, None]).to(hidden.dtype)
+        self.entries = len(weight)
+        self._weight, self._bias, self._tile = weight, bias, TILES[_kind(hidden.device)]
+        largest = min(self._tile[0], len(hidden)) * min(self._tile[1], len(weight))
+        self._logits, self._place = (self.temperature.new_empty(largest) for _ in range(2))
 
-    def rows(self) -> Iterator[slice]:
-        return _cuts(len(self.scaled), self._tile[0])
+    def rows(self, part: slice) -> Iterator[slice]:
+        """Positions of a tile, in turn, of those of a part; about as many each time."""
+        length = part.stop - part.start
+        return _cuts(part.start, part.stop, -(-length // -(-length // self._tile[0])) if length else 1)
 
     def columns(self) -> Iterator[slice]:
-        return _cuts(len(self._weight), self._tile[1])
+        return _cuts(0, self.entries, self._tile[1])
 
     def weight(self, columns: slice) -> Float[Tensor, "columns width"]:
         return self._weight[columns].to(self.scaled.dtype)
 
     def place(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """Memory that is used for one tile after the other."""
-        return self._place[: rows.stop - rows.start, : columns.stop - columns.start]
+        return _cut_out(self._place, rows, columns)
 
     def logits(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """The logits of a tile, in memory that the next call uses again."""
-        logits = self._logits[: rows.stop - rows.start, : columns.stop - columns.start]
+        logits = _cut_out(self._logits, rows, columns)
         factors = self.scaled[rows], self.weight(columns).T
         if logits.dtype == self.scaled.dtype:
             torch.mm(*factors, out=logits)
@@ -204,13 +257,13 @@ class _Gradients:
         else:
             self._weight[columns] += of_logits.T @ scaled
 
-    def add_targets(self, targets: Int[Tensor, " tokens"], of_logprob: Float[Tensor, " tokens"]) -> None:
+    def add_targets(self, rows: slice, targets: Int[Tensor, " rows"], of_logprob: Float[Tensor, " rows"]) -> None:
         """What the logits of the targets themselves get."""
-        self._scaled += of_logprob[:, None] * self._full_weight[targets]
+        self._scaled[rows] += of_logprob[:, None] * self._full_weight[targets]
         if self._weight is not None:
-            self._weight.index_add_(0, targets, of_logprob[:, None] * self._head.scaled)
+            self._weight.index_add_(0, targets, of_logprob[:, None] * self._head.scaled[rows])
         if self._bias is not None:
-            self._bias.index_add_(0, targets, of_logprob / self._head.temperature)
+            self._bias.index_add_(0, targets, of_logprob / self._head.temperature[rows])
 
     def results(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         of_hidden = self._scaled.div_(self._head.temperature[:, None]).to(hidden.dtype)
@@ -218,5 +271,19 @@ class _Gradients:
         return of_hidden, None if self._weight is None else self._weight.to(self._full_weight.dtype), of_bias
 
 
-def _cuts(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "cuda"
+
+
+def _cuts(start: int, stop: int, size: int) -> Iterator[slice]:
+    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
+
+
+def _within(rows: slice, part: slice) -> slice:
+    return slice(rows.start - part.start, rows.stop - part.start)
+
+
+def _cut_out(memory: Tensor, rows: slice, columns: slice) -> Tensor:
+    """The first elements as a tile."""
+    count, width = rows.stop - rows.start, columns.stop - columns.start
+    return memory[: count * width].view(count, width)

@@ -17,8 +17,8 @@ from pipeline.errors import UserError
 from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import IMPLEMENTATIONS, Kind, block_mask, choose, in_line
-from pipeline.train.batch import Batch
-from pipeline.train.logprobs import linear_logprobs
+from pipeline.train.batch import Batch, Part
+from pipeline.train.logprobs import linear_logprobs, linear_loss, tokens_of_part
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
 from pipeline.train.weights import Masters, cast_frozen, layers_of, shard
@@ -99,12 +99,41 @@ class Policy:
         return CostModel(attention_scale=max(1.0, weights / (2 * text.hidden_size * text.num_hidden_layers)))
 
     def logprobs(self, batch: Batch) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-        """log pi and entropy of every completion token, each at its own temperature; fp32, with gradient.
+        """log pi and entropy of every completion token, each at its own temperature; fp32, without gradient.
 
         With several ranks, all of them must call it, each with rows of its own.
         """
-        logprobs, entropy = self._run(lambda model: self._logprobs(model, batch))
+
+        def work(model: Any) -> tuple[Tensor, Tensor]:
+            return linear_logprobs(*self._projection(model, batch), batch.flat.targets, batch.flat.temperature)
+
+        with torch.no_grad():
+            logprobs, entropy = self._run(work)
         return logprobs, entropy
+
+    def loss(self, batch: Batch, loss_of: Callable[[Part, Tensor, Tensor], Tensor]) -> Float[Tensor, ""]:
+        """A loss that adds up over completions, with gradient.
+
+        With several ranks, all of them must call it, each with rows of its own.
+
+        Args:
+            loss_of: the loss of a part of the batch's completions, from the logprobs and entropies of its tokens; called
+                once with each part, in order.
+        """
+
+        def work(model: Any) -> Tensor:
+            hidden, weight, bias = self._projection(model, batch)
+            flat = batch.flat
+            parts = flat.parts(tokens_of_part(len(weight), weight.device))
+            tokens = [part.tokens for part in parts]
+
+            def of_number(number: int, logprobs: Tensor, entropy: Tensor) -> Tensor:
+                return loss_of(parts[number], logprobs, entropy)
+
+            return linear_loss(hidden, weight, bias, flat.targets, flat.temperature, tokens, of_number)
+
+        found: Tensor = self._run(work)
+        return found
 
     def _run(self, work: Callable[[nn.Module], Any]) -> Any:
         """Work with the gathered weights.
@@ -117,7 +146,8 @@ class Policy:
             self._root.reshard()
         return found
 
-    def _logprobs(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _projection(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The hidden states that predict each completion token, and the vocabulary projection's weight and bias."""
         if self.attention == "flex":
             batch = in_line(batch)
             mask: Any = block_mask(batch.part, batch.prompt)
@@ -131,7 +161,7 @@ class Policy:
         ).last_hidden_state
         head = model.get_output_embeddings()
         picked = hidden.flatten(0, 1).index_select(0, batch.predicted_from)
-        return linear_logprobs(picked, head.weight, head.bias, batch.flat.targets, batch.flat.temperature)
+        return picked, head.weight, head.bias
 
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own logits on one sequence, through its own code and plain causal attention; fp32.

@@ -17,7 +17,8 @@ from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss, Tokens
 from pipeline.config_train import TrainConfig
 from pipeline.errors import StageFailed
-from pipeline.train.feed import Step
+from pipeline.train.batch import Part
+from pipeline.train.feed import Pass, Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
 from pipeline.train.snapshot import Completion
@@ -81,19 +82,22 @@ class Stepper:
         self.policy.masters.refresh()
 
     def _accumulate(self, step: Step, record: StepRecord) -> list[str]:
-        """Add the gradient of every pass. Returns completions of passes whose loss is not finite."""
+        """Add the gradient of every pass. Returns completions of parts whose loss is not finite."""
         suspects: list[str] = []
         for one in step.passes:
-            outputs = self.policy.logprobs(one.batch)
-            if one.idle:
-                _carry_back(outputs, torch.zeros_like(outputs[0]), torch.zeros_like(outputs[1]))
-                continue
-            tokens = one.batch.flat.tokens(*outputs, self.iteration)
-            loss = self.algorithm.loss(tokens, step.totals)
-            torch.autograd.backward(loss.value)
-            record.add(tokens, loss, one.batch.flat.completions)
-            if not math.isfinite(loss.value.detach()):
-                suspects += names_of(one.batch.flat.completions)
+
+            def loss_of(part: Part, logprobs: Tensor, entropy: Tensor, one: Pass = one) -> Tensor:
+                if one.idle:
+                    return _with_derivatives(logprobs, torch.zeros_like(logprobs))
+                flat = one.batch.flat.of(part)
+                tokens = flat.tokens(logprobs, entropy, self.iteration)
+                loss = self.algorithm.loss(tokens, step.totals)
+                record.add(tokens, loss, flat.completions)
+                if not math.isfinite(loss.value.detach()):
+                    suspects.extend(names_of(flat.completions))
+                return loss.value
+
+            torch.autograd.backward(self.policy.loss(one.batch, loss_of))
         return suspects
 
     def _accumulate_whole(self, step: Step, record: StepRecord) -> list[str]:
@@ -103,18 +107,22 @@ class Stepper:
         logprob and entropy; the second carries these derivatives back through the model, pass by pass.
         """
         assert step.whole is not None
-        with torch.no_grad():
-            outputs = [self.policy.logprobs(one.batch) for one in step.passes]
+        outputs = [self.policy.logprobs(one.batch) for one in step.passes]
         kept = [pair for pair, one in zip(outputs, step.passes, strict=True) if not one.idle]
         logprobs, entropy = (self._of_all_ranks(values).requires_grad_() for values in (_column(kept, 0), _column(kept, 1)))
         tokens, loss = self._whole_loss(step, logprobs, entropy)
         derivatives = torch.autograd.grad(loss.value, (logprobs, entropy), allow_unused=True, materialize_grads=True)
         record.add(tokens, loss, step.whole.completions)
         start = step.start
-        for one in step.passes:
-            again = self.policy.logprobs(one.batch)
-            here = slice(start, start if one.idle else start + len(again[0]))
-            _carry_back(again, *(torch.zeros_like(again[0]) if one.idle else values[here] for values in derivatives))
+        for one, pair in zip(step.passes, outputs, strict=True):
+            here = slice(start, start if one.idle else start + len(pair[0]))
+            of_pass = [torch.zeros_like(pair[0]) if one.idle else values[here] for values in derivatives]
+
+            def loss_of(part: Part, *values: Tensor, of_pass: list[Tensor] = of_pass) -> Tensor:
+                pairs = zip(values, of_pass, strict=True)
+                return torch.stack([_with_derivatives(value, by[part.tokens]) for value, by in pairs]).sum()
+
+            torch.autograd.backward(self.policy.loss(one.batch, loss_of))
             start = here.stop
         return names_of(step.whole.completions) if self.team.leads else []
 
@@ -131,8 +139,9 @@ def _column(pairs: list[tuple[Tensor, Tensor]], place: int) -> Tensor:
     return torch.cat([pair[place] for pair in pairs]) if pairs else torch.zeros(0)
 
 
-def _carry_back(outputs: tuple[Tensor, Tensor], by_logprob: Tensor, by_entropy: Tensor) -> None:
-    torch.autograd.backward(outputs, (by_logprob, by_entropy))
+def _with_derivatives(values: Tensor, derivatives: Tensor) -> Tensor:
+    """Some number that has these derivatives."""
+    return (values * derivatives).sum()
 
 
 def names_of(completions: list[Completion]) -> list[str]:

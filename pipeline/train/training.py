@@ -155,8 +155,7 @@ class Training:
         record = self._record()
         first = next(number for _, numbers in self.feed.plan for number in numbers if self.snapshot.from_parent[number])
         batch = collate(self.feed.rows(first), self.team.device)
-        with torch.no_grad():
-            tokens = batch.flat.tokens(*self.policy.logprobs(batch), self.iteration)
+        tokens = batch.flat.tokens(*self.policy.logprobs(batch), self.iteration)
         record.add(tokens, Loss(value=tokens.logprobs.sum(), stopped=~tokens.mask), batch.flat.completions)
         return record
 

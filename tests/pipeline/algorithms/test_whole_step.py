@@ -15,8 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.algorithms import ALGORITHMS, Algorithm, resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.config_train import TrainConfig
-from pipeline.train.batch import collate, flatten
+from pipeline.train.batch import Batch, collate, flatten
 from pipeline.train.feed import Pass, Step
+from pipeline.train.logprobs import KEPT_LOGITS
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
@@ -63,8 +64,7 @@ def group_of(policy: Policy, number: int, lengths: tuple[int, ...]) -> Group:
     for sample, length in enumerate(lengths):
         tokens = random.integers(0, VOCABULARY, length).astype(np.int32)
         bare = Completion(f"g{number}", sample, tokens, behavior=None, mask=np.ones(length, np.bool_))
-        with torch.no_grad():
-            logprobs = policy.logprobs(collate([Row(Group(prompt, [bare]), [bare])], policy.device))[0].numpy()
+        logprobs = policy.logprobs(collate([Row(Group(prompt, [bare]), [bare])], policy.device))[0].numpy()
         stored = [(logprobs + random.normal(0, 0.3, length)).astype(np.float32) for _ in range(3)]
         completions.append(
             dataclasses.replace(
@@ -106,9 +106,14 @@ def one_graph(policy: Policy, algorithm: Algorithm, parts: list[list[Row]]) -> t
     batch = collate([row for part in parts for row in part], policy.device)
     totals = Totals(tokens=float(batch.flat.mask.sum()), sequences=float(len(batch.flat.completions)))
     policy.model.zero_grad()
-    value = algorithm.loss(batch.flat.tokens(*policy.logprobs(batch), 1), totals).value
-    torch.autograd.backward(value)
-    return value.item(), gradient_of(policy)
+    return through(policy, algorithm, batch, totals), gradient_of(policy)
+
+
+def through(policy: Policy, algorithm: Algorithm, batch: Batch, totals: Totals) -> float:
+    """The loss of a batch as one part; its gradient is added to what is there."""
+    loss = policy.loss(batch, lambda _, *values: algorithm.loss(batch.flat.tokens(*values, 1), totals).value)
+    torch.autograd.backward(loss)
+    return loss.item()
 
 
 def gradient_of(policy: Policy) -> Tensor:
@@ -143,6 +148,19 @@ def test_how_a_step_is_cut_changes_loss_and_gradient_by_rounding_only(
         assert float((found[1] - gradient).norm() / gradient.norm()) < 1e-5, name
 
 
+@pytest.mark.parametrize("most", [1, 7])
+@pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
+def test_how_a_micro_batch_is_cut_for_its_loss_changes_nothing_but_rounding(
+    algorithm: Algorithm, most: int, policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = CUTS["everything at once"](groups)
+    loss, gradient = as_trained(policy, algorithm, together)
+    monkeypatch.setitem(KEPT_LOGITS, "cpu", most * VOCABULARY)
+    found = as_trained(policy, algorithm, together)
+    assert found[0] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    assert float((found[1] - gradient).norm() / gradient.norm()) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["bapo", "m2po", "p3o", "spear"])
 def test_the_whole_step_matters_to_them(name: str, policy: Policy, groups: list[Group]) -> None:
     parts = CUTS["a completion at a time, backwards"](groups)
@@ -151,8 +169,7 @@ def test_the_whole_step_matters_to_them(name: str, policy: Policy, groups: list[
     policy.model.zero_grad()
     for part in parts:
         batch = collate(part, policy.device)
-        loss = EVERY[name].loss(batch.flat.tokens(*policy.logprobs(batch), 1), Totals(tokens=tokens, sequences=completions))
-        torch.autograd.backward(loss.value)
+        through(policy, EVERY[name], batch, Totals(tokens=tokens, sequences=completions))
     piecewise = gradient_of(policy)
     gradient = as_trained(policy, EVERY[name], parts)[1]
     assert float((piecewise - gradient).norm() / gradient.norm()) > 1e-3

@@ -77,8 +77,7 @@ def test_before_the_first_step_the_policy_is_the_parent_to_the_bit(
     found = []
     for lora in (None, LoraConfig(**LORA)):
         policy = Policy(model_path(), "float32", trust_remote_code=False, lora=lora)
-        with torch.no_grad():
-            found.append(policy.logprobs(collate([Row(group, group.completions)], policy.device)))
+        found.append(policy.logprobs(collate([Row(group, group.completions)], policy.device)))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 

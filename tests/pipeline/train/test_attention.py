@@ -74,11 +74,10 @@ def test_blocks_that_nobody_sees_are_left_out(make_group: Callable[..., Group]) 
 @pytest.mark.parametrize("name", ["qwen2", "tied"])
 def test_flex_attention_gives_the_logprobs_of_sdpa(name: str, batch: Batch, make_policy: MakePolicy, uncompiled: None) -> None:
     policy = make_policy(name, max_position_embeddings=256)
-    with torch.no_grad():
-        policy.use_attention("sdpa")
-        expected = policy.logprobs(batch)
-        policy.use_attention("flex")
-        found = policy.logprobs(batch)
+    policy.use_attention("sdpa")
+    expected = policy.logprobs(batch)
+    policy.use_attention("flex")
+    found = policy.logprobs(batch)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert differences(policy, batch).max() < 1e-4
 

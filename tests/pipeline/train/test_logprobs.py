@@ -1,8 +1,9 @@
-"""Tiled logprobs and entropies against log_softmax on all logits, in fp64 where gradients are compared."""
+"""Tiled logprobs, entropies and losses against log_softmax on all logits, in fp64 where gradients are compared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.train import logprobs
-from pipeline.train.logprobs import linear_logprobs
+from pipeline.train.logprobs import linear_logprobs, linear_loss
 
 TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
@@ -34,31 +35,53 @@ def all_at_once(
     return log_p.gather(-1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
 
 
-def gradients(results: Sequence[Tensor], given: Inputs) -> list[Tensor]:
-    """Of an arbitrary combination of logprobs and entropies, in hidden, weight and bias."""
-    scale = torch.arange(1, len(results[0]) + 1, dtype=results[0].dtype)
-    loss = sum((scale**place * result).sum() for place, result in enumerate(results, start=1))
-    return list(torch.autograd.grad(loss, [tensor for tensor in given[:3] if tensor is not None]))
+Losses = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A loss from the numbers of some tokens, and their logprobs and entropies."""
+
+
+def some_loss(numbers: Tensor, logprobs: Tensor, entropy: Tensor) -> Tensor:
+    return ((1.0 + numbers) * logprobs + (1.0 + numbers) ** 2 * entropy.sin()).sum()
+
+
+def gradients(loss: Tensor, given: Inputs) -> list[Tensor]:
+    """In those of hidden, weight and bias that are trained."""
+    return list(torch.autograd.grad(loss, [tensor for tensor in given[:3] if tensor is not None and tensor.requires_grad]))
+
+
+def tiled(given: Inputs, loss: Losses, cuts: Sequence[int] = ()) -> Tensor:
+    """The loss over parts that end at some tokens."""
+    ends = [0, *cuts, len(given[0])]
+    parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    numbers = torch.arange(len(given[0]))
+    return linear_loss(*given, parts, lambda part, *values: loss(numbers[parts[part]], *values))
+
+
+def at_once(given: Inputs, loss: Losses) -> Tensor:
+    return loss(torch.arange(len(given[0])), *all_at_once(*given))
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, kept: int = 0) -> None:
     """Work in tiles of rows x columns, and keep so many logits for the backward pass."""
     monkeypatch.setitem(logprobs.TILES, "cpu", (rows, columns))
-    monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
+    monkeypatch.setitem(logprobs.KEPT_LOGITS, "cpu", kept)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kept", [0, 4 * VOCABULARY, 100 * VOCABULARY])
 @pytest.mark.parametrize("columns", [1, 4, VOCABULARY, 100])
 @pytest.mark.parametrize("rows", [1, 2, 3, TOKENS, 100])
-def test_values_and_gradients_are_those_of_log_softmax_whatever_the_tiles(
+def test_values_and_gradients_are_those_of_log_softmax_whatever_the_tiles_and_parts(
     rows: int, columns: int, kept: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(monkeypatch, rows, columns, kept)
     given = inputs(bias=bias)
-    found, expected = linear_logprobs(*given), all_at_once(*given)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradients(found, given), gradients(expected, given), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(linear_logprobs(*given), all_at_once(*given), rtol=1e-12, atol=1e-12)
+    expected = at_once(given, some_loss)
+    of_expected = gradients(expected, given)
+    for cuts in ([], [3], [1, 2, 6]):
+        found = tiled(given, some_loss, cuts)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradients(found, given), of_expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -66,47 +89,57 @@ def test_gradients_agree_with_finite_differences(bias: bool, monkeypatch: pytest
     cut(monkeypatch, 2, 4, 2 * VOCABULARY)
     hidden, weight, offset, targets, temperature = inputs(tokens=3, bias=bias)
 
-    def function(*parts: Tensor) -> Any:
-        return linear_logprobs(parts[0], parts[1], parts[2] if bias else None, targets, temperature)
+    def function(*parts: Tensor) -> Tensor:
+        return tiled((parts[0], parts[1], parts[2] if bias else None, targets, temperature), some_loss)
 
-    assert torch.autograd.gradcheck(function, [part for part in (hidden, weight, offset) if part is not None])
+    parts = [part for part in (hidden, weight, offset) if part is not None]
+    found = torch.autograd.grad(function(*parts), parts)
+    for number, part in enumerate(parts):
+        for place in range(part.numel()):
+            step = torch.zeros_like(part)
+            step.view(-1)[place] = 1e-6
+            up, down = (function(*parts[:number], part.detach() + sign * step, *parts[number + 1 :]) for sign in (1, -1))
+            assert (up - down).item() / 2e-6 == pytest.approx(float(found[number].flatten()[place]), rel=1e-6, abs=1e-6)
 
 
-def test_a_second_backward_pass_gives_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(monkeypatch, 2, 4, 4 * VOCABULARY)
+def test_a_part_of_a_larger_loss_gets_its_share_of_the_gradient() -> None:
     given = inputs()
-    loss = torch.stack(linear_logprobs(*given)).sin().sum()
-    leaves = [tensor for tensor in given[:3] if tensor is not None]
-    first, second = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    thrice = gradients(3.0 * tiled(given, some_loss), given)
+    expected = gradients(3.0 * at_once(given, some_loss), given)
+    torch.testing.assert_close(thrice, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_tokens_without_a_gradient_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, 2, 4, 4 * VOCABULARY)
     given = inputs()
-    counts = (torch.arange(TOKENS) % 4 > 1).double()
-    found, expected = (function(*given)[0] @ counts for function in (linear_logprobs, all_at_once))
-    for one, other in zip(torch.autograd.grad(found, given[:3]), torch.autograd.grad(expected, given[:3]), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+    def loss(numbers: Tensor, logprobs: Tensor, _: Tensor) -> Tensor:
+        return logprobs @ (numbers % 4 > 1).double()
+
+    found, expected = gradients(tiled(given, loss, [4]), given), gradients(at_once(given, loss), given)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("used", [0, 1])
-def test_either_result_may_be_used_alone(used: int) -> None:
+def test_either_of_logprobs_and_entropies_may_be_used_alone(used: int) -> None:
     given = inputs()
-    found, expected = linear_logprobs(*given)[used], all_at_once(*given)[used]
-    torch.testing.assert_close(gradients([found], given), gradients([expected], given), rtol=1e-11, atol=1e-11)
+
+    def loss(numbers: Tensor, *values: Tensor) -> Tensor:
+        return ((1.0 + numbers) * values[used]).sum()
+
+    found, expected = gradients(tiled(given, loss), given), gradients(at_once(given, loss), given)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_a_frozen_head_gets_no_gradient_and_costs_no_memory_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, bias, *rest = inputs()
     assert bias is not None
-    expected = gradients(linear_logprobs(hidden, weight, bias, *rest), (hidden, weight, bias, *rest))[0]
+    expected = gradients(tiled((hidden, weight, bias, *rest), some_loss), (hidden, weight, bias, *rest))[0]
     frozen = (hidden, weight.detach(), bias.detach(), *rest)
     monkeypatch.setattr(
         torch, "zeros_like", lambda tensor, **_: tensor.new_zeros(tensor.shape if len(tensor) == TOKENS else 1 / 0)
     )
-    found = linear_logprobs(*frozen)
-    (gradient,) = gradients(found, (hidden, None, None, *rest))  # type: ignore[arg-type]
+    (gradient,) = gradients(tiled(frozen, some_loss), frozen)
     assert torch.equal(gradient, expected)
 
 
@@ -125,19 +158,19 @@ def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:
 
 
 def test_large_logits_stay_finite() -> None:
-    hidden = torch.tensor([[1e4]], requires_grad=True)
-    found, entropy = linear_logprobs(hidden, torch.tensor([[1.0], [-1.0]]), None, torch.tensor([1]), torch.ones(1))
-    (found + entropy).sum().backward()
+    given = torch.tensor([[1e4]], requires_grad=True), torch.tensor([[1.0], [-1.0]]), None, torch.tensor([1]), torch.ones(1)
+    found, entropy = linear_logprobs(*given)
     assert found.item() == pytest.approx(-2e4)
     assert entropy.item() == pytest.approx(0, abs=1e-6)
-    assert hidden.grad is not None
-    assert hidden.grad.isfinite().all()
+    (gradient,) = gradients(tiled(given, some_loss), given)
+    assert gradient.isfinite().all()
 
 
 def test_no_tokens_give_no_logprobs_and_no_gradient() -> None:
     given = inputs(tokens=0)
-    found = linear_logprobs(*given)
-    assert [len(result) for result in found] == [0, 0]
+    assert [len(result) for result in linear_logprobs(*given)] == [0, 0]
+    found = linear_loss(*given, [], lambda *_: pytest.fail("there is no part"))
+    assert found == 0
     assert not any(gradient.any() for gradient in gradients(found, given))
 
 
@@ -148,7 +181,9 @@ def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -
     assert [result.dtype for result in found] == [torch.float32] * 2
     exact = all_at_once(*(tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in given))  # type: ignore[arg-type]
     torch.testing.assert_close([result.double() for result in found], list(exact), rtol=0, atol=0.05)
-    assert [gradient.dtype for gradient in gradients(found, given)] == [torch.bfloat16, torch.float32, torch.float32]
+    loss = tiled(given, some_loss)
+    assert loss.dtype == torch.float32
+    assert [gradient.dtype for gradient in gradients(loss, given)] == [torch.bfloat16, torch.float32, torch.float32]
 
 
 class Largest(TorchDispatchMode):
@@ -164,19 +199,46 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("cuts", [range(8, 512, 8), []])
 @pytest.mark.parametrize("tokens", [64, 512])
-def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(
+    tokens: int, cuts: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     vocabulary, rows = 300, 8
     cut(monkeypatch, rows, 50, kept=2 * rows * vocabulary)
     given = inputs(tokens=tokens, vocabulary=vocabulary)
     with Largest() as largest:
-        gradients(linear_logprobs(*given), given)
-    assert largest.elements == max(rows * vocabulary, tokens * WIDTH)
+        gradients(tiled(given, some_loss, [end for end in cuts if end < tokens]), given)
+    assert largest.elements == max((1 if cuts else 2) * rows * vocabulary, tokens * WIDTH)
+
+
+def test_a_part_that_fits_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(monkeypatch, 4, 5, kept=8 * VOCABULARY)
+    given = inputs(tokens=20, bias=False)
+
+    def products(cuts: Sequence[int]) -> int:
+        with Counted() as counted:
+            tiled(given, lambda _, logprobs, __: logprobs.sum(), cuts)
+        return counted.products
+
+    tiles = 5 * 3
+    assert products([8, 16]) == 3 * tiles
+    assert products([]) == 3 * tiles + 3 * 3
+
+
+class Counted(TorchDispatchMode):
+    """Counts matrix products."""
+
+    products = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.products += operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return operation(*args, **(kwargs or {}))
 
 
 def test_without_a_gradient_no_logits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, 8, 50, kept=100_000)
     given = inputs(tokens=64, vocabulary=300)
-    with torch.no_grad(), Largest() as largest:
+    with Largest() as largest:
         linear_logprobs(*given)
     assert largest.elements == 8 * 50

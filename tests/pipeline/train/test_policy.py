@@ -18,7 +18,7 @@ from transformers import CohereConfig, CohereForCausalLM
 from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.errors import UserError
-from pipeline.train.batch import Batch, collate
+from pipeline.train.batch import Batch, Flat, Part, collate
 from pipeline.train.check import self_check
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
@@ -104,9 +104,13 @@ def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[Row]]) 
     value = 0.0
     for rows in batches:
         batch = in_fp64(collate(rows, policy.device))
-        loss = resolve(algorithm).loss(batch.flat.tokens(*policy.logprobs(batch), version=1), totals)
-        loss.value.backward()  # type: ignore[no-untyped-call]
-        value += loss.value.item()
+
+        def loss_of(part: Part, logprobs: Tensor, entropy: Tensor, flat: Flat = batch.flat) -> Tensor:
+            return resolve(algorithm).loss(flat.of(part).tokens(logprobs, entropy, version=1), totals).value
+
+        loss = policy.loss(batch, loss_of)
+        torch.autograd.backward(loss)
+        value += loss.item()
     return value, torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
 
 
@@ -171,8 +175,7 @@ def test_packed_logprobs_are_those_of_the_model_alone(
 ) -> None:
     policy = make_policy(name)
     batch = collate([Row(group, group.completions) for group in groups], policy.device)
-    with torch.no_grad():
-        found, entropy = policy.logprobs(batch)
+    found, entropy = policy.logprobs(batch)
     expected = [
         value
         for group in groups
@@ -200,8 +203,7 @@ def test_a_model_with_dropout_is_trained_without_it(
 ) -> None:
     policy, plain = make_policy(name, checkpointing=checkpointing, **dropout), make_policy(name)
     batch = collate([Row(group, group.completions) for group in groups], policy.device)
-    with torch.no_grad():
-        found, expected = policy.logprobs(batch)[0], plain.logprobs(batch)[0]
+    found, expected = policy.logprobs(batch)[0], plain.logprobs(batch)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -211,7 +213,7 @@ def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[Group], make_p
     logprobs, entropy = policy.logprobs(batch)
     assert {tensor.dtype for tensor in (logprobs, entropy, *policy.parameters.values())} == {torch.float32}
     assert (logprobs - exact.logprobs(batch)[0]).abs().mean().item() < 0.05
-    (logprobs.sum() + entropy.sum()).backward()
+    torch.autograd.backward(policy.loss(batch, lambda _, logprobs, entropy: logprobs.sum() + entropy.sum()))
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters.values())
 
 

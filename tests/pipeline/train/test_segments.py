@@ -101,6 +101,6 @@ def test_models_give_the_same_logprobs_and_gradients_as_with_sdpa(
     results = []
     for kind in ("segments", "sdpa"):
         policy.use_attention(kind)  # type: ignore[arg-type]
-        logprobs, entropy = policy.logprobs(batch)
-        results.append((logprobs, torch.autograd.grad((logprobs * entropy).sum(), list(policy.parameters.values()))))
+        loss = policy.loss(batch, lambda _, logprobs, entropy: (logprobs * entropy).sum())
+        results.append((policy.logprobs(batch), torch.autograd.grad(loss, list(policy.parameters.values()))))
     torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
