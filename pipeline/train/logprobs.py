@@ -205,9 +205,10 @@ class _Head:
         self._logits, self._place = (self.temperature.new_empty(largest) for _ in range(2))
 
     def rows(self, part: slice) -> Iterator[slice]:
-        """Positions of a tile, in turn, of those of a part; about as many each time."""
+        """Positions of a tile, in turn, of those of a part; about as many each time, and no more than can be kept."""
         length = part.stop - part.start
-        return _cuts(part.start, part.stop, -(-length // -(-length // self._tile[0])) if length else 1)
+        most = min(self._tile[0], tokens_of_part(self.entries, self.scaled.device) or self._tile[0])
+        return _cuts(part.start, part.stop, -(-length // -(-length // most)) if length else 1)
 
     def columns(self) -> Iterator[slice]:
         return _cuts(0, self.entries, self._tile[1])
