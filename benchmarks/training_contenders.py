@@ -4,6 +4,8 @@
     padded    a plain loop over transformers' model, written with care: rows [prompt, completion] of like length together,
               padded on the right to the longest of the batch, so that causal attention needs no mask; logits only from the
               shortest prompt of the batch on (logits_to_keep); no entropy, no metrics.
+    kept      the padded loop with memory that it frees kept for its next step, as rollbook keeps it: where page faults are
+              slow, as on many virtual machines, the allocator's default costs a loop with all logits more than its products.
     trl       TRL's GRPOTrainer with its own training loop; what it would generate is read from the stored completions.
 
 The loss is PPO's clipped surrogate with the stored logprobs, clipped at 0.8 and 1.28, averaged over the step's tokens (TRL
@@ -215,6 +217,14 @@ def padded(places: Places, cell: Cell, steps: int) -> Timed:
     return timed
 
 
+def kept(places: Places, cell: Cell, steps: int) -> Timed:
+    """The plain loop without page faults in every step."""
+    from pipeline.train.memory import memory_kept
+
+    with memory_kept():
+        return padded(places, cell, steps)
+
+
 def padded_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tensor]]:
     model = load(places)
     loss = padded_backward(model, stored(Path(places["rollouts"]), Path(places["shaped"])), cell)
@@ -359,9 +369,10 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-TIMERS: dict[str, Callable[[Places, Cell, int], Timed]] = {"rollbook": rollbook, "padded": padded, "trl": trl}
+TIMERS: dict[str, Callable[[Places, Cell, int], Timed]] = {"rollbook": rollbook, "padded": padded, "kept": kept, "trl": trl}
 CHECKS: dict[str, Callable[[Places, Cell], tuple[float, dict[str, Tensor]]]] = {
     "rollbook": rollbook_gradient,
     "padded": padded_gradient,
+    "kept": padded_gradient,
     "trl": trl_gradient,
 }

@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     several("shape", list(SHAPES), [name for name in SHAPES if name != "gpu"])
     several("size", list(SIZES), [name for name in SIZES if name != "0.5B"])
     several("vocabulary", list(VOCABULARIES), list(VOCABULARIES))
-    several("contender", ["rollbook", "padded", "trl"], ["rollbook", "padded", "trl"])
+    several("contender", ["rollbook", "padded", "kept", "trl"], ["rollbook", "padded", "trl"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])

@@ -30,7 +30,7 @@ def show(
     shaped: Annotated[str | None, typer.Option(help="The shaped artifact whose advantages are shown.")] = None,
     table: Annotated[str | None, typer.Option(help="Another table, such as prompts, metrics or evaluation.")] = None,
     sort: Annotated[str | None, typer.Option(help="reward, advantage, tokens or logprob; -reward: the largest first.")] = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many to show.")] = 10,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=1_000_000, help="How many to show.")] = 10,
     full: Annotated[bool, typer.Option("--full", "-f", help="Whole texts, not a line each. As with --prompt.")] = False,
     by: Annotated[Literal["logprob", "advantage", "none"], typer.Option("--color", help="What colors the tokens.")] = "logprob",
     as_json: AsJson = False,

@@ -122,7 +122,7 @@ class SamplingConfig(Model):
 class GenerateConfig(SamplingConfig):
     prompts: int = Field(default=128, ge=1)
     """Training prompts per iteration, drawn without replacement until every prompt was used once."""
-    samples: int = Field(default=8, ge=1)
+    samples: int = Field(default=8, ge=1, le=1_000_000)
     """Completions per prompt: the size of a group."""
     shard_groups: int = Field(default=64, ge=1)
     """Groups per Parquet file: what a crash can cost, and what is held in memory."""
@@ -175,7 +175,7 @@ class RewardConfig(Model):
 
 
 class EvaluateConfig(Model):
-    samples: int = Field(default=8, ge=1)
+    samples: int = Field(default=8, ge=1, le=1_000_000)
     """Sampled completions per held-out prompt."""
     temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=LARGEST_TEMPERATURE)
     """Temperature of the sampled completions."""

@@ -35,7 +35,8 @@ def sources_of(replay: ReplayConfig, fresh: Artifact, earlier: Sequence[Artifact
         UserError: a path that holds no rollouts artifact.
     """
     window = earlier[: replay.iterations]
-    found = [Source(rollouts, replay.decay**lag) for lag, rollouts in enumerate(window)]
+    # A weight of 0, which a power of hundreds comes down to, could not be divided by.
+    found = [Source(rollouts, max(replay.decay**lag, 1e-200)) for lag, rollouts in enumerate(window)]
     found += [Source(named_rollouts(artifact.path), artifact.weight) for artifact in replay.artifacts]
     distinct: dict[str, Source] = {}
     for source in found:

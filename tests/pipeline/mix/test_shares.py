@@ -83,6 +83,8 @@ def test_the_window_is_the_newest_iterations_and_weights_decay_with_age(make_art
     fresh, *earlier = (make_artifact("rollouts", iteration=number) for number in (5, 4, 3, 2))
     found = sources_of(ReplayConfig(iterations=2, share=0.4, decay=0.5), fresh, earlier)
     assert [(source.rollouts.id, source.weight) for source in found] == [(earlier[0].id, 1.0), (earlier[1].id, 0.5)]
+    distant = sources_of(ReplayConfig(iterations=3, share=0.4, decay=1e-200), fresh, earlier)
+    assert divided(3, [source.weight for source in distant[2:]], [5]) == [3]
     assert sources_of(ReplayConfig(iterations=2), fresh, []) == []
     assert sources_of(ReplayConfig(), fresh, earlier) == []
 
