@@ -20,7 +20,7 @@ from pipeline.rewards.registry import recipe_of
 from pipeline.shape.settings import draws
 
 STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate")}
-STAGES["shape"] = "shape/2"
+STAGES |= {name: f"{name}/2" for name in ("shape", "score", "train")}
 """Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
 
 

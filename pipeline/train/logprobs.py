@@ -7,8 +7,8 @@ to a tile while it lies in the cache. With logits l = h W^T / T of one position,
     log Z = m + log z,   logprob = l[target] - log Z,   entropy = log Z - e / z
 
 A loss is computed part by part, a part being some whole completions: forward, loss and backward pass of one, then of the
-next. The e^(l - m) of a part are kept for its backward pass, as many as fit into a fixed amount of memory; only beyond that,
-in very long completions, logits are computed again. So peak memory does not grow with vocabulary x length.
+next. The e^(l - m) of a part are kept for its backward pass, as many as fit into a fixed amount of memory; beyond that, which
+only one completion alone can be, logits are computed again. So peak memory does not grow with vocabulary x length.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TILES = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
 """Positions and vocabulary entries of a tile: 16 MiB of fp32 logits fit a CPU's cache; a GPU wants large products."""
 KEPT_LOGITS = {"cpu": 1 << 27, "cuda": 1 << 28}
 """Logits whose exponentials are kept for the backward pass: 0.5 and 1 GiB in fp32."""
 LossOf = Callable[[int, Float[Tensor, " tokens"], Float[Tensor, " tokens"]], Float[Tensor, ""]]
-"""The loss of a part from its number and the logprobs and entropies of its tokens."""
+"""The loss of a part, one element, from its number and the logprobs and entropies of its tokens."""
 
 
 def linear_logprobs(
@@ -93,14 +94,17 @@ class _LinearLoss(torch.autograd.Function):
         room = head.temperature.new_empty(min(longest, tokens_of_part(len(weight), hidden.device)) * len(weight))
         total = head.temperature.new_zeros(())
         for number, part in enumerate(parts):
-            total += _forward_and_backward(head, of, part, targets[part], room, lambda *found, n=number: loss_of(n, *found))
+            if part.stop > part.start:
+                total += _forward_and_backward(head, of, part, targets[part], room, lambda *found, n=number: loss_of(n, *found))
         ctx.gradients = of.results(hidden)
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *of_loss: Tensor) -> tuple[Tensor | None, ...]:
+        assert ctx.gradients is not None, "the gradient was already asked for: it is made once"
         gradients = ctx.gradients
-        ctx.gradients = None  # A gradient that nobody else holds is not copied.
+        ctx.gradients = None  # What nobody else holds is not copied.
         if of_loss[0] != 1:
             gradients = tuple(None if gradient is None else gradient * of_loss[0] for gradient in gradients)
         return *gradients, *(None,) * 4
@@ -119,18 +123,18 @@ def _forward_and_backward(
     found = [_statistics(head, rows, targets[_within(rows, part)], one) for rows, one in zip(blocks, kept, strict=True)]
     logprobs, entropy, normalizer = (torch.cat(column) for column in zip(*found, strict=True))
     with torch.enable_grad():
-        loss = loss_of(logprobs.requires_grad_(), entropy.requires_grad_())
-        by = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True)
+        loss = loss_of(logprobs.requires_grad_().clone(), entropy.requires_grad_().clone())
+        by = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True) if loss.requires_grad else (None, None)
     for rows, one in zip(blocks, kept, strict=True):
         here = _within(rows, part)
         of_logprob, of_entropy = (None if values is None or not values[here].any() else values[here] for values in by)
         if of_entropy is not None:
-            _through_both(head, of, rows, normalizer[here], entropy.detach()[here], of_logprob, of_entropy)
+            _through_both(head, of, rows, normalizer[here], entropy.detach()[here], of_logprob, of_entropy, one)
         elif of_logprob is not None:
             _through_logprobs(head, of, rows, normalizer[here], of_logprob, one)
     if by[0] is not None:
         of.add_targets(part, targets, by[0])
-    return loss.detach()
+    return loss.detach().sum()
 
 
 class _Kept:
@@ -182,15 +186,30 @@ def _through_logprobs(
 
 
 def _through_both(
-    head: _Head, of: _Gradients, rows: slice, normalizer: Tensor, entropy: Tensor, of_logprob: Tensor | None, of_entropy: Tensor
+    head: _Head,
+    of: _Gradients,
+    rows: slice,
+    normalizer: Tensor,
+    entropy: Tensor,
+    of_logprob: Tensor | None,
+    of_entropy: Tensor,
+    kept: _Kept | None,
 ) -> None:
     """d loss / d l = of_logprob (1[target] - p) - of_entropy p (log p + entropy), less its first term."""
-    for columns in head.columns():
-        log_p = head.logits(rows, columns).sub_(normalizer[:, None])
-        factor = (log_p + entropy[:, None]).mul_(of_entropy[:, None])
+    for number, columns in enumerate(head.columns()):
+        factor = head.place(rows, columns)
+        if kept is None:
+            p = head.logits(rows, columns).sub_(normalizer[:, None])
+            torch.add(p, entropy[:, None], out=factor)
+            p, scale = p.exp_(), torch.ones_like(normalizer)
+        else:
+            p, log_scale = kept.tile(number), kept.maxima[number] - normalizer
+            torch.clamp(p, min=torch.finfo(p.dtype).tiny, out=factor).log_().add_((log_scale + entropy)[:, None])
+            scale = log_scale.exp()
+        factor.mul_(of_entropy[:, None])
         if of_logprob is not None:
             factor += of_logprob[:, None]
-        of.add(rows, columns, log_p.exp_().mul_(factor), -torch.ones_like(normalizer))
+        of.add(rows, columns, factor.mul_(p), -scale)
 
 
 class _Head:
@@ -201,14 +220,14 @@ class _Head:
         self.scaled = (hidden / self.temperature[:, None]).to(hidden.dtype)
         self.entries = len(weight)
         self._weight, self._bias, self._tile = weight, bias, TILES[_kind(hidden.device)]
-        largest = min(self._tile[0], len(hidden)) * min(self._tile[1], len(weight))
+        self._rows = min(self._tile[0], tokens_of_part(self.entries, hidden.device) or self._tile[0])
+        largest = min(self._rows, len(hidden)) * min(self._tile[1], len(weight))
         self._logits, self._place = (self.temperature.new_empty(largest) for _ in range(2))
 
     def rows(self, part: slice) -> Iterator[slice]:
         """Positions of a tile, in turn, of those of a part; about as many each time, and no more than can be kept."""
         length = part.stop - part.start
-        most = min(self._tile[0], tokens_of_part(self.entries, self.scaled.device) or self._tile[0])
-        return _cuts(part.start, part.stop, -(-length // -(-length // most)) if length else 1)
+        return _cuts(part.start, part.stop, -(-length // -(-length // self._rows)) if length else 1)
 
     def columns(self) -> Iterator[slice]:
         return _cuts(0, self.entries, self._tile[1])

@@ -18,7 +18,7 @@ from schemas.metrics import QUANTILES
 
 @dataclass
 class StepRecord:
-    """Collects what every micro-batch of a step saw."""
+    """Collects what every part of a step saw."""
 
     has_behavior: bool
     iteration: int = 0

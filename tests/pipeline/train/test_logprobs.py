@@ -174,6 +174,39 @@ def test_no_tokens_give_no_logprobs_and_no_gradient() -> None:
     assert not any(gradient.any() for gradient in gradients(found, given))
 
 
+def test_a_part_may_be_empty_or_have_nothing_to_learn_from() -> None:
+    given = inputs()
+    parts = [slice(0, 3), slice(3, 3), slice(3, TOKENS)]
+    losses = {0: lambda logprobs: logprobs.sum(), 2: lambda logprobs: torch.zeros(1, dtype=logprobs.dtype)}
+    found = linear_loss(*given, parts, lambda part, logprobs, _: losses[part](logprobs))
+    expected = all_at_once(*given)[0][:3].sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, given), gradients(expected, given))
+
+
+def test_a_loss_may_change_its_logprobs_in_place() -> None:
+    given = inputs()
+    found, expected = (of(given, lambda _, logprobs, __: logprobs.exp_().sum()) for of in (tiled, at_once))
+    torch.testing.assert_close(gradients(found, given), gradients(expected, given))
+
+
+def test_logits_of_no_weight_at_all_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
+    given = torch.tensor([[400.0], [-3.0]], requires_grad=True), weight, None, torch.tensor([0, 1]), torch.ones(2)
+    kept = gradients(tiled(given, some_loss), given)
+    cut(monkeypatch, 4, 4, kept=0)
+    again = gradients(tiled(given, some_loss), given)
+    torch.testing.assert_close(kept, again)
+
+
+def test_the_gradient_is_made_once() -> None:
+    given = inputs()
+    loss = tiled(given, some_loss)
+    torch.autograd.grad(loss, given[:2], retain_graph=True)
+    with pytest.raises(AssertionError, match="made once"):
+        torch.autograd.grad(loss, given[:2])
+
+
 def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -> None:
     hidden, weight, bias, targets, _ = inputs(dtype=torch.bfloat16)
     given = hidden, weight.detach().float().requires_grad_(), bias.detach().float().requires_grad_(), targets, torch.ones(TOKENS)  # type: ignore[union-attr]
@@ -212,18 +245,19 @@ def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(
     assert largest.elements == max((1 if cuts else 2) * rows * vocabulary, tokens * WIDTH)
 
 
-def test_a_part_that_fits_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entropies", [False, True])
+def test_a_part_that_fits_is_computed_once(entropies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, 4, 5, kept=8 * VOCABULARY)
     given = inputs(tokens=20, bias=False)
 
     def products(cuts: Sequence[int]) -> int:
         with Counted() as counted:
-            tiled(given, lambda _, logprobs, __: logprobs.sum(), cuts)
+            tiled(given, some_loss if entropies else lambda _, logprobs, __: logprobs.sum(), cuts)
         return counted.products
 
     tiles = 5 * 3
     assert products([8, 16]) == 3 * tiles
-    assert products([]) == 3 * tiles + 3 * 3
+    assert products([]) == 3 * tiles + (tiles - 2 * 3)
 
 
 class Counted(TorchDispatchMode):
