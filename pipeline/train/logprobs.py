@@ -63,7 +63,7 @@ def linear_loss(
 
     Args:
         parts: tokens of each part; together all of them.
-        loss_of: called once with each part, in order. Both tensors it is given have a gradient.
+        loss_of: called once with each part that has tokens, in order. Both tensors it is given have a gradient.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         given = hidden, weight, bias, targets, temperature, parts, loss_of
