@@ -1,8 +1,8 @@
 """Where the time of a training step goes, and how much of the machine's matrix rate it reaches.
 
-    python benchmarks/training_profile.py --shape gsm8k --size 20M --vocabulary 8k
+    python benchmarks/training_profile.py --shape gsm8k --size 20M --vocabulary 8k [--compile]
 
-One step of the train stage's own parts (Feed, Stepper) under torch.profiler, after one that is not counted. Shares are of the
+One step of the train stage's own parts (Feed, Stepper) under torch.profiler, after two that are not. Shares are of the
 profiler's self CPU time, by kind of operation; seconds of the parts of the step are wall time without the profiler.
 """
 
@@ -28,6 +28,7 @@ KINDS = {
     "sums, products, norms": ("aten::mul", "aten::add", "aten::sub", "aten::sum", "aten::pow", "aten::amax", "aten::div"),
     "copies and gathers": ("aten::copy_", "aten::cat", "aten::index", "aten::gather", "aten::fill_", "aten::zero_"),
     "activation": ("aten::silu",),
+    "compiled": ("## Call CompiledFxGraph",),
     "optimizer": ("aten::_fused_adamw_",),
 }
 """Operations by how their names start, the longest start winning. What is in none of them is "other", Python included."""
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--shape", default="gsm8k", choices=list(SHAPES))
     parser.add_argument("--size", default="20M", choices=list(SIZES))
     parser.add_argument("--vocabulary", default="8k", choices=list(VOCABULARIES))
+    parser.add_argument("--compile", action="store_true", help="with `train.compile`; the first step compiles")
     parser.add_argument("--store", type=Path, default=Path("/tmp/rollbook-benchmark"), help="for models and data")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_profile.json"))
     args = parser.parse_args()
@@ -45,15 +47,16 @@ def main() -> None:
     from pipeline.train.memory import memory_kept
 
     with TemporaryDirectory() as scratch, memory_kept():
-        figures = profiled(cell, prepare(cell, args.store), Path(scratch))
+        figures = profiled(cell, prepare(cell, args.store), Path(scratch), compiled=args.compile)
     for name in ("seconds", "shares"):
         print(name, {key: round(value, 4) for key, value in figures[name].items()})
     print(f"{figures['of_matmul_rate']:.2f} of {figures['matmul_rate'] / 1e9:.0f} GFLOP/s")
     command = f"python benchmarks/training_profile.py --shape {args.shape} --size {args.size} --vocabulary {args.vocabulary}"
-    record(args.out, cell.name, {"machine": machine(), "command": command, **figures})
+    option, name = (" --compile", f"{cell.name}, compiled") if args.compile else ("", cell.name)
+    record(args.out, name, {"machine": machine(), "command": command + option, **figures})
 
 
-def profiled(cell: Cell, places: dict[str, Any], scratch: Path) -> dict[str, Any]:
+def profiled(cell: Cell, places: dict[str, Any], scratch: Path, *, compiled: bool) -> dict[str, Any]:
     """Seconds of a step's parts, shares by kind of operation, and the share of the matrix rate."""
     from pipeline.algorithms import resolve
     from pipeline.artifacts.store import load_artifact
@@ -72,7 +75,7 @@ def profiled(cell: Cell, places: dict[str, Any], scratch: Path) -> dict[str, Any
     config, algorithm = TrainConfig.model_validate(spec["train"]), resolve("dapo", {})
     parent = load_artifact(places["checkpoint"])
     snapshot = open_snapshot(scratch / "snapshot", [Part.opened(part) for part in spec["parts"]], algorithm, parent.id)
-    policy = Policy(parent.path, cell.dtype, trust_remote_code=False)
+    policy = Policy(parent.path, cell.dtype, trust_remote_code=False, compiled=compiled)
     feed = Feed(snapshot, config, 0, policy.cost_model(), alone(), whole_step=False)
     stepper = Stepper(policy, algorithm, config, 1, alone(), lambda step: RATE)
     seconds = {}

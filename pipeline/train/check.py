@@ -16,7 +16,7 @@ from pipeline.config_train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.train.batch import Batch, collate
 from pipeline.train.metrics import StepRecord
-from pipeline.train.model import Policy
+from pipeline.train.model import CompilerError, Policy
 from pipeline.train.plan import Row
 from pipeline.train.snapshot import Completion, Group
 
@@ -51,6 +51,8 @@ def make_ready(
     batch = probe(example, longest, policy.device)
     try:
         self_check(policy, batch)
+    except CompilerError:
+        raise
     except Exception as error:
         if attention != "auto" or policy.attention == "sdpa":
             raise

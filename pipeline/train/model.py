@@ -24,6 +24,10 @@ from pipeline.train.team import Team, alone
 from pipeline.train.weights import Masters, cast_frozen, layers_of, shard
 
 
+class CompilerError(UserError):
+    """torch cannot compile anything here."""
+
+
 class Policy:
     """A causal language model that is trained, or that scores."""
 
@@ -64,6 +68,7 @@ class Policy:
         model.train(activation_checkpointing)
         _turn_dropout_off(model)
         layers = layers_of(model)
+        self._compiled = compiled
         if compiled:
             _compile(layers or [model.base_model])
         self.model: Any = model
@@ -141,7 +146,7 @@ class Policy:
         Without a gradient, FSDP leaves the root's gathered: they would be taken for the masters, and again after these have
         changed.
         """
-        found = self._root(work)
+        found = _with_compiler(self._root, work) if self._compiled else self._root(work)
         if isinstance(self._root, FSDPModule) and self._trains and not torch.is_grad_enabled():
             self._root.reshard()
         return found
@@ -224,6 +229,22 @@ def _compile(layers: list[nn.Module]) -> None:
     torch._dynamo.config.disable = False
     for layer in layers:
         layer.compile(dynamic=True)
+
+
+def _with_compiler(root: nn.Module, work: Callable[[nn.Module], Any]) -> Any:
+    """
+    Raises:
+        CompilerError: layers are compiled when they are first called, and here they cannot be.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    try:
+        return root(work)
+    except BackendCompilerFailed as error:
+        raise CompilerError(
+            f"train.compile: torch cannot compile the model here: {str(error).strip().splitlines()[0][:300]}. Install what it asks "
+            "for (on a CPU g++, or another compiler named by CXX), or leave `compile` out"
+        ) from None
 
 
 def _turn_dropout_off(model: nn.Module) -> None:

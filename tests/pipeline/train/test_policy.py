@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.errors import UserError
 from pipeline.train.batch import Batch, Flat, Part, collate
-from pipeline.train.check import self_check
+from pipeline.train.check import make_ready, self_check
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
 from pipeline.train.snapshot import Group
@@ -27,6 +28,7 @@ from pipeline.train.snapshot import Group
 MakeGroup = Callable[..., Group]
 MakePolicy = Callable[..., Policy]
 Cut = Callable[[list[Group]], list[list[Row]]]
+CPU = torch.device("cpu")
 SHARE, SEPARATE = CostModel(attention_scale=1e9), CostModel(attention_scale=1e-9)
 
 
@@ -253,3 +255,31 @@ def test_cost_of_attention_is_measured_against_the_layers_weights(make_policy: M
     # A row of n tokens: 2 n flops a weight, and 4 n^2 width flops of attention a layer. They are equal at this length.
     length = policy.cost_model().attention_scale
     assert 2 * length * weights == pytest.approx(4 * length**2 * 16 * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_compiled_layers_give_the_same_loss_and_gradients(make_group: MakeGroup, model_path: Callable[..., Path]) -> None:
+    found = []
+    for compiled in (False, True):
+        policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=compiled)
+        groups = [make_group(5, [3, 7, 1], 0), make_group(2, [4], 1)]
+        losses = [
+            policy.loss(collate([Row(group, group.completions)], CPU), lambda _, logprobs, entropy: (logprobs * entropy).sum())
+            for group in groups
+        ]
+        gradients = torch.autograd.grad(sum(losses, torch.zeros(())), list(policy.parameters.values()))
+        found.append([*losses, *(gradient / gradient.norm() for gradient in gradients)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_compiler_the_remedy_is_named(
+    make_group: MakeGroup, model_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=True)
+    notes: list[str] = []
+    with pytest.raises(UserError, match="train.compile: torch cannot compile the model here: .*or leave `compile` out"):
+        make_ready(policy, make_group(5, [3], 0), 10, "auto", notes.append)
+    assert not notes
