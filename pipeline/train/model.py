@@ -242,8 +242,8 @@ def _with_compiler(root: nn.Module, work: Callable[[nn.Module], Any]) -> Any:
         return root(work)
     except BackendCompilerFailed as error:
         raise CompilerError(
-            f"train.compile: torch cannot compile the model here: {str(error).strip().splitlines()[0][:300]}. Install what it asks "
-            "for (on a CPU g++, or another compiler named by CXX), or leave `compile` out"
+            f"train.compile: torch cannot compile the model here: {str(error).strip().splitlines()[0][:300]}. Install what it "
+            "asks for (on a CPU g++, or another compiler named by CXX), or leave `compile` out"
         ) from None
 
 

@@ -280,6 +280,6 @@ def test_without_a_compiler_the_remedy_is_named(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=True)
     notes: list[str] = []
-    with pytest.raises(UserError, match="train.compile: torch cannot compile the model here: .*or leave `compile` out"):
+    with pytest.raises(UserError, match=r"train\.compile: torch cannot compile the model here: .*or leave `compile` out"):
         make_ready(policy, make_group(5, [3], 0), 10, "auto", notes.append)
     assert not notes
