@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -223,9 +224,13 @@ def load_model(path: Path, *, trust_remote_code: bool) -> Any:
 
 
 def _compile(layers: list[nn.Module]) -> None:
-    """Compile modules in place, for rows of any length. On a CPU the environment of stages turns compilers off."""
+    """Compile modules in place, for rows of any length.
+
+    On a CPU the environment of stages turns compilers off: `compile` would then silently do nothing.
+    """
     import torch._dynamo
 
+    os.environ.pop("TORCHDYNAMO_DISABLE", None)
     torch._dynamo.config.disable = False
     for layer in layers:
         layer.compile(dynamic=True)

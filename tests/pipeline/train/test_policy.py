@@ -276,6 +276,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients(make_group: MakeGroup,
 def test_without_a_compiler_the_remedy_is_named(
     make_group: MakeGroup, model_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # as the environment of stages does on a CPU
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=True)
