@@ -89,7 +89,9 @@ class Shard:
             group.sort(key=lambda reply: reply.key[2])
             prompt, name = self.job.groups[number].row, self.job.group_id(self.job.groups[number])
             given = prompt_for_grader(prompt)
-            items = [RewardItem(text_of(one, tokenizer), prompt["answer"], given, name, one.key[2]) for one in group]
+            items = [
+                RewardItem(text_of(one, tokenizer), prompt["answer"], given, name, one.key[2], one.finish_reason) for one in group
+            ]
             self.grades[number] = pool.submit(items)
 
     def is_in(self, path: Path) -> bool:

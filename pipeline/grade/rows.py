@@ -12,7 +12,7 @@ from pipeline.generate.shards import group_id
 from pipeline.rewards.items import RewardItem, RewardResult
 from schemas import Rollouts
 
-GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer")
+GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "finish_reason")
 
 
 def items_of(frame: pl.DataFrame, prompts: Mapping[str, Mapping[str, Any]]) -> Iterator[RewardItem]:
@@ -23,7 +23,8 @@ def items_of(frame: pl.DataFrame, prompts: Mapping[str, Mapping[str, Any]]) -> I
     """
     for row in frame.select(GIVEN).iter_rows(named=True):
         prompt = prompts.get(row["prompt_id"]) or _own_prompt(row)
-        yield RewardItem(row["completion_text"], row["answer"], prompt, row["group_id"], row["sample_index"])
+        place = (row["group_id"], row["sample_index"])
+        yield RewardItem(row["completion_text"], row["answer"], prompt, *place, row["finish_reason"])
 
 
 def _own_prompt(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ _CALL = "(completion, answer, prompt, **args)"
 _SCALARS: tuple[type, ...] = (str, bool, int, float, type(None))
 
 
-def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], given: int = 3) -> None:
+def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], given: int = 3, told: Collection[str] = ()) -> None:
     """Refuse args that `function(completion, answer, prompt, **args)` would not take.
 
     Names are checked for every function, values only where a parameter is annotated with str, bool, int, float, None,
@@ -24,6 +24,7 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], given
 
     Args:
         given: how many arguments the function is given beside args; 0 for what is opened once, with args alone.
+        told: parameters that the worker sets and args may not.
 
     Raises:
         UserError: the function does not take three texts, is a coroutine, or an arg is unknown (with the nearest
@@ -35,7 +36,7 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], given
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some functions written in C do not tell
         return
-    settings = _settings(signature, given)
+    settings = {name: parameter for name, parameter in _settings(signature, given).items() if name not in told}
     variadic = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
     if unknown := [name for name in args if name not in settings and not variadic]:
         near = difflib.get_close_matches(unknown[0], settings, n=1, cutoff=0.5)

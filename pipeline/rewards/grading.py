@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.rewards.batches import serve_batches
+from pipeline.rewards.items import Score
 from pipeline.rewards.linux import children
-from pipeline.rewards.protocol import decode, encode, one_line
+from pipeline.rewards.protocol import REMARK_CHARACTERS, decode, encode, one_line
 from pipeline.rewards.registry import BoundGrader, prepare_all, resolve_all
 
 GRACE_SECONDS = 0.1
@@ -84,17 +85,22 @@ def _start(start: Mapping[str, Any]) -> Sequence[BoundGrader]:
 def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
     """The reply for one grader, None when memory ran out. Each grader gets a copy of the item of its own."""
     try:
-        completion, answer, prompt = decode(line)
-        _seed(line)
-        returned = grader(completion, answer, prompt)
-        score = float(returned) if isinstance(returned, numbers.Real) or _is_numpy_truth(returned) else None
+        completion, answer, prompt, finish_reason = decode(line)
+        _seed(encode([completion, answer, prompt]))
+        returned = grader(completion, answer, prompt, finish_reason)
+        said = returned if isinstance(returned, Score) else Score(returned)
+        value: Any = said.score
+        score = float(value) if isinstance(value, numbers.Real) or _is_numpy_truth(value) else None
+        remark = {} if said.remark is None else {"remark": str(said.remark)[:REMARK_CHARACTERS]}
     except MemoryError:
         return None
     except BaseException as error:
         return {"error": one_line(f"{type(error).__name__}: {_text(error)}").removesuffix(":")}
+    if said.error is not None:
+        return {"error": one_line(said.error)} | remark
     if score is None or not math.isfinite(score):
-        return {"error": one_line(f"returned {_text(returned, shown=True)}, expected a finite number")}
-    return {"score": score}
+        return {"error": one_line(f"returned {_text(said.score, shown=True)}, expected a finite number")} | remark
+    return {"score": score} | remark
 
 
 def _is_numpy_truth(value: Any) -> bool:
@@ -103,11 +109,11 @@ def _is_numpy_truth(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.bool_)
 
 
-def _seed(line: bytes) -> None:
+def _seed(item: bytes) -> None:
     """Start the global generators from the item's bytes: a grader that draws gives each item one score, always."""
     for name in ("random", "numpy.random"):
         if (module := sys.modules.get(name)) is not None:
-            module.seed(zlib.crc32(line))
+            module.seed(zlib.crc32(item))
 
 
 def _text(value: Any, *, shown: bool = False) -> str:

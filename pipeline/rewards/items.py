@@ -21,6 +21,8 @@ class RewardItem:
     """The completion's group, for graders that look completions up; empty where there is none."""
     sample_index: int = 0
     """Its number in the group."""
+    finish_reason: str | None = None
+    """Why it ended, as in the rollouts: "stop" by itself, "length" where it was cut off; None if nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,13 @@ class RewardResult:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a grader that takes many completions at once says of one."""
+    """What a grader says of one completion, if it says more than a number."""
 
     score: float | None
     error: str | None = None
     """Why there is no score."""
     remark: str | None = None
-    """What is worth keeping beside the score: a judge's answer."""
+    """What is worth keeping beside the score: a judge's answer, where an answer was found."""
 
 
 def weighted(components: Mapping[str, float | None], weights: Sequence[float], errors: Sequence[str]) -> RewardResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StageFailed, UserError
@@ -25,6 +25,8 @@ class _Attempt:
 
     scores: list[float | None]
     errors: list[str]
+    remarks: dict[str, str]
+    """By the component's column."""
     lost: bool = False
     """The worker cannot go on."""
     again: bool = False
@@ -92,7 +94,7 @@ class Lane:
         waiting: deque[tuple[int, bytes]] = deque()
         for i, item in enumerate(items):
             try:
-                waiting.append((i, encode([item.completion, item.answer, item.prompt])))
+                waiting.append((i, encode([item.completion, item.answer, item.prompt, item.finish_reason])))
             except (TypeError, ValueError, RecursionError) as error:
                 results[i] = self._failed(f"the item cannot be passed to a grader: {error}")
         while waiting:
@@ -114,6 +116,7 @@ class Lane:
         deadline = time.monotonic() + limit
         scores: list[float | None] = []
         errors: list[str] = []
+        remarks: dict[str, str] = {}
         lost = again = False
         for column in self._columns:
             try:
@@ -125,6 +128,8 @@ class Lane:
                 again = not fresh
                 reply = {"error": self.close(), "retire": "end"}
             scores.append(reply.get("score"))
+            if "remark" in reply:
+                remarks[column] = reply["remark"]
             if "error" in reply:
                 errors.append(f"{column}: {reply['error']}")
             if "retire" in reply:
@@ -132,12 +137,13 @@ class Lane:
                 again = again or (reply["retire"] == "memory" and not fresh)
                 self.close()
                 break
-        return _Attempt(scores, errors, lost, again)
+        return _Attempt(scores, errors, remarks, lost, again)
 
     def _result(self, attempt: _Attempt) -> RewardResult:
         missing: list[float | None] = [None] * (len(self._columns) - len(attempt.scores))
         components = dict(zip(self._columns, attempt.scores + missing, strict=True))
-        return weighted(components, [component.weight for component in self._config.components], attempt.errors)
+        result = weighted(components, [component.weight for component in self._config.components], attempt.errors)
+        return replace(result, remarks=attempt.remarks)
 
     def _failed(self, reason: str) -> RewardResult:
         return RewardResult(None, dict.fromkeys(self._columns), one_line(f"{self._columns[0]}: {reason}"))

@@ -253,7 +253,8 @@ class RewardPool:
         errors += [f"{column}: {score.error}" for column, score in sorted(batched.items()) if score.error]
         components = {component.column: known[component.column] for component in self._config.components}
         result = weighted(components, [component.weight for component in self._config.components], errors)
-        return replace(result, remarks={column: score.remark for column, score in batched.items() if score.remark is not None})
+        remarks = {column: score.remark for column, score in batched.items() if score.remark is not None}
+        return replace(result, remarks={**(single.remarks if single else {}), **remarks})
 
     def _break(self, error: BaseException) -> None:
         """Workers cannot be kept running: whoever waits for results is told."""

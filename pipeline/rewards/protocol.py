@@ -2,8 +2,8 @@
 
     pool → worker   {"components": [{"grader", "args"}], "directory", "memory_mib"}     once
     worker → pool   {"ready": true} or {"refused": why}                                 once
-    pool → worker   [completion, answer, prompt]                                        for each item
-    worker → pool   {"score": number} or {"error": why}                                 for each component, in order
+    pool → worker   [completion, answer, prompt, finish_reason]                         for each item
+    worker → pool   {"score": number} or {"error": why}, either with "remark"           for each component, in order
 
 A grader that takes many completions at once has a worker of its own ("batches" in the first message):
 
@@ -25,6 +25,10 @@ from typing import Any
 
 MESSAGE_CHARACTERS = 400
 """Longest error text; it keeps a reply within what a pipe takes in one write."""
+
+
+REMARK_CHARACTERS = 400
+"""Longest remark of a grader that takes one completion at a time, for the same reason."""
 
 
 def encode(value: Any) -> bytes:

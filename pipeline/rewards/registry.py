@@ -48,15 +48,18 @@ class Component(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BoundGrader:
-    """A grader with its args: `bound(completion, answer, prompt)` is the score as the function returned it."""
+    """A grader with its args: `bound(completion, answer, prompt)` is the score, or the `Score`, that the function returned."""
 
     function: Callable[..., Any]
     args: Mapping[str, Any]
     prepare: Callable[[], None] = field(default=lambda: None)
     """Imports and builds what grading needs, so that the first completion does not pay for it."""
+    told: tuple[str, ...] = ()
+    """Names of what it is told of the completion beside its text: `finish_reason`, or nothing."""
 
-    def __call__(self, completion: str, answer: str | None, prompt: Mapping[str, Any]) -> Any:
-        return self.function(completion, answer, prompt, **self.args)
+    def __call__(self, completion: str, answer: str | None, prompt: Mapping[str, Any], finish_reason: str | None = None) -> Any:
+        told = {"finish_reason": finish_reason} if "finish_reason" in self.told else {}
+        return self.function(completion, answer, prompt, **self.args, **told)
 
 
 def resolve(component: Component) -> BoundGrader:
@@ -79,12 +82,13 @@ def resolve(component: Component) -> BoundGrader:
         raise UserError(f"no such grader; {hint} {OWN_FUNCTION}")
     module = importlib.import_module(BUILTINS[component.grader])
     function = getattr(module, component.grader)
-    check_arguments(function, args, given=0 if component.grader in BATCHED else 3)
+    told = tuple(getattr(module, "TOLD", ()))
+    check_arguments(function, args, given=0 if component.grader in BATCHED else 3, told=told)
     if hasattr(module, "check"):
         module.check(**args)
     if hasattr(module, "prepare"):
-        return BoundGrader(function, args, functools.partial(module.prepare, **args))
-    return BoundGrader(function, args)
+        return BoundGrader(function, args, functools.partial(module.prepare, **args), told)
+    return BoundGrader(function, args, told=told)
 
 
 def resolve_all(components: Sequence[Component]) -> list[BoundGrader]:

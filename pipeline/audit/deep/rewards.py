@@ -32,7 +32,7 @@ MOST = 20_000
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 """Difference of a reward model's scores, relative to their size, that another machine or batch may make."""
 REMEDY = "Grade the completions anew: delete the artifact's directory and run again."
-GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "status")
+GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "status", "finish_reason")
 
 
 def check_rewards(held: Held, world: World) -> tuple[int, int] | None:
