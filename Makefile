@@ -1,6 +1,6 @@
 # make demo   sets everything up and runs the demo: a tiny model learns arithmetic from its own rollouts (runs/demo)
 # make test   sets everything up and runs the tests; make test-long runs the fault, schedule and tamper runs
-# make check  format, lint, types
+# make check  format, lint, imports, types
 # make docs   builds the documentation as a site: site/index.html
 #
 # DEVICE=gpu installs vLLM's CUDA build; the default is its CPU rebuild.
@@ -29,6 +29,7 @@ test-long: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 docs: setup
