@@ -1,7 +1,11 @@
 # make demo   sets everything up and runs the demo: a tiny model learns arithmetic from its own rollouts (runs/demo)
-# make test   sets everything up and runs the tests; make test-long runs the fault, schedule and tamper runs
+# make test   sets everything up and runs the everyday tests, a real run of the whole chain among them
 # make check  format, lint, imports, types
 # make docs   builds the documentation as a site: site/index.html
+#
+# make test-slow   more real runs: killed, stopped, given bad input, by a server, on several processes
+# make test-peers  the tests beside TRL, Trinity-RFT, the trackers and DuckDB, in an environment of their own: .venv-peers/
+# make test-long   fault, schedule and tamper runs
 #
 # DEVICE=gpu installs vLLM's CUDA build; the default is its CPU rebuild.
 
@@ -11,17 +15,19 @@ BIN := .venv/bin
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-fast test-long check docs setup clean
+.PHONY: demo test test-slow test-peers test-long check docs setup clean
 
 demo: setup
 	$(BIN)/rollbook run configs/demo.yaml
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long and not needs"
+
+test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-test-fast: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long"
+test-peers: .venv-peers/installed
+	.venv-peers/bin/python -m pytest -m needs --needed
 
 test-long: setup
 	$(BIN)/python -m pytest -m long
@@ -44,6 +50,14 @@ setup: .venv/installed-$(DEVICE)
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode \
 		--requirements requirements/$(DEVICE).txt --override requirements/$(DEVICE)-overrides.txt
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	touch $@
+
+# The packages of requirements/peers.txt alone; a line in a .pth file adds those of .venv.
+.venv-peers/installed: .venv/installed-$(DEVICE) requirements/peers.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
+	$(BIN)/uv pip install --python .venv-peers/bin/python --quiet --no-deps --requirements requirements/peers.txt
+	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+		echo "import site; site.addsitedir('$$(site .venv)')" > "$$(site .venv-peers)/venv.pth"
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,20 @@ MODEL: dict[str, bytes | None] = {
     "model.safetensors": (2).to_bytes(8, "little") + b"{}",
     "tokenizer.json": b"{}",
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--needed", action="store_true", help="a package that a test needs and that is missing is a failure")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `needs` are skipped where a package is missing: .venv has none of these, .venv-peers has all of them."""
+    packages = [package for mark in item.iter_markers("needs") for package in mark.args]
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        tell = pytest.fail if item.config.getoption("--needed") else pytest.skip
+        tell(f"not installed: {', '.join(missing)}; `make test-peers` runs this")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -67,7 +67,8 @@ def message(source: PromptSource) -> str:
 
 
 def test_jsonl_parquet_and_saved_datasets_give_the_same_rows(jsonl: Source, parquet: Source, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.disable_progress_bars()
     saved = datasets.Dataset.from_list(ROWS)
     saved.save_to_disk(tmp_path / "one")
@@ -274,8 +275,10 @@ def test_a_template_without_the_question_is_refused(template: str) -> None:
 
 
 def test_a_chat_is_rendered_by_the_models_own_template() -> None:
-    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE()))
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     with pytest.raises(UserError, match=r"data\.chat: this model's tokenizer has no chat template\. Set chat: false"):
         chat_renderer(tokenizer, "{question}", None)
     tokenizer.chat_template = (

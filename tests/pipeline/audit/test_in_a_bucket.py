@@ -175,8 +175,8 @@ def test_lineage_show_and_diff(there: There, rollbook: Rollbook) -> None:
     assert rollbook("diff", there.run, there.run)[0] == 0
 
 
+@pytest.mark.needs("tensorboard")
 def test_status_report_track_and_compare(there: There, rollbook: Rollbook) -> None:
-    pytest.importorskip("tensorboard")
     assert json.loads(rollbook("status", there.run, "--json")[1])["missing"] is None
     assert rollbook("report", there.run)[:2] == (0, f"{there.run / 'report.html'}\n")
     assert rollbook("report", there.run, "--markdown")[0] == 0
@@ -186,7 +186,6 @@ def test_status_report_track_and_compare(there: There, rollbook: Rollbook) -> No
 
 
 def test_sign_and_verify_look_at_the_objects(there: There, rollbook: Rollbook, tmp_path: Path) -> None:
-    pytest.importorskip("model_signing")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

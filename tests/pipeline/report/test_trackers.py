@@ -32,8 +32,8 @@ def test_every_step_and_evaluation_is_a_point_on_one_axis(run: Run) -> None:
     assert all(math.isfinite(value) for point in found for value in point.figures.values())
 
 
+@pytest.mark.needs("tensorboard")
 def test_tensorboard_reads_what_was_sent_even_when_it_was_sent_twice(run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     send(run, "tensorboard", tmp_path)
@@ -44,8 +44,10 @@ def test_tensorboard_reads_what_was_sent_even_when_it_was_sent_twice(run: Run, t
     assert [value.tensor.float_val[0] for value in sent] == pytest.approx(losses(run))
 
 
+@pytest.mark.needs("mlflow")
 def test_mlflow_reads_what_was_sent_and_a_second_sending_replaces_the_first(run: Run, tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    import mlflow
+
     for _ in range(2):
         send(run, "mlflow", tmp_path)
     client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlflow").as_uri())
@@ -56,8 +58,8 @@ def test_mlflow_reads_what_was_sent_and_a_second_sending_replaces_the_first(run:
     assert kept.data.params["train.algorithm"] == run.config.train.algorithm
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_offline_writes_a_run_that_can_be_synced(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     command = send(run, "wandb", tmp_path)
     directory = Path(command.removeprefix("wandb sync "))
@@ -67,8 +69,8 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(run: Run, tmp_path: Path,
     assert b"eval/pass_at_1" in content
 
 
+@pytest.mark.needs("tensorboard")
 def test_a_setting_of_several_lines_is_one_row_of_tensorboards_table() -> None:
-    pytest.importorskip("tensorboard")
     from pipeline.trackers.tensorboard_tracker import _text
 
     text = _text("settings", {"data.template": "Q: {question}\nA: `|", "seed": 0}).value[0].tensor.string_val[0].decode()
@@ -80,8 +82,8 @@ def test_a_run_without_figures_is_told(run: Run, tmp_path: Path) -> None:
         send(Run(run.config), "tensorboard", tmp_path)
 
 
+@pytest.mark.needs("wandb")
 def test_what_a_library_refuses_is_one_message(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     with pytest.raises(StageFailed, match=r"wandb: .*mode.* run the same command again"):
         send(run, "wandb", tmp_path)

@@ -1,6 +1,6 @@
 """Random steps, and their corners, as our losses and as the peers' take them.
 
-The peers are TRL and Trinity-RFT, where they are installed (docs/algorithms.md says how). The losses are their own code. They
+The peers are TRL and Trinity-RFT, where they are installed (`make test-peers`). The losses are their own code. They
 are methods of trainers, so a stand-in holds the settings and hands them logprobs in place of a model's.
 """
 

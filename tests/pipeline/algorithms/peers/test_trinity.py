@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,16 +19,15 @@ from pipeline.config_data import ShapeConfig
 from pipeline.shape.choices import finished, shape_rows, shaped_table
 
 MakeStep = Callable[..., Any]
+pytestmark = pytest.mark.needs("trinity", "ray", "msgpack", "omegaconf")
 
 
 @pytest.fixture(scope="module")
 def trinity() -> Callable[..., Any]:
     """trinity(module, class, **settings): one of its losses or advantages."""
-    reason = "the optional peer Trinity-RFT is not installed (docs/algorithms.md says how)"
-    pytest.importorskip("trinity.algorithm.policy_loss_fn.ppo_policy_loss", reason=reason, exc_type=ImportError)
 
     def make(module: str, name: str, **settings: Any) -> Any:
-        found = getattr(pytest.importorskip(f"trinity.algorithm.{module}", exc_type=ImportError), name)
+        found = getattr(importlib.import_module(f"trinity.algorithm.{module}"), name)
         return found(**{**found.default_args(), **settings})
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,13 +16,12 @@ from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.aggregation import SequenceMean, SequenceSum, TokenMean
 
 MakeStep = Callable[..., Any]
+pytestmark = pytest.mark.needs("trl", "accelerate")
 
 
 @pytest.fixture(scope="module")
 def trl() -> Any:
-    reason = "the optional peer TRL is not installed (docs/algorithms.md says how)"
-    pytest.importorskip("accelerate", reason=reason)
-    return pytest.importorskip("trl", reason=reason)
+    return importlib.import_module("trl")
 
 
 ACCELERATOR = SimpleNamespace(
@@ -126,7 +126,7 @@ def test_corners_of_trls_grpo_trainer(name: str, cornered: Any, trl: Any) -> Non
 
 
 def test_gradient_of_trls_gmpo(seed: int, step: MakeStep, trl: Any) -> None:
-    module = pytest.importorskip("trl.experimental.gmpo", reason="this TRL has no GMPO")
+    module = importlib.import_module("trl.experimental.gmpo")
     some = step(seed)
     theirs = grpo_loss(module.GMPOTrainer, some, epsilon_low=0.4, epsilon_high=0.4)
     some.assert_same(resolve("gmpo"), theirs, values=False)
@@ -199,7 +199,7 @@ def test_loss_of_trls_kto_trainer(seed: int, step: MakeStep, trl: Any) -> None:
 
 
 def test_loss_of_trls_a_star_po_trainer(seed: int, step: MakeStep, trl: Any) -> None:
-    module = pytest.importorskip("trl.experimental.a2po", reason="this TRL has no A*-PO")
+    module = importlib.import_module("trl.experimental.a2po")
     some = step(seed)
     sums = (some.logprobs * some.mask).sum(1)
     self = stand_in(args=SimpleNamespace(beta2=0.2), _get_sequence_logps=lambda *given: sums)
