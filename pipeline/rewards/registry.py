@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 BATCHED = ("reward_model", "judge", "from_file", "human")
 """Built-ins that take many completions at once, each in one process of its own; see `pipeline.rewards.batches`."""
 
+_MODULES = {"regex": "pattern", "reasoning_gym": "reasoning"}
+"""Of graders named like a package: a module of that name would be taken for it."""
 BUILTINS: Mapping[str, str] = {
-    name: f"pipeline.rewards.graders.{name}" for name in ("exact_match", "regex", "math_verify", "reasoning_gym", *BATCHED)
+    name: f"pipeline.rewards.graders.{_MODULES.get(name, name)}"
+    for name in ("exact_match", "regex", "math_verify", "reasoning_gym", *BATCHED)
 }
 """Module of each built-in; its function, or for the batched ones its class, has the grader's name."""
+
+VERSIONS: Mapping[str, int] = {}
+"""Built-ins that once gave other scores for the same args: one more with each such change. Recipes hold it from 2 on, so that
+stored rewards are not taken for what the grader gives now."""
 
 UNIT_SCORES = ("exact_match", "regex", "math_verify", "reasoning_gym")
 """Built-ins whose scores lie between 0 and 1."""
@@ -161,13 +168,18 @@ def settled(component: RewardComponent) -> dict[str, Any]:
 
 
 def recipe_of(component: RewardComponent) -> dict[str, Any]:
-    """A component as recipes hold it: what decides its scores, and the hash of the file or the model that it names.
+    """A component as recipes hold it: what decides its scores, the grader's version, and the hash of the file or model it names.
 
     Raises:
         UserError: no such grader, file or model.
     """
-    source = source_hash(component)
-    return settled(component) | ({"source": source} if source else {})
+    source, version = source_hash(component), version_of(component.grader)
+    return settled(component) | ({"source": source} if source else {}) | ({"version": version} if version > 1 else {})
+
+
+def version_of(grader: str) -> int:
+    """Of what a grader's scores mean: 1 unless `VERSIONS` has another."""
+    return VERSIONS.get(grader, 1)
 
 
 def places_of(components: Sequence[RewardComponent]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pipeline.config import RewardComponent, RewardConfig
 from pipeline.errors import UserError
 from pipeline.grade.rows import items_of
 from pipeline.rewards.pool import RewardPool
-from pipeline.rewards.registry import BATCHED, BUILTINS, source_hash
+from pipeline.rewards.registry import BATCHED, BUILTINS, source_hash, version_of
 from schemas import Prompts
 from schemas.manifest import File
 
@@ -86,7 +86,10 @@ def _as_it_was(held: Held, world: World, stated: Mapping[str, Any]) -> RewardCom
         raise CannotRerun("it is the user's own, and an audit runs no code that comes with the data")
     if stated["grader"] == "judge":
         raise CannotRerun("a judge may answer otherwise each time")
-    fields = {name: value for name, value in stated.items() if name != "source"}
+    then, now = stated.get("version", 1), version_of(stated["grader"])
+    if then != now:
+        raise CannotRerun(f"version {then} of the grader gave these, and this is version {now}")
+    fields = {name: value for name, value in stated.items() if name not in ("source", "version")}
     component = RewardComponent.model_validate(fields)
     if component.grader not in BATCHED:
         return component

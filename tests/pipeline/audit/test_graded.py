@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from pipeline.artifacts import Store
 from pipeline.artifacts.store import load_artifact
@@ -51,3 +52,12 @@ def test_labels_are_looked_up_again_while_the_file_is_what_it_was(copied: Any, t
     other = audit(str(path), deep=True, samples=1, steps=0)
     notes = [f.found for f in other.findings if f.check == "not recomputed"]
     assert any("its hash is not the recipe's" in str(note) for note in notes)
+
+
+def test_rewards_of_another_version_of_the_grader_are_not_compared(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copied.artifact("rollouts", purpose="train")
+    monkeypatch.setattr("pipeline.rewards.registry.VERSIONS", {"regex": 2})
+    found = audit(str(path), deep=True, samples=1, steps=0).findings
+    said = "not done: regex: version 1 of the grader gave these, and this is version 2"
+    assert any(str(f.found).startswith(said) for f in found if f.check == "not recomputed")
+    assert [f for f in found if f.check == "reward"] == []
