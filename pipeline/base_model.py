@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, Request, Store
+from pipeline.artifacts.cache import MANIFEST
 from pipeline.artifacts.files import sha256_of, whole_file
+from pipeline.artifacts.place import REMEDY
+from pipeline.artifacts.store import load_artifact, verified
 from pipeline.artifacts.work import Work
 from pipeline.config import ModelConfig
-from pipeline.errors import UserError
+from pipeline.errors import IntegrityError, UserError
 from pipeline.sources import LFS
+from schemas.manifest import ORIGINAL
 
 SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 """What is copied. Pickled weights (.bin, .pt) are never opened."""
@@ -32,14 +36,17 @@ LONGEST_JSON = 256 << 20
 
 
 def locate(config: ModelConfig) -> Path:
-    """The directory of a model: a local one, or a hub snapshot (downloaded if it is not cached).
+    """The directory of a model: a local one, a checkpoint's in a bucket, or a hub snapshot (downloaded if it is not cached).
 
     Raises:
         UserError: neither a directory nor a hub name that can be reached.
+        IntegrityError: a checkpoint in a bucket is damaged.
     """
     path = Path(config.path)
     if path.is_dir():
         return path
+    if config.path.startswith("s3://"):
+        return verified(config.path).path
     if path.is_absolute() or config.path.startswith((".", "~")) or config.path.count("/") != 1:
         raise UserError(f"model.path: no directory {config.path}. Give a model directory, or a hub name such as owner/name")
     from huggingface_hub import snapshot_download
@@ -54,7 +61,7 @@ def locate(config: ModelConfig) -> Path:
 
 
 def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str, Path]:
-    """Files of a model directory that belong to it, by name.
+    """Files of a model directory that belong to it, by name. An artifact's manifest does not: it is of the artifact alone.
 
     Raises:
         UserError: no config.json, tokenizer or safetensors weights, one of them is broken or lies elsewhere, or the model
@@ -63,10 +70,10 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
     found = {
         path.name: path
         for path in sorted(directory.iterdir())
-        if path.suffix in SUFFIXES and path.is_file() and (path.suffix != ".py" or trust_remote_code)
+        if path.suffix in SUFFIXES and path.name != MANIFEST and path.is_file() and (path.suffix != ".py" or trust_remote_code)
     }
     if "config.json" not in found:
-        raise UserError(f"{directory}: not a Hugging Face model directory (it has no config.json)")
+        raise UserError(f"{directory}: not a Hugging Face model directory (it has no config.json){_run_hint(directory)}")
     for path in found.values():
         _refuse_link_elsewhere(path)
     settings = _json_object(found["config.json"])
@@ -78,6 +85,15 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
     if "tokenizer_config.json" in found:
         _json_object(found["tokenizer_config.json"])
     return found
+
+
+def _run_hint(directory: Path) -> str:
+    """What to name instead of a run: the checkpoint that its record calls the best."""
+    try:
+        best = json.loads((directory / "run.json").read_text(encoding="utf-8"))["best"]["path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f". It is a run; its best checkpoint is {best if best.startswith('s3://') else directory / best}"
 
 
 def has_chat_template(files: dict[str, Path]) -> bool:
@@ -180,11 +196,45 @@ def hashes_of(files: dict[str, Path]) -> dict[str, str]:
     return {name: sha256_of(path) for name, path in files.items()}
 
 
-def import_model(store: Store, request: Request, files: dict[str, Path], origin: str) -> Artifact:
+def original_of(directory: Path, hashes: dict[str, str]) -> Artifact | None:
+    """The checkpoint artifact that a model directory is; None of any other directory.
+
+    Args:
+        hashes: sha256 of the model's files, by name.
+
+    Raises:
+        UserError: it is an artifact of another kind.
+        IntegrityError: its files are not those that its manifest lists.
+    """
+    if not _is_artifact(directory):
+        return None
+    artifact = load_artifact(directory)
+    if artifact.kind != "checkpoint":
+        raise UserError(f"{directory}: a {artifact.kind} artifact; name a checkpoint")
+    listed = {file.path: file.sha256 for file in artifact.files if Path(file.path).suffix in SUFFIXES and "/" not in file.path}
+    code = {name for name in listed.keys() - hashes.keys() if name.endswith(".py")}  # of a model that is not trusted with it
+    for name in sorted((listed.keys() | hashes.keys()) - code):
+        if listed.get(name) != hashes.get(name):
+            what = "is not there" if name not in hashes else "differs from the manifest" if name in listed else "is not listed"
+            raise IntegrityError(f"{directory}/{name}: {what}. {REMEDY}")
+    return artifact
+
+
+def _is_artifact(directory: Path) -> bool:
+    """Whether a directory holds a manifest of ours; some models come with a file of that name."""
+    try:
+        return str(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["format"]).startswith("rollbook/")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def import_model(store: Store, request: Request, files: dict[str, Path], origin: str, original: Artifact | None) -> Artifact:
     """Copy a model's files into the store.
 
     Args:
         origin: where they came from, as the user wrote it; recorded under provenance.
+        original: the checkpoint artifact that they are of, which the request has as a parent. Its place is recorded under
+            provenance, so that it is found in another store.
     """
     with store.work(request) as work:
         if not isinstance(work, Work):
@@ -193,7 +243,8 @@ def import_model(store: Store, request: Request, files: dict[str, Path], origin:
         for name, path in files.items():
             with whole_file(work.path / name) as temporary:
                 shutil.copyfile(path, temporary)
-        return work.finish({"iteration": 0}, notes={"imported_from": origin})
+        place = {ORIGINAL: original.url if "://" in original.url else str(original.path.resolve())} if original else {}
+        return work.finish({"iteration": 0}, notes={"imported_from": origin, **place})
 
 
 def _first_line(error: Exception) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pipeline import base_model, prompts, requests
@@ -61,16 +59,17 @@ class LocalStages:
         self.last: tuple[str, int] | None = None
         """The stage and iteration after which nothing is asked for; None: the run's end."""
 
-    @cached_property
-    def model_files(self) -> dict[str, Path]:
-        return base_model.model_files(base_model.locate(self.config.model), trust_remote_code=self.config.model.trust_remote_code)
-
     def base(self) -> Artifact:
         """The base model as the checkpoint of iteration 0."""
-        request = requests.import_request(base_model.hashes_of(self.model_files))
+        section = self.config.model
+        directory = base_model.locate(section)
+        files = base_model.model_files(directory, trust_remote_code=section.trust_remote_code)
+        hashes = base_model.hashes_of(files)
+        original = base_model.original_of(directory, hashes)
+        request = requests.import_request(hashes, original)
 
         def make() -> Artifact:
-            return base_model.import_model(self.store, request, self.model_files, self.config.model.path)
+            return base_model.import_model(self.store, request, files, section.path, original)
 
         return self._found_or_made("base model", request, make)
 

@@ -18,6 +18,7 @@ from pipeline.device import resolve_dtype
 from pipeline.parts import Part
 from pipeline.rewards.registry import recipe_of
 from pipeline.shape.settings import draws
+from schemas.manifest import ORIGINAL
 
 STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate")}
 STAGES |= {name: f"{name}/2" for name in ("shape", "score", "train")}
@@ -40,9 +41,10 @@ def prompts_request(
     return Request("prompts", STAGES["prompts"], recipe, tuple(parents))
 
 
-def import_request(hashes: dict[str, str]) -> Request:
-    """A base model, by the sha256 of its files."""
-    return Request("checkpoint", STAGES["import"], {"files": hashes, "iteration": 0})
+def import_request(hashes: dict[str, str], original: Artifact | None = None) -> Request:
+    """A base model, by the sha256 of its files. Of a checkpoint artifact's, that is its parent: where it comes from counts."""
+    parents = (original.as_parent(ORIGINAL),) if original else ()
+    return Request("checkpoint", STAGES["import"], {"files": hashes, "iteration": 0}, parents)
 
 
 def rollouts_request(config: RunConfig, iteration: int, policy: Artifact, prompts: Artifact) -> Request:

@@ -16,6 +16,9 @@ FORMAT = "rollbook/1"
 UNSEALED = "0" * 64
 """Stands in the place of a seal while the bytes around it are hashed."""
 
+ORIGINAL = "original"
+"""Role of the checkpoint that a base model is a copy of; under that name its place is noted in the copy's provenance."""
+
 Kind = Literal["prompts", "rollouts", "scores", "shaped", "checkpoint", "evaluation", "comparison"]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.audit.findings import Ledger
 from pipeline.audit.folders import Folder
 from pipeline.audit.holdings import Held, Shelf, take
 from pipeline.audit.integrity import check_strays
-from pipeline.audit.scope import Scope, named_places
+from pipeline.audit.scope import Scope, can_be, is_in_bucket, named_places, root_of
 from pipeline.errors import UserError
+from schemas.manifest import ORIGINAL
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def gather(scope: Scope, ledger: Ledger) -> Gathered:
             opened.append((held, folder, heard))
         elif heard:
             missed += 1
-    shelf = Shelf(held for held, _, _ in opened)
+    shelf = Shelf(_with_originals([held for held, _, _ in opened]))
     audited = {held.folder.place.url: held for held, _, heard in opened if heard}
     if scope.kind == "run":
         for held in shelf.ancestors(list(audited.values())):
@@ -57,6 +60,30 @@ def gather(scope: Scope, ledger: Ledger) -> Gathered:
     if not audited and not missed and scope.record is None:
         raise UserError(f"{scope.path}: no artifacts there")
     return Gathered(shelf, tuple(audited.values()), missed)
+
+
+def _with_originals(found: list[Held]) -> list[Held]:
+    """Artifacts, and those of the stores that hold what a base model is a copy of: a run can begin where another one ended."""
+    there, opened = {held.id for held in found}, {held.folder.place.url.rsplit("/", 2)[0] for held in found}
+    waiting = list(found)
+    while waiting:
+        for store in _stores_of_originals(waiting.pop(), there):
+            if store not in opened:
+                opened.add(store)
+                more = [held for folder in root_of(store).folders() if (held := take(folder, Ledger(), in_store=True))]
+                found, waiting = [*found, *more], [*waiting, *more]
+                there |= {held.id for held in more}
+    return found
+
+
+def _stores_of_originals(held: Held, there: Container[str]) -> list[str]:
+    """Where the missing originals of a base model lay when it was copied, as far as that can be looked at."""
+    place = held.manifest.provenance.notes.get(ORIGINAL)
+    missing = any(parent.role == ORIGINAL and parent.id not in there for parent in held.manifest.content.parents)
+    if not missing or not isinstance(place, str) or not can_be(place, Path()):
+        return []
+    store = place.rstrip("/").rsplit("/", 2)[0]
+    return [store] if is_in_bucket(store) or Path(store).is_dir() else []
 
 
 def _in_store(scope: Scope, folder: Folder) -> bool:

@@ -94,7 +94,8 @@ def _in_bucket(path: str) -> Scope:
     raise UserError(f"{path}: nothing to audit. It has no folder such as rollouts/ or checkpoint/ (a store){deeper}")
 
 
-def _root(store: str) -> Root:
+def root_of(store: str) -> Root:
+    """A store by its directory or address."""
     return BucketRoot(store) if is_in_bucket(store) else LocalRoot(Path(store))
 
 
@@ -109,7 +110,7 @@ def _run(path: str, directory: Path) -> Scope:
     roots = {_store_of(reference, directory) for reference in named}
     shared = sorted(root for root in roots if root.startswith("s3:") or Path(root).resolve() != own.resolve())
     whole = (LocalRoot(own),) if own.is_dir() else ()
-    return Scope("run", path, whole, tuple(map(_root, shared)), directory=directory)
+    return Scope("run", path, whole, tuple(map(root_of, shared)), directory=directory)
 
 
 def can_be(reference: str, directory: Path) -> bool:

@@ -12,7 +12,6 @@ from pipeline.errors import UserError
 from pipeline.exports.card import card, code, figures, origin, table
 from pipeline.inspect.places import artifacts_in, store_around
 
-NOT_OURS = ("manifest.json", "README.md")
 SHOWN = ("learning_rate", "epochs", "batch_completions", "seed", "dtype", "iteration")
 """Settings of a training that the card states."""
 
@@ -26,8 +25,7 @@ def write_model(artifact: Artifact, directory: Path, *, trust_remote_code: bool 
     if artifact.kind != "checkpoint":
         raise UserError(f"{artifact.url}: a {artifact.kind} artifact; --to model exports a checkpoint")
     artifact.verify()
-    found = model_files(artifact.path, trust_remote_code=trust_remote_code)
-    files = {name: path for name, path in found.items() if name not in NOT_OURS}
+    files = model_files(artifact.path, trust_remote_code=trust_remote_code)
     for name, path in files.items():
         shutil.copyfile(path, directory / name)
     shutil.copyfile(artifact.path / "manifest.json", directory / "rollbook-manifest.json")

@@ -56,7 +56,7 @@ def _checkpoint(store: Store, path: Path, trust_remote_code: bool) -> Artifact:
         raise UserError(f"--logprobs-from {path}: no such directory; name a checkpoint artifact or a model directory")
     files = base_model.model_files(path, trust_remote_code=trust_remote_code)
     request = import_request(base_model.hashes_of(files))
-    return store.find(request) or base_model.import_model(store, request, files, str(path))
+    return store.find(request) or base_model.import_model(store, request, files, str(path), None)
 
 
 def _score(

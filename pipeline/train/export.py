@@ -67,7 +67,7 @@ def _copy_the_rest(parent: Path, building: Path, *, trust_remote_code: bool) -> 
     """What the parent has beside its weights: tokenizer, chat template, generation settings, code."""
     for name, path in model_files(parent, trust_remote_code=trust_remote_code).items():
         weights = name.endswith((".safetensors", ".safetensors.index.json"))
-        if not weights and name not in ("manifest.json", "config.json"):
+        if not weights and name != "config.json":
             shutil.copyfile(path, building / name)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.artifacts import Artifact, Store
-from pipeline.base_model import has_chat_template, hashes_of, import_model, locate, model_files
+from pipeline.base_model import has_chat_template, hashes_of, import_model, locate, model_files, original_of
 from pipeline.config import ModelConfig
-from pipeline.errors import UserError
+from pipeline.errors import IntegrityError, UserError
 from pipeline.requests import import_request
 
 Model = Callable[..., Path]
@@ -98,8 +99,10 @@ def test_a_model_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def imported(store: Store, directory: Path) -> Artifact:
-    files = model_files(locate(ModelConfig(path=str(directory))))
-    return import_model(store, import_request(hashes_of(files)), files, str(directory))
+    place = locate(ModelConfig(path=str(directory)))
+    files = model_files(place)
+    original = original_of(place, hashes_of(files))
+    return import_model(store, import_request(hashes_of(files), original), files, str(directory), original)
 
 
 def test_a_model_is_copied_into_the_store(store: Store, model: Model) -> None:
@@ -122,6 +125,57 @@ def test_the_same_files_elsewhere_are_the_same_model(store: Store, model: Model)
     one = imported(store, model("one"))
     assert imported(store, model("two")).path == one.path
     assert imported(store, model("three", **{"model.safetensors": weights("other")})).id != one.id
+
+
+def test_a_checkpoint_of_another_run_is_a_model_and_the_parent_of_its_copy(tmp_path: Path, model: Model) -> None:
+    original = imported(Store(tmp_path / "first"), model(**{"model.safetensors": weights("one")}))
+    assert "manifest.json" not in model_files(original.path)
+    copy = imported(Store(tmp_path / "second"), original.path)
+    copy.verify()
+    assert [(parent.role, parent.kind, parent.id) for parent in copy.manifest.content.parents] == [
+        ("original", "checkpoint", original.id)
+    ]
+    assert copy.manifest.provenance.notes == {"imported_from": str(original.path), "original": str(original.path)}
+    assert copy.summary == {"iteration": 0}
+    assert imported(Store(tmp_path / "first"), original.path).id == copy.id  # also beside its original
+
+
+def test_a_checkpoint_in_a_bucket_is_a_model(bucket: Any, tmp_path: Path, model: Model) -> None:
+    original = imported(Store(bucket.url), model())
+    place = locate(ModelConfig(path=original.url))
+    files = model_files(place)
+    found = original_of(place, hashes_of(files))
+    assert (sorted(files), found and found.id) == (["config.json", "model.safetensors", "tokenizer.json"], original.id)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("tokenizer.json", b"[]", r"tokenizer\.json: differs from the manifest\. Restore it from a copy"),
+        ("vocab.json", b"{}", r"vocab\.json: is not listed\. "),
+        ("chat_template.jinja", None, r"chat_template\.jinja: is not there\. "),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_copied(tmp_path: Path, model: Model, name: str, data: bytes | None, said: str) -> None:
+    original = imported(Store(tmp_path / "first"), model(**{"chat_template.jinja": b"{{ messages }}"}))
+    if data is None:
+        (original.path / name).unlink()
+    else:
+        (original.path / name).write_bytes(data)
+    with pytest.raises(IntegrityError, match=said):
+        imported(Store(tmp_path / "second"), original.path)
+
+
+def test_a_manifest_that_is_not_ours_is_left_where_it_is(store: Store, model: Model) -> None:
+    artifact = imported(store, model(**{"manifest.json": b'{"format": "another/3"}'}))
+    artifact.verify()
+    assert artifact.manifest.content.parents == ()
+
+
+def test_of_a_run_the_best_checkpoint_is_proposed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"best": {"path": "artifacts/checkpoint/c0ffee"}}', encoding="utf-8")
+    with pytest.raises(UserError, match=rf"It is a run; its best checkpoint is {tmp_path}/artifacts/checkpoint/c0ffee$"):
+        model_files(tmp_path)
 
 
 def test_a_link_to_a_file_elsewhere_does_not_come_into_the_store(model: Model, tmp_path: Path) -> None:

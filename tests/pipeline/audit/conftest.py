@@ -30,7 +30,7 @@ from pipeline.generate.seeds import completion_seed, select_prompts
 from pipeline.local import LocalStages
 from pipeline.process import Event, Reporter
 from pipeline.rewards.registry import resolve
-from pipeline.run import save_run
+from pipeline.run import load_run, save_run
 from pipeline.score.stage import score
 from pipeline.shape.stage import shape
 from pipeline.train.stage import train
@@ -231,6 +231,14 @@ class Copy:
             if all(content["recipe"].get(name) == value for name, value in recipe.items()):
                 return path
         raise AssertionError(f"no {kind} with {recipe}")
+
+    def go_on(self, checkpoint: Path) -> Path:
+        """A second run, beside this one, that begins with a checkpoint."""
+        first, second = load_run(self.run).config, self.run.with_name("second")
+        model = first.model.model_copy(update={"path": str(checkpoint)})
+        settings = first.model_copy(update={"run_dir": str(second), "model": model})
+        chain(settings, InThisProcess(settings), lambda now: save_run(now, second))
+        return second
 
     def remake(self, path: Path, change: Callable[[dict[str, Any]], None] = lambda content: None) -> None:
         """Change an artifact's content, and make its file entries, key, id and seal anew."""

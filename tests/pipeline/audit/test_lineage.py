@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipeline.artifacts.store import load_artifact
+from pipeline.audit.audit import audit
 from pipeline.audit.drawing import draw
 from pipeline.audit.exports import openlineage, prov
 from pipeline.audit.findings import Ledger
@@ -18,6 +21,7 @@ from pipeline.audit.lineage import Graph, as_json, find, graph_of
 from pipeline.audit.scope import scope_of
 from pipeline.audit.terminal import tree
 from pipeline.errors import UserError
+from pipeline.run import load_run
 
 
 def graph_at(path: Path) -> Graph:
@@ -38,6 +42,26 @@ def test_parents_come_before_children_and_nothing_twice(made: Path) -> None:
 def test_the_lineage_of_an_artifact_is_its_ancestors(copied) -> None:
     graph = graph_at(copied.artifact("scores"))
     assert sorted(node.kind for node in graph.nodes.values()) == ["checkpoint", "prompts", "rollouts", "scores"]
+
+
+def test_a_run_that_begins_with_another_runs_checkpoint_goes_back_to_its_prompts(copied) -> None:
+    trained = copied.artifact("checkpoint", iteration=1)
+    second = copied.go_on(trained)
+    assert audit(second).status == 0
+    base = load_run(second).iterations[0].policy
+    graphs = [graph_at(place) for place in (second, base.path, second / "artifacts")]
+    first = {node.id for node in graph_at(trained).nodes.values()}
+    assert all(first < graph.nodes.keys() for graph in graphs)
+    edge = [(parent.role, parent.id) for parent in graphs[1].nodes[base.id].parents]
+    assert edge == [("original", load_artifact(trained).id)]
+
+
+def test_an_original_that_is_gone_is_missed(copied) -> None:
+    second = copied.go_on(copied.artifact("checkpoint", iteration=1))
+    shutil.rmtree(copied.run)
+    (missed,) = (one for one in audit(second).findings if one.severity != "note")
+    assert (missed.check, missed.severity, missed.found) == ("parent", "warning", "no artifact with that id")
+    assert missed.expected.endswith(", its original")
 
 
 def test_a_parent_that_is_gone_is_a_node_without_content(copied) -> None:

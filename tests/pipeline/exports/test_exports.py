@@ -116,7 +116,7 @@ def test_a_model_cites_its_evaluations_and_loads(
     from transformers import AutoConfig
 
     files = model_files(ROOT / "data" / "base", trust_remote_code=False)
-    model = import_model(store, import_request(hashes_of(files)), files, "base")
+    model = import_model(store, import_request(hashes_of(files)), files, "base", None)
     sampled = make_artifact("rollouts", name="sampled")
     with store.work(evaluate_request(make_config(), model, sampled, None)) as work:
         assert isinstance(work, Work)

@@ -51,7 +51,7 @@ class Project:
     def __init__(self, root: Path, config: RunConfig) -> None:
         self.store, self.config = Store(root), config
         files = base_model.model_files(BASE)
-        self.policy = base_model.import_model(self.store, requests.import_request({"all": "1"}), files, "here")
+        self.policy = base_model.import_model(self.store, requests.import_request({"all": "1"}), files, "here", None)
         rows = [{"prompt_id": f"p{n}", "question": f"{n}+1", "answer": "1", "prompt_text": f"Q:{n}+1="} for n in range(PROMPTS)]
         with self.store.work(Request("prompts", "prompts/1", {"chat": False})) as work:
             assert isinstance(work, Work)
