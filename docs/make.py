@@ -21,6 +21,7 @@ from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.algorithms.settings import MODIFIERS
 from pipeline.config import RunConfig
 from schemas import TABLES
+from schemas.example import description, example
 from schemas.manifest import Content, File, Manifest, Parent, Provenance
 from schemas.table import Table
 
@@ -34,7 +35,8 @@ def data_format() -> str:
     parts += [_table(table) for table in TABLES.values()]
     parts.append("## The manifest\n\n`manifest.json` is written last; an artifact exists exactly when it does.\n")
     for model in (Manifest, Content, Parent, File, Provenance):
-        parts.append(f"### {model.__name__}\n\n{_fields(model)}")
+        parts.append(f"### {model.__name__}\n\n{_paragraphs(description(model))}\n\n{_fields(model)}")
+    parts.append(f"### A manifest\n\n```json\n{example(Manifest)}\n```\n")
     return "\n".join(parts)
 
 
@@ -70,7 +72,6 @@ def _table(table: type[Table]) -> str:
         null = "yes" if field.nullable else ""
         kind = str(field.type).replace("list<item: ", "list<").replace("list<element: ", "list<")
         rows.append(f"| `{field.name}` | {kind} | {null} | {metadata.get('unit', '')} | {_cell(metadata['description'])} |")
-    doc = " ".join((table.__doc__ or "").split())
     extra = (
         f"\n\nColumns that start with {', '.join(f'`{prefix}`' for prefix in table.extra_prefixes)} may follow."
         if (table.extra_prefixes)
@@ -80,7 +81,14 @@ def _table(table: type[Table]) -> str:
     listed = "".join(f"\n- {rule.replace('_', ' ')}" for rule in rules)
     key = ", ".join(f"`{name}`" for name in table.primary_key())
     stated = f"\n\nRules:\n{listed}" if rules else ""
-    return f"### {table.title()}, version {table.version}\n\n{doc} Key: {key}.\n\n" + "\n".join(rows) + extra + stated + "\n"
+    row = f"\n\nA row:\n\n```python\n{example(table)}\n```"
+    head = f"### {table.title()}, version {table.version}\n\n{_paragraphs(description(table))} Key: {key}.\n\n"
+    return head + "\n".join(rows) + extra + stated + row + "\n"
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring's paragraphs, one a line."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:

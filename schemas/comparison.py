@@ -23,7 +23,47 @@ def _id(description: str) -> Any:
 
 
 class Comparison(Table):
-    """One trial: an algorithm trained on the snapshot with one seed for some epochs, and judged on the held-out prompts."""
+    """One trial: an algorithm trained on the snapshot with one seed for some epochs, and judged on the held-out prompts.
+
+    Figures of training are means of the table metrics over the last epoch. Intervals are bootstraps over prompts. A trial that
+    failed has its error and null in place of figures.
+
+    Example:
+        {
+            "label": "rec-oneside-nois:trust_region.high=0.3",
+            "algorithm": "rec-oneside-nois",
+            "seed": 0,
+            "epoch": 4,
+            "status": "ok",
+            "error": None,
+            "pass_at_1": 0.402832,
+            "pass_at_1_low": 0.379395,
+            "pass_at_1_high": 0.427246,
+            "greedy": 0.109375,
+            "greedy_low": 0.074219,
+            "greedy_high": 0.148438,
+            "reward_mean": 0.402832,
+            "completion_tokens_mean": 13.547852,
+            "steps": 8,
+            "loss": -0.034575,
+            "grad_norm": 0.063218,
+            "entropy": 0.273927,
+            "kl_behavior": 0.011371,
+            "ess": 0.833286,
+            "clip_fraction_positive": 0.039855,
+            "clip_fraction_negative": 0.096469,
+            "ratio_q01": 0.533416,
+            "ratio_q10": 0.876685,
+            "ratio_q50": 1.0,
+            "ratio_q90": 1.000152,
+            "ratio_q99": 1.40971,
+            "shaped_id": "54bb98c149faba21323b0111d2acd7ba0f659f1155dd11dfb2e9f69de274faca",
+            "checkpoint_id": "e023ef3aef2ac917b05cff8934a00dbc429538bd12dac3da3621e6b7dc60b4c7",
+            "sampled_id": "4c49cf296e81ac9bb8485755910cc2d1e8319663c3fe5b0cefbf3e2c4afbefd4",
+            "greedy_id": "1474379ec48809aba33f7a5b3cae999df6cc13a5066ef932cac67a04263888e3",
+            "evaluation_id": "7c5b581c442f76b1d73dbefc596c1400d3e47a20af6c6ca6822151c9dee8f976",
+        }
+    """
 
     label = column(dy.String, "The algorithm as it was asked for, its settings included.", primary_key=True)
     algorithm = column(dy.String, "Its name.")
@@ -69,7 +109,22 @@ class Comparison(Table):
 
 
 class ComparisonTiming(Table):
-    """Wall time of the processes that finished a trial's artifacts. Trials that share one count it each."""
+    """Wall time of the processes that finished a trial's artifacts. Trials that share one count it each.
+
+    Written beside the comparison, and no part of its id.
+
+    Example:
+        {
+            "label": "rec-oneside-nois:trust_region.high=0.3",
+            "seed": 0,
+            "epoch": 4,
+            "shape_seconds": 0.124,
+            "score_seconds": None,
+            "train_seconds": 14.84,
+            "generate_seconds": 15.85,
+            "evaluate_seconds": 0.343,
+        }
+    """
 
     label = column(dy.String, "As in the comparison.", primary_key=True)
     seed = column(dy.Int64, "As in the comparison.", primary_key=True, min=0)

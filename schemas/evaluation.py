@@ -6,7 +6,21 @@ from schemas.table import Table, column, one_of
 
 
 class Evaluation(Table):
-    """One graded completion of a held-out prompt."""
+    """One graded completion of a held-out prompt.
+
+    Written by evaluate from two rollouts artifacts, the sampled and the greedy answers of one checkpoint.
+
+    Example:
+        {
+            "prompt_id": "arith-heldout-00000",
+            "mode": "sampled",
+            "sample_index": 1,
+            "reward": 1.0,
+            "solved": True,
+            "completion_tokens": 31,
+            "status": "ok",
+        }
+    """
 
     prompt_id = column(dy.String, "The prompt's name.", primary_key=True)
     mode = column(dy.String, "sampled, or greedy (temperature 0).", check=one_of("sampled", "greedy"), primary_key=True)

@@ -27,6 +27,8 @@ class _Part(BaseModel):
 
 
 class Parent(_Part):
+    """An artifact that another was made from."""
+
     role: str
     """What the artifact was used as: policy, prompts, rollouts, reference, ..."""
     kind: Kind
@@ -36,10 +38,12 @@ class Parent(_Part):
 
 
 class File(_Part):
+    """A file of an artifact. Paths lead nowhere outside it."""
+
     path: str
     """Relative to the artifact, with forward slashes."""
     bytes: int = Field(ge=0)
-    """Size."""
+    """Size in bytes."""
     sha256: str
     """Hash of the bytes, in hex."""
     rows: int | None = None
@@ -57,6 +61,8 @@ class File(_Part):
 
 
 class Content(_Part):
+    """What decides an artifact's id: the same content is the same artifact, wherever and whenever it was made."""
+
     kind: Kind
     """What the artifact is."""
     key: str
@@ -91,10 +97,12 @@ def _no_figure(figures: dict[str, Any]) -> str | None:
 
 
 class Provenance(_Part):
+    """What may differ between equal results, and is no part of the id."""
+
     created: str
     """UTC time at which the artifact was finished."""
     seconds: float = Field(ge=0, allow_inf_nan=False)
-    """Wall time of the work in the process that finished it."""
+    """Wall time of the work in the process that finished it, in seconds."""
     command: tuple[str, ...]
     """Arguments of that process."""
     started_by: tuple[str, ...] = ()
@@ -118,6 +126,98 @@ class Provenance(_Part):
 
 
 class Manifest(_Part):
+    """The file manifest.json: everything that is known of an artifact but its tables.
+
+    `id` is the digest of `content`, and `seal` that of the file's own text; so a changed byte shows, wherever it is. The
+    example is what the shaped table of one iteration of the demo left behind.
+
+    Example:
+        {
+          "format": "rollbook/1",
+          "seal": "a84a5486fe54745a301770ff487f1e60a08bc4eb8bcfd7970bd98b62a0db4971",
+          "id": "54bb98c149faba21323b0111d2acd7ba0f659f1155dd11dfb2e9f69de274faca",
+          "content": {
+            "kind": "shaped",
+            "key": "913df3cda0253f7e007349168fe7adafccdbaf02b8b92098262f4e1e1e37955e",
+            "stage": "shape/2",
+            "parents": [
+              {
+                "role": "rollouts",
+                "kind": "rollouts",
+                "id": "f4e88da81d2368f056ae728889ae8fe84f1b34bcbe1ba25535afa69695ed00ff"
+              }
+            ],
+            "recipe": {
+              "choices": {
+                "zero_variance": "keep",
+                "truncated": "keep",
+                "reward_error": "drop",
+                "min_group": 1,
+                "solved_at": 1.0,
+                "pass_rate": null,
+                "anna_karenina": false,
+                "class_balance": "keep",
+                "positive_weight": 1.0,
+                "negative_weight": 1.0,
+                "positive_fraction": null,
+                "positive_fraction_by": "weight"
+              },
+              "reward": {
+                "cell": "AsIs"
+              },
+              "advantage": {
+                "cell": "GroupMean",
+                "shift": 0.0
+              },
+              "weighting": {
+                "cell": "Uniform"
+              }
+            },
+            "files": [
+              {
+                "path": "part-00000.parquet",
+                "bytes": 2999,
+                "sha256": "3d0bcbd9365f528099e3ea18aadeda164c1666c33ae7b1183d969624d65c5813",
+                "rows": 256,
+                "table": "shaped/1"
+              }
+            ],
+            "summary": {
+              "kept": 256,
+              "kept_groups": 32,
+              "positives": 66,
+              "negatives": 182,
+              "positive_share": 0.266129,
+              "dropped": {},
+              "groups": 32,
+              "zero_variance_groups": 1
+            }
+          },
+          "provenance": {
+            "created": "2026-11-30T01:00:44+00:00",
+            "seconds": 0.124,
+            "command": [
+              "/home/ada/rollbook/pipeline/shape/__main__.py"
+            ],
+            "started_by": [
+              "rollbook",
+              "run",
+              "configs/demo.yaml"
+            ],
+            "host": "desk (Linux-6.12.0-x86_64-with-glibc2.36)",
+            "versions": {
+              "python": "3.11.7",
+              "rollbook": "0.1.0",
+              "polars": "2.1.0",
+              "pyarrow": "26.0.1"
+            },
+            "git_commit": "c58570ea55ef8a3dc2f6340442364dd7583b876a",
+            "files": [],
+            "notes": {}
+          }
+        }
+    """
+
     format: str = FORMAT
     """Version of this file."""
     seal: str = UNSEALED
@@ -125,14 +225,20 @@ class Manifest(_Part):
     id: str
     """Hash of `content`."""
     content: Content
+    """What the artifact is."""
     provenance: Provenance
+    """How it came about."""
 
     def expected_id(self) -> str:
+        """The id that the content has, in hex. It differs from `id` if the file was edited."""
         return digest(self.content.model_dump(mode="json"))
 
 
 def sealed(text: str) -> str:
-    """A JSON text with an unsealed `seal` near its top, sealed: from now on any changed byte shows."""
+    """A JSON text with an unsealed `seal` near its top, sealed: from now on any changed byte shows.
+
+    The seal is the sha256 of the UTF-8 text with `UNSEALED` in the seal's place.
+    """
     return text.replace(_seal(UNSEALED), _seal(hashlib.sha256(text.encode()).hexdigest()), 1)
 
 
@@ -150,6 +256,11 @@ def _seal(value: str) -> str:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON value in canonical form: keys sorted, no spaces, no NaN."""
+    """sha256 of a JSON value in canonical form, in hex: keys sorted, no spaces, UTF-8.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON does not have.
+        TypeError: a value of a type that JSON does not have.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

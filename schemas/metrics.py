@@ -14,7 +14,42 @@ def _share(description: str) -> Any:
 
 
 class Metrics(Table):
-    """One optimizer step, in which every figure is over the whole step. Null: not defined for this algorithm or data."""
+    """One optimizer step, in which every figure is over the whole step. Null: not defined for this algorithm or data.
+
+    Written by train beside the checkpoint. Figures of ratios are of the policy at the start of the step, before its update.
+    `kl_behavior` is the estimator called k3 in Schulman, "Approximating KL divergence" (2020), which is never negative and
+    unbiased for tokens drawn from mu; `ess` is Kish's effective sample size (1965) divided by the number of completions.
+
+    Example:
+        {
+            "step": 2,
+            "epoch": 1,
+            "groups": 16,
+            "completions": 128,
+            "tokens": 1350,
+            "loss": -0.021857,
+            "grad_norm": 0.161645,
+            "learning_rate": 0.0001,
+            "reward_mean": 0.25,
+            "advantage_mean": 0.0,
+            "completion_tokens_mean": 10.546875,
+            "age_mean": 0.0,
+            "age_max": 0,
+            "entropy": 0.286543,
+            "kl_behavior": 0.002239,
+            "ratio_q01": 0.713777,
+            "ratio_q10": 0.963188,
+            "ratio_q50": 1.0,
+            "ratio_q90": 1.000104,
+            "ratio_q99": 1.170373,
+            "ratio_max": 1.348425,
+            "clip_fraction_positive": 0.0,
+            "clip_fraction_negative": 0.054645,
+            "ess": 0.960296,
+            "logprob_difference_mean": None,
+            "logprob_difference_max": None,
+        }
+    """
 
     step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     epoch = column(dy.Int32, "Pass over the snapshot, from 0.", min=0)
@@ -63,7 +98,18 @@ class Metrics(Table):
 
 
 class Timing(Table):
-    """How long one optimizer step took."""
+    """How long one optimizer step took.
+
+    Written by train beside the metrics, and no part of the checkpoint's id.
+
+    Example:
+        {
+            "step": 2,
+            "seconds": 0.596261,
+            "tokens_per_second": 2264.11,
+            "data_seconds": 0.005567,
+        }
+    """
 
     step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     seconds = column(dy.Float64, "Wall time of the step.", unit="s")

@@ -8,7 +8,20 @@ TOKENS = ("source", "retokenized")
 
 
 class Origins(Table):
-    """One completion of imported rollouts."""
+    """One completion of imported rollouts.
+
+    Written beside them by an import, one file a shard: where each row stood in the user's files.
+
+    Example:
+        {
+            "group_id": "sum-3@19ab0c42",
+            "sample_index": 0,
+            "file": "sums.jsonl",
+            "number": 3,
+            "tokens": "retokenized",
+            "rest": '{"judged_by": "hand"}',
+        }
+    """
 
     group_id = column(dy.String, "As in the rollouts.", primary_key=True)
     sample_index = column(dy.Int32, "As in the rollouts.", primary_key=True, min=0)

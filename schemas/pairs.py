@@ -7,7 +7,19 @@ from schemas.table import Table, column, rule
 
 
 class Pairs(Table):
-    """Two completions of one group of a rollouts artifact, one preferred to the other."""
+    """Two completions of one group of a rollouts artifact, one preferred to the other.
+
+    Written by shape for algorithms that learn from pairs, beside the shaped table.
+
+    Example:
+        {
+            "group_id": "arith-train-02269@4f37dbfe",
+            "chosen_index": 7,
+            "rejected_index": 0,
+            "preference": 1.0,
+            "margin": 1.0,
+        }
+    """
 
     group_id = column(dy.String, "As in the rollouts.", primary_key=True)
     chosen_index = column(dy.Int32, "Sample index of the completion with the higher reward.", primary_key=True, min=0)

@@ -7,7 +7,19 @@ from schemas.table import Table, column, rule
 
 
 class Prompts(Table):
-    """One question with its reference answer."""
+    """One question with its reference answer.
+
+    Made from the user's source once for a run, in the source's order, without the rows that do not fit.
+
+    Example:
+        {
+            "prompt_id": "arith-train-02269",
+            "question": "18+40-2",
+            "answer": "56",
+            "prompt_text": "Q:18+40-2=",
+            "metadata": '{"terms": 3}',
+        }
+    """
 
     prompt_id = column(dy.String, "Unique name of the prompt.", primary_key=True, min_length=1)
     question = column(dy.String, "The question as the dataset has it.")

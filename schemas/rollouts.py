@@ -12,7 +12,37 @@ SOURCES = ("self", "expert", "replay", "import")
 class Rollouts(Table):
     """One completion of one prompt by one policy. A group never spans two files.
 
-    Nothing is thrown away: a completion that failed is a row with a status and its error.
+    Nothing is thrown away: a completion that failed is a row with a status and its error. `behavior_logprobs` and `action_mask`
+    have one value for each of `completion_token_ids`, in its order. Written by generate and by imports, one file a shard.
+
+    Example:
+        {
+            "group_id": "arith-train-02269@4f37dbfe",
+            "sample_index": 7,
+            "prompt_id": "arith-train-02269",
+            "prompt_token_ids": [51, 28, 19, 26, 13, 22, 18, 15, 20, 31],
+            "completion_token_ids": [223, 35, 28, 23, 24, 1],
+            "behavior_logprobs": [-0.2884523, 0.0, -3.5762781e-07, -0.6509772, -2.1304967, -1.3708975e-05],
+            "action_mask": None,
+            "prompt_text": "Q:18+40-2=",
+            "completion_text": " A:56",
+            "answer": "56",
+            "finish_reason": "stop",
+            "reward": 1.0,
+            "policy_id": "cc703aa7b8d6c2c296b794afbf7eda999e7b0b54f669629f4cebc32fad94155e",
+            "policy_version": 0,
+            "source": "self",
+            "seed": 17947848914220075,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "logprobs_mode": "processed_logprobs",
+            "engine": "vllm 0.32.0 cpu float32",
+            "status": "ok",
+            "error": None,
+            "reward_regex": 1.0,
+        }
     """
 
     extra_prefixes = ("reward_",)

@@ -6,7 +6,17 @@ from schemas.table import Table, column
 
 
 class SetAside(Table):
-    """One row that was not taken in."""
+    """One row that was not taken in.
+
+    Written beside prompts where the source has `bad_rows: set_aside`, and beside imported rollouts.
+
+    Example:
+        {
+            "place": "line 3",
+            "why": "answer is null",
+            "content": '{"answer": null, "question": "18+40-2"}',
+        }
+    """
 
     place = column(
         dy.String,

@@ -7,7 +7,20 @@ from schemas.table import Table, column, rule
 
 
 class Shaped(Table):
-    """One completion of a rollouts artifact: its advantage, its weight, and whether it is trained on."""
+    """One completion of a rollouts artifact: its advantage, its weight, and whether it is trained on.
+
+    Written by shape, one file for each file of the rollouts. Here two of eight completions were right: A = 1 - 2/8.
+
+    Example:
+        {
+            "group_id": "arith-train-02269@4f37dbfe",
+            "sample_index": 7,
+            "advantage": 0.75,
+            "weight": 1.0,
+            "keep": True,
+            "drop_reason": None,
+        }
+    """
 
     group_id = column(dy.String, "As in the rollouts.", primary_key=True)
     sample_index = column(dy.Int32, "As in the rollouts.", primary_key=True, min=0)

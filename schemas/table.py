@@ -28,7 +28,7 @@ class Checked(NamedTuple):
 
 
 class Table(dy.Schema):
-    """Base of every table."""
+    """Base of every table. A table's docstring says what one row is and ends with a row, see `schemas.example`."""
 
     version: ClassVar[int] = 1
     """Raised whenever a column changes its meaning; readers refuse versions they do not know."""
@@ -37,10 +37,12 @@ class Table(dy.Schema):
 
     @classmethod
     def title(cls) -> str:
+        """Its name in file metadata and manifests: the class's in small letters."""
         return cls.__name__.lower()
 
     @classmethod
     def is_extra(cls, column: str) -> bool:
+        """Whether a column may follow the declared ones, such as reward_regex in the rollouts."""
         return column not in cls._declared() and bool(cls.extra_prefixes) and column.startswith(cls.extra_prefixes)
 
     @classmethod
@@ -57,9 +59,13 @@ class Table(dy.Schema):
 
     @classmethod
     def check(cls, frame: pl.DataFrame) -> Checked:
-        """Split a frame into rows that fit and rows that do not.
+        """Split a frame into rows that fit and rows that do not, both in the frame's order.
 
-        The frame must have the declared columns with their types (see `differences`).
+        Args:
+            frame: has the declared columns with their types (see `differences`), and perhaps others, which are kept.
+
+        Raises:
+            polars.exceptions.ColumnNotFoundError: a declared column is missing.
         """
         numbered = frame.with_row_index("row")
         _, failure = _with_row(cls).filter(numbered.select("row", *cls.columns()))
@@ -74,7 +80,12 @@ class Table(dy.Schema):
 
     @classmethod
     def reason(cls, rule: str) -> str:
-        """A rule's name as a sentence: `behavior_logprobs: values must be at most 0`."""
+        """Why a row is bad, from the name of what it breaks.
+
+        Args:
+            rule: as dataframely names it: `answer_is_not_empty` is "breaks the rule: answer is not empty", `step|min` is
+                "step is below its minimum".
+        """
         column, bar, check = rule.partition("|")
         if rule == "primary_key":
             return f"{' + '.join(cls.primary_key())} is there twice"
@@ -118,7 +129,11 @@ class Table(dy.Schema):
 
     @classmethod
     def arrow_schema(cls, extra: tuple[str, ...] = ()) -> pa.Schema:
-        """The Arrow schema, with descriptions as field metadata and the table's name and version as schema metadata."""
+        """The Arrow schema, with descriptions as field metadata and the table's name and version as schema metadata.
+
+        Args:
+            extra: names of columns that follow the declared ones: nullable doubles.
+        """
         fields = []
         for name, column in cls.columns().items():
             metadata = {"description": column.description or "", **(column.metadata or {})}
@@ -128,7 +143,12 @@ class Table(dy.Schema):
 
     @classmethod
     def to_arrow(cls, frame: pl.DataFrame) -> pa.Table:
-        """Cast a frame to the Arrow schema, declared columns first, extra ones after them by name."""
+        """Cast a frame to the Arrow schema, declared columns first, extra ones after them by name; others are left out.
+
+        Raises:
+            polars.exceptions.ColumnNotFoundError: a declared column is missing.
+            ValueError: a value does not fit its column's type, or is null in one that may not be.
+        """
         extra = tuple(sorted(column for column in frame.columns if cls.is_extra(column)))
         schema = cls.arrow_schema(extra)
         return frame.select(schema.names).to_arrow().cast(schema)
