@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pipeline.common.own_code import serve_from
 from pipeline.errors import UserError
 from pipeline.rewards.batches import serve_batches
 from pipeline.rewards.items import Score
@@ -75,7 +76,7 @@ def _limit_memory(mib: int) -> None:
 
 
 def _start(start: Mapping[str, Any]) -> Sequence[BoundGrader]:
-    sys.path.insert(0, start["directory"])
+    serve_from(start["directory"])
     components = [GraderSpec(spec["grader"], spec["args"]) for spec in start["components"]]
     graders = resolve_all(components)
     prepare_all(components, graders)

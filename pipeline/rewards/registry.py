@@ -8,15 +8,14 @@ import hashlib
 import importlib
 import inspect
 import math
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.common.own_code import import_own
 from pipeline.errors import UserError
 from pipeline.rewards.arguments import check_arguments
 
@@ -72,7 +71,7 @@ class BoundGrader:
 def resolve(component: Component) -> BoundGrader:
     """The component's grader, with names and args checked and nothing graded.
 
-    A function of the user's is imported, with the working directory on `sys.path`; a built-in's library is not.
+    A function of the user's is imported, see `pipeline.common.own_code`; a built-in's library is not.
 
     Raises:
         UserError: no such grader, module or function; an unknown, missing or mistyped arg. The message has the nearest
@@ -226,7 +225,7 @@ def _own_function(grader: str) -> Callable[..., Any]:
         raise UserError(f"incomplete; {OWN_FUNCTION}")
     if module_name.partition(".")[0] in sys.stdlib_module_names:  # subprocess:run would run what a model writes
         raise UserError(f"{module_name} is part of Python; a grader is a function of your own")
-    found: Any = _import_module(module_name)
+    found: Any = import_own(module_name)
     for part in path.split("."):
         if not hasattr(found, part):
             names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
@@ -238,33 +237,3 @@ def _own_function(grader: str) -> Callable[..., Any]:
         raise UserError(f"{path} is a {type(found).__name__}, expected a function")
     function: Callable[..., Any] = found
     return function
-
-
-def _import_module(name: str) -> ModuleType:
-    importlib.invalidate_caches()
-    with _working_directory_on_path():
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-                place = f"in the working directory {os.getcwd()} or among the installed packages"
-                raise UserError(f"no module {error.name!r} {place}") from None
-            raise UserError(f"importing {name} failed: {error}") from error
-        except MemoryError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise UserError(f"importing {name} failed: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    directory = os.getcwd()
-    if directory in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        if directory in sys.path:
-            sys.path.remove(directory)

@@ -83,3 +83,22 @@ def test_a_slip_in_a_cell_is_found_before_any_work(plugins: Path, rollbook: Roll
     assert "slip: fails on four made-up completions: " in said.err
     assert "slip.py, line 9: AttributeError" in said.err
     assert not (plugins / "runs").exists()
+
+
+def test_a_project_may_have_packages_of_rollbooks_names(plugins: Path, rollbook: Rollbook) -> None:
+    """A grader in its `pipeline`, which imports from its `schemas`, and a plugin beside it that imports rollbook's `pipeline`."""
+    for name, source in {
+        "pipeline/rewards.py": "from schemas.words import WORDS\n\ndef score(completion, answer, prompt):\n    return WORDS\n",
+        "schemas/words.py": "WORDS = 2\n",
+        "flows/__init__.py": "raise SystemExit('not asked for')\n",
+    }.items():
+        (plugins / name).parent.mkdir(exist_ok=True)
+        (plugins / name).write_text(source, encoding="utf-8")
+    (plugins / "mine.py").rename(plugins / "pipeline" / "mine.py")
+    graders = "reward.components=[{grader: 'pipeline.rewards:score'}]"
+    said = rollbook("check", "run.yaml", "--plugin", "pipeline/mine.py", "--set", "train.algorithm=luffy", "--set", graders)
+    assert (said.status, said.err) == (0, "")
+    assert "algorithm  luffy: " in said.out
+    said = rollbook("check", "run.yaml", "--set", graders.replace("score", "scores"))
+    assert said.status == 2
+    assert "module pipeline.rewards has no 'scores'; did you mean score?" in said.err
