@@ -19,6 +19,7 @@ from pipeline.artifacts.work import Work
 from pipeline.config import PromptSource
 from pipeline.errors import DataError, UserError
 from pipeline.sources import Misfit, Rows, read_rows, refuse_missing
+from pipeline.spelled import spelled
 from schemas import Prompts, SetAside
 
 Render = Callable[[list[str]], list[str]]
@@ -160,7 +161,7 @@ def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[Misfit]
 
 
 def _text(row: dict[str, Any], column: str) -> str | None:
-    """A value as text: numbers as Python writes them, NaN as null.
+    """A value as text: numbers as people write them, NaN as null.
 
     Raises:
         ValueError: it is neither text nor a number.
@@ -168,7 +169,7 @@ def _text(row: dict[str, Any], column: str) -> str | None:
     value = row.get(column)
     if isinstance(value, list | dict | bytes):
         raise ValueError(f"column {column} holds a {type(value).__name__}, expected text")
-    return None if value is None or value != value else str(value)
+    return None if value is None or value != value else spelled(value)
 
 
 def _answer_reader(source: PromptSource) -> Callable[[dict[str, Any]], str | None]:
@@ -195,8 +196,22 @@ def _answer_reader(source: PromptSource) -> Callable[[dict[str, Any]], str | Non
 
 
 def _metadata(row: dict[str, Any], used: set[str | None]) -> str | None:
+    """The other columns. What a column `metadata` holds stands beside them, unless a name would be there twice."""
     rest = {key: value for key, value in row.items() if key not in used}
+    inner = _as_object(rest.get("metadata"))
+    if inner is not None and not inner.keys() & (rest.keys() - {"metadata"}):
+        rest = {**{key: value for key, value in rest.items() if key != "metadata"}, **inner}
     return _as_json(rest) if rest else None
+
+
+def _as_object(value: Any) -> dict[str, Any] | None:
+    """A JSON object, or text that holds one."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def _as_json(value: dict[str, Any]) -> str:

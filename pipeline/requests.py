@@ -21,7 +21,7 @@ from pipeline.shape.settings import draws
 from schemas.manifest import ORIGINAL
 
 STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate")}
-STAGES |= {name: f"{name}/2" for name in ("shape", "score", "train")}
+STAGES |= {name: f"{name}/2" for name in ("prompts", "shape", "score", "train")}
 """Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
 
 

@@ -24,7 +24,7 @@ from pipeline.imports.tokens import Rendering, Tokens, tokenizer_hashes
 from pipeline.imports.unknowns import count_unknowns
 from schemas import Origins, Rollouts, SetAside
 
-STAGE = "import-rollouts/1"
+STAGE = "import-rollouts/2"
 UNKNOWNS = ("without_logprobs", "without_reward", "without_sampling", "retokenized")
 """Figures of the summary: how many completions lack what some methods need."""
 BATCH = 256

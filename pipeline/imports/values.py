@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.spelled import spelled
+
 Values = dict[str, Any]
 LARGEST_ID = 2**31 - 1
 
@@ -24,7 +26,7 @@ def text(row: Values, column: str) -> str | None:
     if is_missing(value):
         return None
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
+        return spelled(value)
     raise _wrong(column, "text", value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,43 @@ def test_metadata_of_parquet_keeps_lists_and_dates(parquet: Source) -> None:
     assert load(source).good["metadata"].to_list() == ['{"day": "2024-02-29", "raw": {"n": 1}, "tags": ["x", "y"]}']
 
 
-def test_numbers_are_written_as_the_file_has_them(jsonl: Source) -> None:
-    rows = [{"question": str(i), "answer": value} for i, value in enumerate([1, 1.5, "x", True, 10**50, 72.0])]
+def test_numbers_are_written_as_people_write_them(jsonl: Source) -> None:
+    rows = [{"question": str(i), "answer": value} for i, value in enumerate([1, 1.5, "x", True, 10**50, "72.0"])]
     assert [answer for _, answer in pairs(jsonl(rows))] == ["1", "1.5", "x", "True", str(10**50), "72.0"]
+
+
+def test_whole_numbers_that_a_file_holds_as_floats_are_whole_numbers(jsonl: Source, parquet: Source) -> None:
+    """pandas makes floats of a column in which one number is missing."""
+    found = [75.0, 1e-05, 1e16, 0.25, -3.0, -0.0, 1e22, 123456.789]
+    right = ["75", "0.00001", "10000000000000000", "0.25", "-3", "0", "10000000000000000000000", "123456.789"]
+    rows = [{"question": str(i), "answer": value} for i, value in enumerate(found)]
+    assert [answer for _, answer in pairs(jsonl(rows))] == right
+    assert [answer for _, answer in pairs(parquet(pl.DataFrame(rows)))] == right
+    assert pairs(jsonl([{"question": 2.0, "answer": "2"}])) == [("2", "2")]
+
+
+def test_decimals_keep_their_places_and_lose_their_exponent(parquet: Source) -> None:
+    frame = pl.DataFrame({"question": ["a", "b"], "answer": [Decimal("1.50"), Decimal("1E-7")]})
+    assert [answer for _, answer in pairs(parquet(frame))] == ["1.5000000", "0.0000001"]  # of one scale: the column's
+
+
+def test_a_column_metadata_is_the_metadata(jsonl: Source, parquet: Source) -> None:
+    """reasoning-gym writes {question, answer, metadata}."""
+    metadata = {"source_dataset": "chain_sum", "difficulty": {"digits": [1, 2]}}
+    rows = [
+        {"question": "a", "answer": "1", "metadata": metadata, "split": "train"},
+        {"question": "b", "answer": "2", "metadata": json.dumps(metadata)},
+        {"question": "c", "answer": "3", "metadata": "{no object"},
+        {"question": "d", "answer": "4", "metadata": {"split": "test"}, "split": "train"},
+    ]
+    assert [json.loads(text) for text in load(jsonl(rows)).good["metadata"]] == [
+        {**metadata, "split": "train"},
+        metadata,
+        {"metadata": "{no object"},
+        {"metadata": {"split": "test"}, "split": "train"},
+    ]
+    frame = pl.DataFrame([{"question": "a", "answer": "1", "metadata": metadata}])
+    assert json.loads(load(parquet(frame)).good["metadata"][0]) == metadata
 
 
 def test_limit_takes_the_first_rows(jsonl: Source, parquet: Source) -> None:
