@@ -133,7 +133,7 @@ def rollbook_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tens
 
 
 @dataclass(frozen=True)
-class Rows:
+class PaddedBatch:
     """A padded batch."""
 
     ids: Tensor
@@ -146,7 +146,7 @@ class Rows:
     advantage: Tensor
 
 
-def padded_batches(rows: pl.DataFrame, entries: int) -> Iterator[Rows]:
+def padded_batches(rows: pl.DataFrame, entries: int) -> Iterator[PaddedBatch]:
     """Rows of like length together, within the budgets of tokens and logits."""
     length = pl.col("prompt_token_ids").list.len() + pl.col("completion_token_ids").list.len()
     items = rows.with_columns(length=length).sort("length", descending=True).to_dicts()
@@ -162,7 +162,7 @@ def padded_batches(rows: pl.DataFrame, entries: int) -> Iterator[Rows]:
         batch = [item] if item is not None else []
 
 
-def _padded(batch: list[dict[str, Any]]) -> Rows:
+def _padded(batch: list[dict[str, Any]]) -> PaddedBatch:
     longest = max(one["length"] for one in batch)
     first = min(len(one["prompt_token_ids"]) for one in batch) - 1
     ids = np.zeros((len(batch), longest), np.int64)
@@ -176,7 +176,7 @@ def _padded(batch: list[dict[str, Any]]) -> Rows:
         stored_logprobs[row, start : one["length"]] = one["behavior_logprobs"]
     advantage = torch.tensor([one["advantage"] for one in batch])[:, None]
     tensors = (torch.from_numpy(array[:, first + 1 :]) for array in (mask, stored_logprobs))
-    return Rows(torch.from_numpy(ids).to(DEVICE), first, *(tensor.to(DEVICE) for tensor in (*tensors, advantage)))
+    return PaddedBatch(torch.from_numpy(ids).to(DEVICE), first, *(tensor.to(DEVICE) for tensor in (*tensors, advantage)))
 
 
 def padded_backward(model: Any, rows: pl.DataFrame, cell: Cell) -> float:

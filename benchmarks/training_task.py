@@ -224,19 +224,21 @@ def stored_logprobs(cell: Cell, steps: int, model: Path) -> Iterator[list[float]
 
     from pipeline.train.batch import collate
     from pipeline.train.model import Policy
-    from pipeline.train.plan import Row
-    from pipeline.train.snapshot import Completion, Group
+    from pipeline.train.plan import PackedRow
+    from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 
     policy = Policy(model, cell.dtype, trust_remote_code=False, trains=False)
     for number, (prompt, completions) in enumerate(groups_of(cell, steps)):
         random = np.random.default_rng([SEED, 2, number])
         arrays = [np.asarray(tokens, np.int32) for tokens in completions]
         named = [
-            Completion(group_id="", sample_index=i, tokens=tokens, behavior=None, mask=np.ones(len(tokens), np.bool_))
+            TrainingCompletion(group_id="", sample_index=i, tokens=tokens, behavior=None, mask=np.ones(len(tokens), np.bool_))
             for i, tokens in enumerate(arrays)
         ]
         with torch.no_grad():
-            found = policy.logprobs(collate([Row(Group(np.asarray(prompt, np.int32), named), named)], policy.device))[0]
+            found = policy.logprobs(
+                collate([PackedRow(TrainingGroup(np.asarray(prompt, np.int32), named), named)], policy.device)
+            )[0]
         noisy = (found.cpu().numpy() + NOISE * random.normal(size=len(found))).clip(max=0).astype(np.float32)
         yield from (piece.tolist() for piece in np.split(noisy, np.cumsum([len(tokens) for tokens in arrays])[:-1]))
 

@@ -11,7 +11,6 @@ All read one rule from the same two tensors. The self-check at start compares wh
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,8 +22,6 @@ from pipeline.train import segments
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-
-    from pipeline.train.batch import Batch
 
 Kind = Literal["sdpa", "segments", "flex"]
 IMPLEMENTATIONS: dict[Kind, str] = {"sdpa": "sdpa", "segments": segments.NAME, "flex": "flex_attention"}
@@ -67,23 +64,3 @@ def block_mask(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows lengt
 
     rows, length = part.shape
     return create_block_mask(sees, rows, None, length, length, part.device, BLOCK, _compile=part.device.type != "cpu")
-
-
-def in_line(batch: Batch, block: int = BLOCK) -> Batch:
-    """The same rows one after the other in a single one, without their padding, filled up to whole blocks at its end."""
-    there = batch.part.flatten() >= 0
-    number = torch.arange(len(batch.part), device=batch.part.device)[:, None]
-    parts_per_row = int(batch.part.max()) + 1
-    fill = -int(there.sum()) % block
-
-    def line(values: Tensor, empty: int) -> Tensor:
-        return torch.nn.functional.pad(values.flatten()[there], (0, fill), value=empty)[None]
-
-    return dataclasses.replace(
-        batch,
-        input_ids=line(batch.input_ids, 0),
-        position_ids=line(batch.position_ids, 0),
-        part=line(batch.part + number * parts_per_row, -1),
-        prompt=line(batch.prompt + number * parts_per_row, -1),
-        predicted_from=(there.cumsum(0) - 1)[batch.predicted_from],
-    )

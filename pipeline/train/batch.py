@@ -13,14 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.algorithms.tokens import Tokens
-from pipeline.train.attention import dense_mask
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Completion
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingCompletion
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some completions of a batch, one after the other."""
+class Chunk:
+    """Some whole completions of a batch, one after the other."""
 
     completions: slice
     tokens: slice
@@ -48,7 +47,7 @@ class Flat:
     pairs: Int[Tensor, "pairs 2"] | None
     """Pairs of completions that are both here."""
     preference: Float[Tensor, " pairs"] | None
-    completions: list[Completion]
+    completions: list[TrainingCompletion]
 
     def tokens(self, logprobs: Float[Tensor, " tokens"], entropy: Float[Tensor, " tokens"], version: int) -> Tokens:
         """What a loss sees.
@@ -73,27 +72,27 @@ class Flat:
         known: dict[str, Any] = {name: getattr(self, name) for name in names}
         return Tokens(logprobs=logprobs, entropy=entropy, age=version - self.policy_version, **known)
 
-    def parts(self, most: int) -> list[Part]:
-        """Cuts between completions, so that no part has more tokens, but for parts of one completion."""
-        return list(_parts([len(completion.tokens) for completion in self.completions], most))
+    def chunks(self, most: int) -> list[Chunk]:
+        """Cuts between completions, so that no chunk has more tokens, but for chunks of one completion."""
+        return list(_chunks([len(completion.tokens) for completion in self.completions], most))
 
-    def of(self, part: Part) -> Flat:
-        """What is known of a part; of the pairs, those whose two ends are there."""
-        if part.completions == slice(0, len(self.completions)):
+    def of(self, chunk: Chunk) -> Flat:
+        """What is known of a chunk; of the pairs, those whose two ends are there."""
+        if chunk.completions == slice(0, len(self.completions)):
             return self
-        first, last = part.completions.start, part.completions.stop
+        first, last = chunk.completions.start, chunk.completions.stop
         pairs, preference = self.pairs, self.preference
         if pairs is not None and preference is not None:
             inside = ((pairs >= first) & (pairs < last)).all(1)
             pairs, preference = pairs[inside] - first, preference[inside]
-        by_token = {name: values[part.tokens] for name in _BY_TOKEN if (values := getattr(self, name)) is not None}
+        by_token = {name: values[chunk.tokens] for name in _BY_TOKEN if (values := getattr(self, name)) is not None}
         return replace(
             self,
-            **by_token | {"sequence": self.sequence[part.tokens] - first},
-            **{name: getattr(self, name)[part.completions] for name in _BY_COMPLETION},
+            **by_token | {"sequence": self.sequence[chunk.tokens] - first},
+            **{name: getattr(self, name)[chunk.completions] for name in _BY_COMPLETION},
             pairs=pairs,
             preference=preference,
-            completions=self.completions[part.completions],
+            completions=self.completions[chunk.completions],
         )
 
 
@@ -101,15 +100,15 @@ _BY_TOKEN = ("targets", "temperature", "mask", "behavior", "reference", "proxima
 _BY_COMPLETION = ("advantage", "weight", "lengths", "policy_version", "group", "number")
 
 
-def _parts(lengths: list[int], most: int) -> Iterator[Part]:
+def _chunks(lengths: list[int], most: int) -> Iterator[Chunk]:
     first = start = stop = 0
     for number, length in enumerate(lengths):
         if number > first and stop + length - start > most:
-            yield Part(slice(first, number), slice(start, stop))
+            yield Chunk(slice(first, number), slice(start, stop))
             first, start = number, stop
         stop += length
     if lengths:
-        yield Part(slice(first, len(lengths)), slice(start, stop))
+        yield Chunk(slice(first, len(lengths)), slice(start, stop))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +125,27 @@ class Batch:
     """Where in the flattened rows the hidden state that predicts each completion token lies."""
     flat: Flat
 
-    @property
-    def attends(self) -> Bool[Tensor, "rows 1 length length"]:
-        """attends[r, 0, q, k]: position q of row r sees position k. Made anew each time: it is the largest tensor here."""
-        return dense_mask(self.part, self.prompt)
+    def in_line(self, block: int = 1) -> Batch:
+        """The same rows one after the other in a single one, without their padding, filled up to whole blocks at its end."""
+        there = self.part.flatten() >= 0
+        number = torch.arange(len(self.part), device=self.part.device)[:, None]
+        parts_per_row = int(self.part.max()) + 1
+        fill = -int(there.sum()) % block
+
+        def line(values: Tensor, empty: int) -> Tensor:
+            return torch.nn.functional.pad(values.flatten()[there], (0, fill), value=empty)[None]
+
+        return replace(
+            self,
+            input_ids=line(self.input_ids, 0),
+            position_ids=line(self.position_ids, 0),
+            part=line(self.part + number * parts_per_row, -1),
+            prompt=line(self.prompt + number * parts_per_row, -1),
+            predicted_from=(there.cumsum(0) - 1)[self.predicted_from],
+        )
 
 
-def flatten(rows: list[Row], device: torch.device) -> Flat:
+def flatten(rows: list[PackedRow], device: torch.device) -> Flat:
     """The completion tokens of rows, in the order of the rows."""
     completions = [completion for row in rows for completion in row.completions]
     groups = {name: number for number, name in enumerate(dict.fromkeys(c.group_id for c in completions))}
@@ -159,7 +172,7 @@ def flatten(rows: list[Row], device: torch.device) -> Flat:
     return Flat(completions=completions, **tensors)  # type: ignore[arg-type]
 
 
-def _pairs(rows: list[Row], completions: list[Completion]) -> list[tuple[int, int, float]]:
+def _pairs(rows: list[PackedRow], completions: list[TrainingCompletion]) -> list[tuple[int, int, float]]:
     """Pairs of the rows' groups, by the completions' numbers; those whose two ends are not both here are left out."""
     number = {(c.group_id, c.sample_index): place for place, c in enumerate(completions)}
     groups = {row.completions[0].group_id: row.group for row in rows}
@@ -167,7 +180,7 @@ def _pairs(rows: list[Row], completions: list[Completion]) -> list[tuple[int, in
     return [(number[a], number[b], p) for a, b, p in named if a in number and b in number]
 
 
-def collate(rows: list[Row], device: torch.device) -> Batch:
+def collate(rows: list[PackedRow], device: torch.device) -> Batch:
     """Lay rows out side by side, padded on the right.
 
     A completion's positions go on from the end of its prompt. A padding position sees itself only, so that no attention

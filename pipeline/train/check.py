@@ -17,8 +17,8 @@ from pipeline.errors import UserError
 from pipeline.train.batch import Batch, collate
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import CompilerError, Policy
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Completion, Group
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 
 LARGEST_DIFFERENCE = 1e-3
 """|packed - separate| logprob of any token, nats, that is accepted in float32: far above rounding, far below a wrong mask."""
@@ -31,7 +31,7 @@ PROBE_TOKENS = 96
 
 def make_ready(
     policy: Policy,
-    example: Group,
+    example: TrainingGroup,
     longest: int,
     attention: Literal["auto", "sdpa", "segments", "flex"],
     tell: Callable[[str], None],
@@ -61,7 +61,7 @@ def make_ready(
         self_check(policy, batch)
 
 
-def probe(example: Group, longest: int, device: torch.device) -> Batch:
+def probe(example: TrainingGroup, longest: int, device: torch.device) -> Batch:
     """Two groups of three completions each, of tokens that occur in the data.
 
     Real rows would not do: one completion alone in its row, or completions of one token, give the same whatever they see.
@@ -73,14 +73,14 @@ def probe(example: Group, longest: int, device: torch.device) -> Batch:
     def tokens(count: int) -> Any:
         return draw.choice(known, count).astype(np.int32)
 
-    def group(name: str, prompt: int, lengths: tuple[int, ...]) -> Group:
+    def group(name: str, prompt: int, lengths: tuple[int, ...]) -> TrainingGroup:
         drawn = [tokens(count) for count in lengths]
-        completions = [Completion(name, index, one, None, np.ones(len(one), np.bool_)) for index, one in enumerate(drawn)]
-        return Group(tokens(prompt), completions)
+        completions = [TrainingCompletion(name, index, one, None, np.ones(len(one), np.bool_)) for index, one in enumerate(drawn)]
+        return TrainingGroup(tokens(prompt), completions)
 
     most = length - length // 4
     groups = group("a", length // 4, (most, most // 2, 2)), group("b", length // 8, (2, most, most // 3))
-    return collate([Row(one, one.completions) for one in groups], device)
+    return collate([PackedRow(one, one.completions) for one in groups], device)
 
 
 def self_check(policy: Policy, batch: Batch) -> None:

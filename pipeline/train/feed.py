@@ -14,8 +14,8 @@ from typing import TypeVar
 from pipeline.algorithms.tokens import Totals
 from pipeline.config_train import TrainConfig
 from pipeline.train.batch import Batch, Flat, collate, flatten
-from pipeline.train.plan import CostModel, Packing, Row, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
-from pipeline.train.snapshot import Completion, Snapshot
+from pipeline.train.plan import CostModel, PackedRow, Packing, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
+from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
 from pipeline.train.team import Team
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Step:
     number: int
     epoch: int
     groups: int
-    completions: list[Completion]
+    completions: list[TrainingCompletion]
     """Of the whole step."""
     totals: Totals
     """Sizes of the whole step."""
@@ -55,7 +55,7 @@ class Feed:
     """The steps of a training, in order."""
 
     def __init__(
-        self, snapshot: Snapshot, config: TrainConfig, seed: int, cost: CostModel, team: Team, *, whole_step: bool
+        self, snapshot: TrainingSnapshot, config: TrainConfig, seed: int, cost: CostModel, team: Team, *, whole_step: bool
     ) -> None:
         self._snapshot, self._config, self._cost, self._team, self._whole_step = snapshot, config, cost, team, whole_step
         sizes, per_step = snapshot.sizes, config.batch_completions
@@ -72,7 +72,7 @@ class Feed:
         """Every step from a number on. The next one is read and laid out in a thread while the caller works on the last."""
         return ahead(self._step(number) for number in range(start, len(self.plan)))
 
-    def rows(self, group: int) -> list[Row]:
+    def rows(self, group: int) -> list[PackedRow]:
         """The rows of one group, as many as one pass takes."""
         rows = rows_of(self._snapshot[group], self._cost)
         return micro_batches(rows, self._config.tokens_per_micro_batch, self._cost)[0]
@@ -99,7 +99,7 @@ class Feed:
         )
 
 
-def deal(rows: Sequence[Row], ranks: int, token_budget: int, cost: CostModel) -> list[list[list[Row]]]:
+def deal(rows: Sequence[PackedRow], ranks: int, token_budget: int, cost: CostModel) -> list[list[list[PackedRow]]]:
     """Micro-batches of each rank: as many for every rank, and about as much work.
 
     Rows are halved where that evens the ranks out. A rank with fewer micro-batches than another cuts its
@@ -110,7 +110,7 @@ def deal(rows: Sequence[Row], ranks: int, token_budget: int, cost: CostModel) ->
     return [_in_parts(share, count) for share in shares]
 
 
-def _in_parts(share: list[list[Row]], count: int) -> list[list[Row]]:
+def _in_parts(share: list[list[PackedRow]], count: int) -> list[list[PackedRow]]:
     """A share in exactly `count` micro-batches, of which it has no more yet."""
     share = list(share)
     while len(share) < count:

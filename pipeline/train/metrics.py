@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.algorithms.cells.drift import bounded_exp
 from pipeline.algorithms.tokens import Loss, Tokens
-from pipeline.train.snapshot import Completion
+from pipeline.train.snapshot import TrainingCompletion
 from pipeline.train.team import Team
 from schemas.metrics import QUANTILES
 
@@ -25,9 +25,9 @@ class StepRecord:
     """Version of the policy that training started from."""
     loss: float = 0.0
     _columns: dict[str, list[Tensor]] = field(default_factory=dict)
-    _completions: list[Completion] = field(default_factory=list)
+    _completions: list[TrainingCompletion] = field(default_factory=list)
 
-    def add(self, tokens: Tokens, loss: Loss, completions: list[Completion]) -> None:
+    def add(self, tokens: Tokens, loss: Loss, completions: list[TrainingCompletion]) -> None:
         self.loss += float(loss.value.detach())
         self._completions += completions
         log_ratio = tokens.logprobs.detach() - tokens.behavior if tokens.behavior is not None else tokens.logprobs.detach() * 0
@@ -43,7 +43,7 @@ class StepRecord:
     def _append(self, name: str, values: Tensor) -> None:
         self._columns.setdefault(name, []).append(values.cpu())
 
-    def of_all_ranks(self, team: Team, completions: list[Completion]) -> StepRecord:
+    def of_all_ranks(self, team: Team, completions: list[TrainingCompletion]) -> StepRecord:
         """What all ranks saw together. Every rank must ask.
 
         Args:

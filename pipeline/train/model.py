@@ -17,8 +17,8 @@ from pipeline.config_train import LoraConfig
 from pipeline.errors import UserError
 from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
-from pipeline.train.attention import IMPLEMENTATIONS, Kind, block_mask, choose, in_line
-from pipeline.train.batch import Batch, Part
+from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, block_mask, choose, dense_mask
+from pipeline.train.batch import Batch, Chunk
 from pipeline.train.logprobs import linear_logprobs, linear_loss, tokens_of_part
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
@@ -117,7 +117,7 @@ class Policy:
             logprobs, entropy = self._run(work)
         return logprobs, entropy
 
-    def loss(self, batch: Batch, loss_of: Callable[[Part, Tensor, Tensor], Tensor]) -> Float[Tensor, ""]:
+    def loss(self, batch: Batch, loss_of: Callable[[Chunk, Tensor, Tensor], Tensor]) -> Float[Tensor, ""]:
         """A loss that adds up over completions, with gradient.
 
         With several ranks, all of them must call it, each with rows of its own.
@@ -130,7 +130,7 @@ class Policy:
         def work(model: Any) -> Tensor:
             hidden, weight, bias = self._projection(model, batch)
             flat = batch.flat
-            parts = flat.parts(tokens_of_part(len(weight), weight.device))
+            parts = flat.chunks(tokens_of_part(len(weight), weight.device))
             tokens = [part.tokens for part in parts]
 
             def of_number(number: int, logprobs: Tensor, entropy: Tensor) -> Tensor:
@@ -155,13 +155,13 @@ class Policy:
     def _projection(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """The hidden states that predict each completion token, and the vocabulary projection's weight and bias."""
         if self.attention == "flex":
-            batch = in_line(batch)
+            batch = batch.in_line(BLOCK)
             mask: Any = block_mask(batch.part, batch.prompt)
         elif self.attention == "segments":
-            batch = in_line(batch, block=1)
+            batch = batch.in_line()
             mask = segments.table(batch.part, batch.prompt)
         else:
-            mask = batch.attends
+            mask = dense_mask(batch.part, batch.prompt)
         hidden = model.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
         ).last_hidden_state

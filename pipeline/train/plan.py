@@ -15,15 +15,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.train.snapshot import Completion, Group
+from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """A prompt with some completions of its group."""
 
-    group: Group
-    completions: list[Completion]
+    group: TrainingGroup
+    completions: list[TrainingCompletion]
 
     @property
     def length(self) -> int:
@@ -96,37 +96,37 @@ def _rank(seed: int, epoch: int, group: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0{epoch}\0{group}".encode(), digest_size=16).digest()
 
 
-def rows_of(group: Group, cost: CostModel) -> list[Row]:
+def rows_of(group: TrainingGroup, cost: CostModel) -> list[PackedRow]:
     """Cut a group into rows at the least cost: sharing the prompt saves its tokens, long rows may pay for masked attention."""
-    whole = Row(group, group.completions)
+    whole = PackedRow(group, group.completions)
     if not cost.pads:
         return [whole]
     cuts = [_cut(whole, parts) for parts in range(1, len(group.completions) + 1)]
     return min(cuts, key=lambda rows: sum(cost.row(row.length) for row in rows))
 
 
-def _cut(row: Row, parts: int) -> list[Row]:
+def _cut(row: PackedRow, parts: int) -> list[PackedRow]:
     """A row in parts of as many completions each, or one less."""
     per_row = -(-len(row.completions) // parts)
-    return [Row(row.group, row.completions[i : i + per_row]) for i in range(0, len(row.completions), per_row)]
+    return [PackedRow(row.group, row.completions[i : i + per_row]) for i in range(0, len(row.completions), per_row)]
 
 
-def micro_batches(rows: Sequence[Row], token_budget: int, cost: CostModel = SEEN) -> list[list[Row]]:
+def micro_batches(rows: Sequence[PackedRow], token_budget: int, cost: CostModel = SEEN) -> list[list[PackedRow]]:
     """Cut rows that are longer than the budget, and put them together within it. A completion that is longer goes alone."""
     rows = sorted((part for row in rows for part in _within(row, token_budget)), key=lambda row: row.length, reverse=True)
     return _side_by_side(rows, token_budget) if cost.pads else _in_line(rows, token_budget)
 
 
-def _within(row: Row, token_budget: int) -> list[Row]:
+def _within(row: PackedRow, token_budget: int) -> list[PackedRow]:
     """A row in as few parts as fit the budget."""
     cuts = (_cut(row, parts) for parts in range(1, len(row.completions) + 1))
     fits = (rows for rows in cuts if max(part.length for part in rows) <= token_budget)
-    return next(fits, [Row(row.group, [completion]) for completion in row.completions])
+    return next(fits, [PackedRow(row.group, [completion]) for completion in row.completions])
 
 
-def _side_by_side(rows: list[Row], token_budget: int) -> list[list[Row]]:
+def _side_by_side(rows: list[PackedRow], token_budget: int) -> list[list[PackedRow]]:
     """Rows of like length together, so that rows x longest stays within the budget."""
-    batches: list[list[Row]] = []
+    batches: list[list[PackedRow]] = []
     for row in rows:
         if batches and batches[-1][0].length * (len(batches[-1]) + 1) <= token_budget:
             batches[-1].append(row)
@@ -135,9 +135,9 @@ def _side_by_side(rows: list[Row], token_budget: int) -> list[list[Row]]:
     return batches
 
 
-def _in_line(rows: list[Row], token_budget: int) -> list[list[Row]]:
+def _in_line(rows: list[PackedRow], token_budget: int) -> list[list[PackedRow]]:
     """As few batches as first-fit needs for rows in falling order, as evenly filled as they can be."""
-    batches: list[list[Row]] = []
+    batches: list[list[PackedRow]] = []
     room: list[int] = []
     for row in rows:
         place = next((index for index, free in enumerate(room) if row.length <= free), len(room))
@@ -151,9 +151,9 @@ def _in_line(rows: list[Row], token_budget: int) -> list[list[Row]]:
     return even if fits else batches
 
 
-def spread(rows: Sequence[Row], hands: int, cost: CostModel) -> list[list[Row]]:
+def spread(rows: Sequence[PackedRow], hands: int, cost: CostModel) -> list[list[PackedRow]]:
     """Give rows to so many hands: the costliest first, always to the one that has least."""
-    dealt: list[list[Row]] = [[] for _ in range(hands)]
+    dealt: list[list[PackedRow]] = [[] for _ in range(hands)]
     loads = [(0.0, hand) for hand in range(hands)]
     for row in sorted(rows, key=lambda row: row.length, reverse=True):
         load, hand = heapq.heappop(loads)
@@ -162,7 +162,7 @@ def spread(rows: Sequence[Row], hands: int, cost: CostModel) -> list[list[Row]]:
     return dealt
 
 
-def cut_for(rows: Sequence[Row], hands: int, cost: CostModel) -> list[Row]:
+def cut_for(rows: Sequence[PackedRow], hands: int, cost: CostModel) -> list[PackedRow]:
     """Rows of which each hand can be given about as much: the longest of the fullest hand is halved while that evens them out.
 
     Halving one row need not help at once, since another hand may be as full. So it goes on as long as some hand has more
@@ -170,7 +170,7 @@ def cut_for(rows: Sequence[Row], hands: int, cost: CostModel) -> list[Row]:
     computes a prompt once more.
     """
 
-    def load(hand: Sequence[Row]) -> float:
+    def load(hand: Sequence[PackedRow]) -> float:
         return sum(cost.row(row.length) for row in hand)
 
     rows = best = list(rows)
@@ -187,7 +187,7 @@ def cut_for(rows: Sequence[Row], hands: int, cost: CostModel) -> list[Row]:
     return best
 
 
-def packing(batches: Sequence[Sequence[Row]], cost: CostModel) -> Packing:
+def packing(batches: Sequence[Sequence[PackedRow]], cost: CostModel) -> Packing:
     """How well rows are packed into micro-batches."""
     rows = [row for batch in batches for row in batch]
     widths = (len(batch) * max(row.length for row in batch) for batch in batches if batch)

@@ -31,7 +31,7 @@ PADDED_LENGTHS = sorted(quarters * 2**power for power in range(2, 24) for quarte
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-Rows = Float[Tensor, "tokens heads width"]
+HeadRows = Float[Tensor, "tokens heads width"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SegmentPlan:
     """What is computed together."""
 
     own: list[tuple[Int[Tensor, "segments length"], Int[Tensor, " segments"]]]
@@ -98,7 +98,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, layout: Int[Tensor, "ro
 
 
 @lru_cache(maxsize=2)
-def plan_of(layout: Int[Tensor, "rows 2 1 length"]) -> Plan:
+def plan_of(layout: Int[Tensor, "rows 2 1 length"]) -> SegmentPlan:
     """The plan of a micro-batch; every layer asks for it with the same tensor."""
     length = layout.shape[-1]
     part, prompt = layout[:, :, 0].transpose(0, 1).reshape(2, -1).numpy()
@@ -117,7 +117,7 @@ def plan_of(layout: Int[Tensor, "rows 2 1 length"]) -> Plan:
         else:
             cross.append((segment, number[home, seen]))
     own_parts, order = _by_length(segments, len(part))
-    return Plan(own_parts, order, cross)
+    return SegmentPlan(own_parts, order, cross)
 
 
 def _by_length(segments: list[Segment], tokens: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
@@ -141,7 +141,7 @@ def _by_length(segments: list[Segment], tokens: int) -> tuple[list[tuple[Tensor,
 
 class _Segments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Rows, key: Rows, value: Rows, plan: Plan, scale: float) -> Rows:
+    def forward(ctx: Any, query: HeadRows, key: HeadRows, value: HeadRows, plan: SegmentPlan, scale: float) -> HeadRows:
         parts = []
         for places, _ in plan.own:
             q, k, v = (_gathered(tensor, places) for tensor in (query, key, value))
@@ -196,7 +196,7 @@ def _cross(rows: Float[Tensor, "tokens heads width"], segment: Segment) -> Tenso
     return rows[segment.places].transpose(0, 1)[None]
 
 
-def _as_rows(batch: Float[Tensor, "segments heads length width"]) -> Rows:
+def _as_rows(batch: Float[Tensor, "segments heads length width"]) -> HeadRows:
     return batch.transpose(1, 2).flatten(0, 1)
 
 

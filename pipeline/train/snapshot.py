@@ -32,7 +32,7 @@ INDEX, PAIRS = "index.arrow", "pairs.arrow"
 
 
 @dataclass(frozen=True)
-class Completion:
+class TrainingCompletion:
     """One completion to train on."""
 
     group_id: str
@@ -53,16 +53,16 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Group:
+class TrainingGroup:
     """Completions of one prompt."""
 
     prompt: NDArray[np.int32]
-    completions: list[Completion]
+    completions: list[TrainingCompletion]
     pairs: list[tuple[int, int, float]] = field(default_factory=list)
     """Sample indices of chosen and rejected completions, and the preference."""
 
 
-class Snapshot:
+class TrainingSnapshot:
     """Groups of kept completions, by number."""
 
     def __init__(self, directory: Path, index: pl.DataFrame, columns: list[str], pairs: pl.DataFrame | None = None) -> None:
@@ -107,20 +107,20 @@ class Snapshot:
         """Tokens of the longest prompt with its completion."""
         return int(self._index.select((pl.col("prompt_length") + pl.col("length")).max()).item())
 
-    def __getitem__(self, group: int) -> Group:
+    def __getitem__(self, group: int) -> TrainingGroup:
         rows = list(self._index[self._bounds[group] : self._bounds[group + 1]].iter_rows(named=True))
         start = rows[0]["prompt_start"]
         prompt = self._prompts[start : start + rows[0]["prompt_length"]]
         pairs = self._pairs.get(self.groups[group], [])
-        return Group(prompt, [self._completion(row) for row in rows], pairs)
+        return TrainingGroup(prompt, [self._completion(row) for row in rows], pairs)
 
-    def _completion(self, row: dict[str, Any]) -> Completion:
+    def _completion(self, row: dict[str, Any]) -> TrainingCompletion:
         part = slice(row["start"], row["start"] + row["length"])
         arrays: dict[str, Any] = {name: self._columns[name][part] if name in self._columns else None for name in TOKENS}
-        return Completion(**arrays, **{name: row[name] for name in _SCALARS})
+        return TrainingCompletion(**arrays, **{name: row[name] for name in _SCALARS})
 
 
-def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, policy: str) -> Snapshot:
+def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, policy: str) -> TrainingSnapshot:
     """Join rollouts, shaped rows and scores, and lay their tokens out for training.
 
     Args:
@@ -150,12 +150,12 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
     return reopened(directory)
 
 
-def reopened(directory: Path) -> Snapshot:
+def reopened(directory: Path) -> TrainingSnapshot:
     """The snapshot that `open_snapshot` laid out here. Its index is mapped as its tokens are, and ranks share both."""
     columns = [name for name in TOKENS if (directory / f"{name}.bin").exists()]
     index = pl.scan_ipc(directory / INDEX, glob=False).collect()
     pairs = pl.scan_ipc(directory / PAIRS, glob=False).collect() if (directory / PAIRS).exists() else None
-    return Snapshot(directory, index, columns, pairs)
+    return TrainingSnapshot(directory, index, columns, pairs)
 
 
 class _Layout:
@@ -205,12 +205,12 @@ def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefi
         layout.pairs.append(read_table(part.shaped, Pairs).with_columns(named))
 
 
-def groups_of(path: Path) -> Iterator[Group]:
+def groups_of(path: Path) -> Iterator[TrainingGroup]:
     """Every group of a rollouts file, without advantages."""
     rows = _in_groups(_read(path, policy="")).filter(pl.col("tokens").list.len() > 0)
     for _, frame in rows.group_by("group_id", maintain_order=True):
         completions = [
-            Completion(
+            TrainingCompletion(
                 group_id=row["group_id"],
                 sample_index=row["sample_index"],
                 tokens=np.asarray(row["tokens"], np.int32),
@@ -220,7 +220,7 @@ def groups_of(path: Path) -> Iterator[Group]:
             )
             for row in frame.select(*KEY, "tokens", "temperature").iter_rows(named=True)
         ]
-        yield Group(np.asarray(frame["prompt_token_ids"][0], np.int32), completions)
+        yield TrainingGroup(np.asarray(frame["prompt_token_ids"][0], np.int32), completions)
 
 
 def longest_of(paths: list[Path]) -> int:

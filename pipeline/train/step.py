@@ -17,11 +17,11 @@ from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss, Tokens
 from pipeline.config_train import TrainConfig
 from pipeline.errors import StageFailed
-from pipeline.train.batch import Part
+from pipeline.train.batch import Chunk
 from pipeline.train.feed import Pass, Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
-from pipeline.train.snapshot import Completion
+from pipeline.train.snapshot import TrainingCompletion
 from pipeline.train.team import Team
 
 
@@ -86,7 +86,7 @@ class Stepper:
         suspects: list[str] = []
         for one in step.passes:
 
-            def loss_of(part: Part, logprobs: Tensor, entropy: Tensor, one: Pass = one) -> Tensor:
+            def loss_of(part: Chunk, logprobs: Tensor, entropy: Tensor, one: Pass = one) -> Tensor:
                 if one.idle:
                     return _with_derivatives(logprobs, torch.zeros_like(logprobs))
                 flat = one.batch.flat.of(part)
@@ -118,7 +118,7 @@ class Stepper:
             here = slice(start, start if one.idle else start + len(pair[0]))
             of_pass = [torch.zeros_like(pair[0]) if one.idle else values[here] for values in derivatives]
 
-            def loss_of(part: Part, *values: Tensor, of_pass: list[Tensor] = of_pass) -> Tensor:
+            def loss_of(part: Chunk, *values: Tensor, of_pass: list[Tensor] = of_pass) -> Tensor:
                 pairs = zip(values, of_pass, strict=True)
                 return torch.stack([_with_derivatives(value, by[part.tokens]) for value, by in pairs]).sum()
 
@@ -144,7 +144,7 @@ def _with_derivatives(values: Tensor, derivatives: Tensor) -> Tensor:
     return (values * derivatives).sum()
 
 
-def names_of(completions: list[Completion]) -> list[str]:
+def names_of(completions: list[TrainingCompletion]) -> list[str]:
     return [f"{c.group_id} sample {c.sample_index}" for c in completions]
 
 

@@ -24,7 +24,7 @@ from pipeline.train.feed import Feed, Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
 from pipeline.train.plan import Packing
-from pipeline.train.snapshot import Snapshot
+from pipeline.train.snapshot import TrainingSnapshot
 from pipeline.train.step import Stepper
 from pipeline.train.team import Team
 
@@ -36,7 +36,7 @@ class Training:
         self,
         *,
         parent: Artifact,
-        snapshot: Snapshot,
+        snapshot: TrainingSnapshot,
         algorithm: Algorithm,
         config: TrainConfig,
         recipe: dict[str, Any],

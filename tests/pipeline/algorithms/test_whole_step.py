@@ -20,8 +20,8 @@ from pipeline.train.feed import Pass, Step
 from pipeline.train.logprobs import KEPT_LOGITS
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
-from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
-from pipeline.train.snapshot import Completion, Group
+from pipeline.train.plan import CostModel, PackedRow, micro_batches, rows_of
+from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 from pipeline.train.step import Stepper
 from pipeline.train.team import alone
 
@@ -52,19 +52,19 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 
 @pytest.fixture(scope="module")
-def groups(policy: Policy) -> list[Group]:
+def groups(policy: Policy) -> list[TrainingGroup]:
     """Groups of four, three and two completions whose stored logprobs are some way off the policy's."""
     return [group_of(policy, number, lengths) for number, lengths in enumerate([(3, 5, 1, 4), (2, 6, 2), (4, 1)])]
 
 
-def group_of(policy: Policy, number: int, lengths: tuple[int, ...]) -> Group:
+def group_of(policy: Policy, number: int, lengths: tuple[int, ...]) -> TrainingGroup:
     random = np.random.default_rng(number)
     prompt = random.integers(0, VOCABULARY, 2 + number).astype(np.int32)
     completions = []
     for sample, length in enumerate(lengths):
         tokens = random.integers(0, VOCABULARY, length).astype(np.int32)
-        bare = Completion(f"g{number}", sample, tokens, behavior=None, mask=np.ones(length, np.bool_))
-        logprobs = policy.logprobs(collate([Row(Group(prompt, [bare]), [bare])], policy.device))[0].numpy()
+        bare = TrainingCompletion(f"g{number}", sample, tokens, behavior=None, mask=np.ones(length, np.bool_))
+        logprobs = policy.logprobs(collate([PackedRow(TrainingGroup(prompt, [bare]), [bare])], policy.device))[0].numpy()
         stored = [(logprobs + random.normal(0, 0.3, length)).astype(np.float32) for _ in range(3)]
         completions.append(
             dataclasses.replace(
@@ -78,10 +78,10 @@ def group_of(policy: Policy, number: int, lengths: tuple[int, ...]) -> Group:
             )
         )
     pairs = [(0, sample, 1.0 / sample) for sample in range(1, len(lengths))]
-    return Group(prompt, completions, pairs)
+    return TrainingGroup(prompt, completions, pairs)
 
 
-def as_trained(policy: Policy, algorithm: Algorithm, parts: list[list[Row]]) -> tuple[float, Tensor]:
+def as_trained(policy: Policy, algorithm: Algorithm, parts: list[list[PackedRow]]) -> tuple[float, Tensor]:
     """Loss and gradient of a step as the train stage accumulates them: in two passes where the loss needs the whole step."""
     rows = [row for part in parts for row in part]
     completions = [completion for row in rows for completion in row.completions]
@@ -101,7 +101,7 @@ def as_trained(policy: Policy, algorithm: Algorithm, parts: list[list[Row]]) -> 
     return record.loss, gradient_of(policy)
 
 
-def one_graph(policy: Policy, algorithm: Algorithm, parts: list[list[Row]]) -> tuple[float, Tensor]:
+def one_graph(policy: Policy, algorithm: Algorithm, parts: list[list[PackedRow]]) -> tuple[float, Tensor]:
     """The same from one backward pass through one batch."""
     batch = collate([row for part in parts for row in part], policy.device)
     totals = Totals(tokens=float(batch.flat.mask.sum()), sequences=float(len(batch.flat.completions)))
@@ -120,25 +120,25 @@ def gradient_of(policy: Policy) -> Tensor:
     return torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
 
 
-def parts_within(groups: list[Group], budget: int, cost: CostModel) -> list[list[Row]]:
+def parts_within(groups: list[TrainingGroup], budget: int, cost: CostModel) -> list[list[PackedRow]]:
     """As training cuts a step."""
     return micro_batches([row for group in groups for row in rows_of(group, cost)], budget, cost)
 
 
-Cut = Callable[[list[Group]], list[list[Row]]]
+Cut = Callable[[list[TrainingGroup]], list[list[PackedRow]]]
 CUTS: dict[str, Cut] = {
     "everything at once": lambda groups: parts_within(groups, 10_000, SEPARATE),
     "shared prompts, one by one": lambda groups: parts_within(groups, 16, SHARE),
     "groups over several rows": lambda groups: parts_within(groups, 16, SEPARATE),
     "a completion at a time, backwards": lambda groups: [
-        [Row(group, [one])] for group in groups[::-1] for one in group.completions[::-1]
+        [PackedRow(group, [one])] for group in groups[::-1] for one in group.completions[::-1]
     ],
 }
 
 
 @pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 def test_how_a_step_is_cut_changes_loss_and_gradient_by_rounding_only(
-    algorithm: Algorithm, policy: Policy, groups: list[Group]
+    algorithm: Algorithm, policy: Policy, groups: list[TrainingGroup]
 ) -> None:
     loss, gradient = one_graph(policy, algorithm, CUTS["everything at once"](groups))
     assert float(gradient.norm()) > 0
@@ -151,7 +151,7 @@ def test_how_a_step_is_cut_changes_loss_and_gradient_by_rounding_only(
 @pytest.mark.parametrize("most", [1, 7])
 @pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 def test_how_a_micro_batch_is_cut_for_its_loss_changes_nothing_but_rounding(
-    algorithm: Algorithm, most: int, policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+    algorithm: Algorithm, most: int, policy: Policy, groups: list[TrainingGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = CUTS["everything at once"](groups)
     loss, gradient = as_trained(policy, algorithm, together)
@@ -162,7 +162,7 @@ def test_how_a_micro_batch_is_cut_for_its_loss_changes_nothing_but_rounding(
 
 
 @pytest.mark.parametrize("name", ["bapo", "m2po", "p3o", "spear"])
-def test_the_whole_step_matters_to_them(name: str, policy: Policy, groups: list[Group]) -> None:
+def test_the_whole_step_matters_to_them(name: str, policy: Policy, groups: list[TrainingGroup]) -> None:
     parts = CUTS["a completion at a time, backwards"](groups)
     completions = sum(len(row.completions) for part in parts for row in part)
     tokens = sum(int(c.mask.sum()) for part in parts for row in part for c in row.completions)

@@ -27,8 +27,8 @@ from pipeline.requests import shape_request
 from pipeline.shape.choices import shape_rows, shaped_table, with_pairs
 from pipeline.shape.stage import shape
 from pipeline.train.batch import collate, flatten
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Snapshot, open_snapshot
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingSnapshot, open_snapshot
 from schemas import Pairs, Shaped
 
 MakeRollouts = Callable[..., Artifact]
@@ -199,10 +199,10 @@ def test_a_file_whose_pairs_were_not_written_is_made_again(make_rollouts: MakeRo
 
 
 @pytest.fixture
-def snapshot(make_rollouts: MakeRollouts, run: Run, tmp_path: Path) -> Callable[..., Snapshot]:
+def snapshot(make_rollouts: MakeRollouts, run: Run, tmp_path: Path) -> Callable[..., TrainingSnapshot]:
     """snapshot(**settings of the pairing): the kept completions with their pairs, ready to train from."""
 
-    def make(**settings: Any) -> Snapshot:
+    def make(**settings: Any) -> TrainingSnapshot:
         rollouts = make_rollouts(FILES)
         return open_snapshot(tmp_path / "snapshot", [Part(rollouts, run(rollouts, **settings))], resolve("dpo"), "base")
 
@@ -210,10 +210,10 @@ def snapshot(make_rollouts: MakeRollouts, run: Run, tmp_path: Path) -> Callable[
 
 
 CPU = torch.device("cpu")
-MakeSnapshot = Callable[..., Snapshot]
+MakeSnapshot = Callable[..., TrainingSnapshot]
 
 
-def names_of_pairs(rows: list[Row]) -> set[tuple[str, int, int, float]]:
+def names_of_pairs(rows: list[PackedRow]) -> set[tuple[str, int, int, float]]:
     """The pairs of a step laid out as rows, told by the completions that the numbers stand for."""
     flat = flatten(rows, CPU)
     if flat.pairs is None or flat.preference is None:
@@ -239,7 +239,9 @@ def test_pairs_are_found_however_groups_are_cut_into_rows(snapshot: MakeSnapshot
     groups = [opened[number] for number in range(len(opened.groups))]
     expected = {("a", 1, 0, 1.0), ("a", 3, 0, 1.0), ("a", 1, 2, 1.0), ("a", 2, 0, 1.0), ("a", 3, 2, 1.0), ("d", 1, 0, 1.0)}
     for size in (1, 2, 3, 4):
-        rows = [Row(group, group.completions[i : i + size]) for group in groups for i in range(0, len(group.completions), size)]
+        rows = [
+            PackedRow(group, group.completions[i : i + size]) for group in groups for i in range(0, len(group.completions), size)
+        ]
         assert names_of_pairs(rows) == expected
         assert names_of_pairs(rows[::-1]) == expected
         assert len(flatten(rows, CPU).pairs) == 6  # type: ignore[arg-type]
@@ -248,10 +250,10 @@ def test_pairs_are_found_however_groups_are_cut_into_rows(snapshot: MakeSnapshot
 def test_a_part_of_a_step_holds_the_pairs_whose_ends_are_both_there(snapshot: MakeSnapshot) -> None:
     opened = snapshot(strategy="all")
     group = opened[opened.groups.index("a")]
-    first, rest = Row(group, group.completions[:2]), Row(group, group.completions[2:])
+    first, rest = PackedRow(group, group.completions[:2]), PackedRow(group, group.completions[2:])
     assert names_of_pairs([first]) == {("a", 1, 0, 1.0)}
     assert names_of_pairs([rest]) == {("a", 3, 2, 1.0)}
-    alone = Row(group, group.completions[:1])
+    alone = PackedRow(group, group.completions[:1])
     assert flatten([alone], CPU).pairs is None
     tokens = collate([first], CPU).flat.tokens(torch.zeros(5), torch.zeros(5), version=1)
     assert tokens.pairs is not None and tokens.preference is not None

@@ -25,8 +25,8 @@ from pipeline.process import Event, Reporter
 from pipeline.requests import score_request, train_request
 from pipeline.score.stage import score
 from pipeline.train.model import Policy
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Completion, Group, Snapshot, open_snapshot
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingCompletion, TrainingGroup, TrainingSnapshot, open_snapshot
 from pipeline.train.stage import train
 from schemas import Rollouts, Shaped
 
@@ -113,13 +113,13 @@ def logprobs_alone(model_path: Callable[..., Path]) -> Callable[..., list[float]
 
 
 @pytest.fixture(scope="session")
-def make_group() -> Callable[..., Group]:
+def make_group() -> Callable[..., TrainingGroup]:
     """make_group(prompt length, completion lengths, number): a group with random tokens, logprobs and advantages."""
 
-    def make(prompt: int, lengths: Sequence[int], number: int = 0, *, masked: bool = False) -> Group:
+    def make(prompt: int, lengths: Sequence[int], number: int = 0, *, masked: bool = False) -> TrainingGroup:
         random = np.random.default_rng([number, prompt, *lengths])
         completions = [
-            Completion(
+            TrainingCompletion(
                 group_id=f"g{number}",
                 sample_index=sample,
                 tokens=random.integers(0, VOCABULARY, length).astype(np.int32),
@@ -134,14 +134,14 @@ def make_group() -> Callable[..., Group]:
             )
             for sample, length in enumerate(lengths)
         ]
-        return Group(random.integers(0, VOCABULARY, prompt).astype(np.int32), completions)
+        return TrainingGroup(random.integers(0, VOCABULARY, prompt).astype(np.int32), completions)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def row_of() -> Callable[[Group], Row]:
-    return lambda group: Row(group, group.completions)
+def row_of() -> Callable[[TrainingGroup], PackedRow]:
+    return lambda group: PackedRow(group, group.completions)
 
 
 @pytest.fixture(scope="session")
@@ -250,7 +250,7 @@ class Bench:
         algorithm: str = "rec-oneside-is",
         replayed: Sequence[Part] = (),
         **scores: Artifact,
-    ) -> Snapshot:
+    ) -> TrainingSnapshot:
         scratch = Path(tempfile.mkdtemp(dir=self.store.root))
         parts = [Part(rollouts, shaped or self.shaped(rollouts), scores), *replayed]
         return open_snapshot(scratch, parts, resolve(algorithm), self.policy().id)

@@ -21,8 +21,8 @@ from pipeline.errors import UserError
 from pipeline.process import Reporter
 from pipeline.train.batch import collate
 from pipeline.train.model import Policy
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Group
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingGroup
 from schemas import Metrics
 
 Train = Callable[..., Artifact]
@@ -71,13 +71,13 @@ def test_the_merged_model_is_the_parent_with_its_adapter(name: str, bench: Any) 
 
 
 def test_before_the_first_step_the_policy_is_the_parent_to_the_bit(
-    model_path: Callable[..., Path], make_group: Callable[..., Group]
+    model_path: Callable[..., Path], make_group: Callable[..., TrainingGroup]
 ) -> None:
     group = make_group(5, [3, 6, 2])
     found = []
     for lora in (None, LoraConfig(**LORA)):
         policy = Policy(model_path(), "float32", trust_remote_code=False, lora=lora)
-        found.append(policy.logprobs(collate([Row(group, group.completions)], policy.device)))
+        found.append(policy.logprobs(collate([PackedRow(group, group.completions)], policy.device)))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 

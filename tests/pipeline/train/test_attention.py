@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask, in_line
+from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask
 from pipeline.train.batch import Batch, collate
 from pipeline.train.check import check_lengths, differences, make_ready
 from pipeline.train.model import Policy
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Group
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingGroup
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MakePolicy = Callable[..., Policy]
 
 
 @pytest.fixture
-def batch(make_group: Callable[..., Group]) -> Batch:
+def batch(make_group: Callable[..., TrainingGroup]) -> Batch:
     """Rows of 9, 19 and 151 positions."""
     groups = [make_group(5, [3, 1], 0), make_group(7, [4, 8], 1), make_group(1, [100, 50], 2)]
-    return collate([Row(group, group.completions) for group in groups], CPU)
+    return collate([PackedRow(group, group.completions) for group in groups], CPU)
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def as_dense(part: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
 
 
 def test_block_and_dense_mask_are_one_rule(batch: Batch) -> None:
-    assert torch.equal(as_dense(batch.part, batch.prompt), batch.attends)
+    assert torch.equal(as_dense(batch.part, batch.prompt), dense_mask(batch.part, batch.prompt))
 
 
 def test_rows_in_a_line_see_what_they_saw_and_nothing_of_each_other(batch: Batch) -> None:
-    line = in_line(batch)
+    line = batch.in_line(BLOCK)
     lengths = (batch.part >= 0).sum(1).tolist()
     assert lengths == [9, 19, 151]
     assert line.input_ids.shape == (1, 2 * BLOCK)
@@ -55,7 +55,7 @@ def test_rows_in_a_line_see_what_they_saw_and_nothing_of_each_other(batch: Batch
     start = 0
     for row, length in enumerate(lengths):
         here = slice(start, start + length)
-        expected[here, here] = batch.attends[row, 0, :length, :length]
+        expected[here, here] = dense_mask(batch.part, batch.prompt)[row, 0, :length, :length]
         assert torch.equal(line.input_ids[0, here], batch.input_ids[row, :length])
         assert torch.equal(line.position_ids[0, here], batch.position_ids[row, :length])
         start += length
@@ -64,9 +64,9 @@ def test_rows_in_a_line_see_what_they_saw_and_nothing_of_each_other(batch: Batch
     assert torch.equal(line.input_ids.flatten()[line.predicted_from], batch.input_ids.flatten()[batch.predicted_from])
 
 
-def test_blocks_that_nobody_sees_are_left_out(make_group: Callable[..., Group]) -> None:
+def test_blocks_that_nobody_sees_are_left_out(make_group: Callable[..., TrainingGroup]) -> None:
     group = make_group(BLOCK, [BLOCK] * 6)
-    mask = block_mask(*(getattr(collate([Row(group, group.completions)], CPU), name) for name in ("part", "prompt")))
+    mask = block_mask(*(getattr(collate([PackedRow(group, group.completions)], CPU), name) for name in ("part", "prompt")))
     # Of 7 x 7 blocks: the prompt's own, and for each completion its own and the prompt's.
     assert mask.sparsity() == pytest.approx(100 * (1 - 13 / 49))
 
@@ -92,7 +92,7 @@ def test_the_attention_follows_from_the_device() -> None:
 
 
 def test_an_attention_that_does_not_work_is_replaced_and_named(
-    make_group: Callable[..., Group], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, uncompiled: None
+    make_group: Callable[..., TrainingGroup], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, uncompiled: None
 ) -> None:
     example = make_group(5, [3])
     policy, notes = make_policy("qwen2", max_position_embeddings=256), list[str]()

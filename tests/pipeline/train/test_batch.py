@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.train.attention import dense_mask
 from pipeline.train.batch import Batch, collate
-from pipeline.train.plan import Row
-from pipeline.train.snapshot import Completion, Group
+from pipeline.train.plan import PackedRow
+from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 
 CPU = torch.device("cpu")
 
 
-def completion(group: str, sample: int, tokens: list[int], mask: list[bool], temperature: float = 1.0) -> Completion:
-    return Completion(
+def completion(group: str, sample: int, tokens: list[int], mask: list[bool], temperature: float = 1.0) -> TrainingCompletion:
+    return TrainingCompletion(
         group_id=group,
         sample_index=sample,
         tokens=np.array(tokens, np.int32),
@@ -33,9 +34,11 @@ def completion(group: str, sample: int, tokens: list[int], mask: list[bool], tem
 @pytest.fixture
 def batch() -> Batch:
     """[1 2 | 3 4 | 5] and [6 | 7], the second row padded by three."""
-    first = Group(np.array([1, 2], np.int32), [completion("g", 0, [3, 4], [True, False], 0.5), completion("g", 1, [5], [True])])
-    second = Group(np.array([6], np.int32), [completion("h", 2, [7], [True])])
-    return collate([Row(first, first.completions), Row(second, second.completions)], CPU)
+    first = TrainingGroup(
+        np.array([1, 2], np.int32), [completion("g", 0, [3, 4], [True, False], 0.5), completion("g", 1, [5], [True])]
+    )
+    second = TrainingGroup(np.array([6], np.int32), [completion("h", 2, [7], [True])])
+    return collate([PackedRow(first, first.completions), PackedRow(second, second.completions)], CPU)
 
 
 def test_a_completion_goes_on_from_the_end_of_its_prompt(batch: Batch) -> None:
@@ -44,8 +47,8 @@ def test_a_completion_goes_on_from_the_end_of_its_prompt(batch: Batch) -> None:
 
 
 def test_a_token_sees_its_prompt_and_its_own_completion(batch: Batch) -> None:
-    assert batch.attends.shape == (2, 1, 5, 5)
-    assert batch.attends[0, 0].int().tolist() == [
+    assert dense_mask(batch.part, batch.prompt).shape == (2, 1, 5, 5)
+    assert dense_mask(batch.part, batch.prompt)[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -55,7 +58,7 @@ def test_a_token_sees_its_prompt_and_its_own_completion(batch: Batch) -> None:
 
 
 def test_padding_sees_itself_only_and_nothing_sees_it(batch: Batch) -> None:
-    assert batch.attends[1, 0].int().tolist() == [
+    assert dense_mask(batch.part, batch.prompt)[1, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [0, 0, 1, 0, 0],
@@ -90,11 +93,11 @@ def test_logprobs_that_a_snapshot_lacks_are_none(batch: Batch) -> None:
     assert tokens.proximal is None
 
 
-def test_rows_of_one_group_do_not_see_each_other(make_group: Callable[..., Group]) -> None:
+def test_rows_of_one_group_do_not_see_each_other(make_group: Callable[..., TrainingGroup]) -> None:
     group = make_group(3, [2, 4])
-    both = collate([Row(group, [one]) for one in group.completions], CPU)
+    both = collate([PackedRow(group, [one]) for one in group.completions], CPU)
     for place, one in enumerate(group.completions):
-        alone = collate([Row(group, [one])], CPU)
+        alone = collate([PackedRow(group, [one])], CPU)
         size = alone.input_ids.shape[1]
-        assert torch.equal(both.attends[place, 0, :size, :size], alone.attends[0, 0])
+        assert torch.equal(dense_mask(both.part, both.prompt)[place, 0, :size, :size], dense_mask(alone.part, alone.prompt)[0, 0])
         assert torch.equal(both.input_ids[place, :size], alone.input_ids[0])

@@ -30,7 +30,7 @@ from pipeline.process import Reporter
 from pipeline.train import resume
 from pipeline.train.check import check_lengths, differences, make_ready, probe, self_check
 from pipeline.train.model import Policy
-from pipeline.train.snapshot import Group
+from pipeline.train.snapshot import TrainingGroup
 from pipeline.train.team import alone
 
 Rows = list[dict[str, Any]]
@@ -42,7 +42,7 @@ LATENT = {
     "q_lora_rank": None, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_group": 1,
     "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 2,
 }  # fmt: skip
-MakeGroup = Callable[..., Group]
+MakeGroup = Callable[..., TrainingGroup]
 
 
 class Noting(Reporter):

@@ -13,7 +13,7 @@ import torch
 from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Tokens, Totals
 from pipeline.train.metrics import StepRecord
-from pipeline.train.snapshot import Completion
+from pipeline.train.snapshot import TrainingCompletion
 
 NAN = float("nan")
 TOTALS = Totals(tokens=3, sequences=2)
@@ -21,7 +21,7 @@ TOTALS = Totals(tokens=3, sequences=2)
 
 def part(
     ratios: Sequence[Sequence[float]], advantage: Sequence[float], rewards: Sequence[float]
-) -> tuple[Tokens, list[Completion]]:
+) -> tuple[Tokens, list[TrainingCompletion]]:
     """Sequences with log pi = -1 and these ratios; a ratio of NaN is a masked token whose log mu is -inf."""
     sizes = [len(row) for row in ratios]
     flat = torch.tensor([ratio for row in ratios for ratio in row], dtype=torch.float64)
@@ -38,13 +38,15 @@ def part(
         lengths=torch.zeros(len(sizes), dtype=torch.float64).index_add(0, sequence, mask.double()),
     )
     completions = [
-        Completion("g", n, np.zeros(size, np.int32), None, np.ones(size, np.bool_), advantage=advantage[n], reward=rewards[n])
+        TrainingCompletion(
+            "g", n, np.zeros(size, np.int32), None, np.ones(size, np.bool_), advantage=advantage[n], reward=rewards[n]
+        )
         for n, size in enumerate(sizes)
     ]
     return tokens, completions
 
 
-def record(*parts: tuple[Tokens, list[Completion]], has_behavior: bool = True) -> StepRecord:
+def record(*parts: tuple[Tokens, list[TrainingCompletion]], has_behavior: bool = True) -> StepRecord:
     record = StepRecord(has_behavior)
     for tokens, completions in parts:
         record.add(tokens, resolve("rec-oneside-nois" if has_behavior else "reinforce").loss(tokens, TOTALS), completions)

@@ -9,10 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train.plan import SEEN, CostModel, Packing, Row, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
-from pipeline.train.snapshot import Group
+from pipeline.train.plan import (
+    SEEN,
+    CostModel,
+    PackedRow,
+    Packing,
+    cut_for,
+    micro_batches,
+    packing,
+    rows_of,
+    spread,
+    steps_of_epoch,
+)
+from pipeline.train.snapshot import TrainingGroup
 
-MakeGroup = Callable[..., Group]
+MakeGroup = Callable[..., TrainingGroup]
 sizes = st.lists(st.integers(1, 8), min_size=1, max_size=40)
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
@@ -85,7 +96,7 @@ def test_rows_hold_every_completion_once_in_order(make_group: MakeGroup, prompt:
 @settings(deadline=None, max_examples=60)
 @given(prompt=st.integers(1, 200), lengths=lengths, scale=st.floats(1, 1000))
 def test_rows_cost_no_more_than_sharing_all_or_nothing(
-    make_group: MakeGroup, row_of: Callable[[Group], Row], prompt: int, lengths: list[int], scale: float
+    make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow], prompt: int, lengths: list[int], scale: float
 ) -> None:
     cost = CostModel(scale)
     chosen = sum(cost.row(row.length) for row in rows_of(make_group(prompt, lengths), cost))
@@ -118,7 +129,11 @@ def test_in_between_a_prompt_is_shared_by_some(make_group: MakeGroup) -> None:
     scale=st.sampled_from([50.0, math.inf]),
 )
 def test_micro_batches_hold_every_completion_once_within_the_budget(
-    make_group: MakeGroup, row_of: Callable[[Group], Row], groups: list[tuple[int, list[int]]], budget: int, scale: float
+    make_group: MakeGroup,
+    row_of: Callable[[TrainingGroup], PackedRow],
+    groups: list[tuple[int, list[int]]],
+    budget: int,
+    scale: float,
 ) -> None:
     rows = [row_of(make_group(prompt, sizes, number)) for number, (prompt, sizes) in enumerate(groups)]
     cost = CostModel(scale)
@@ -131,26 +146,32 @@ def test_micro_batches_hold_every_completion_once_within_the_budget(
         assert alone or (len(batch) * longest if cost.pads else sum(row.length for row in batch)) <= budget
 
 
-def test_rows_of_like_length_go_together_where_rows_are_padded(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+def test_rows_of_like_length_go_together_where_rows_are_padded(
+    make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow]
+) -> None:
     rows = [row_of(make_group(1, [length], number)) for number, length in enumerate([1, 9, 2, 9, 1])]
     batches = micro_batches(rows, 20, CostModel(100))
     assert [[row.length for row in batch] for batch in batches] == [[10, 10], [3, 2, 2]]
 
 
-def test_rows_in_a_line_fill_as_few_batches_as_can_be_and_evenly(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+def test_rows_in_a_line_fill_as_few_batches_as_can_be_and_evenly(
+    make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow]
+) -> None:
     rows = [row_of(make_group(1, [length - 1], number)) for number, length in enumerate([2, 9, 5, 4, 7, 3])]
     # 30 tokens in budgets of 16 need two batches; first-fit would fill them with 9 + 7 and 5 + 4 + 3 + 2.
     assert [[row.length for row in batch] for batch in micro_batches(rows, 16)] == [[9, 4, 2], [7, 5, 3]]
     assert [[row.length for row in batch] for batch in micro_batches(rows, 30)] == [[9, 7, 5, 4, 3, 2]]
 
 
-def test_a_row_longer_than_the_budget_is_cut(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+def test_a_row_longer_than_the_budget_is_cut(make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow]) -> None:
     row = row_of(make_group(10, [5, 5, 5, 5, 5]))
     assert [[part.length for part in batch] for batch in micro_batches([row], 25)] == [[25], [20]]
     assert [[part.length for part in batch] for batch in micro_batches([row], 12)] == [[15]] * 5
 
 
-def test_rows_are_halved_while_that_evens_out_the_hands(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+def test_rows_are_halved_while_that_evens_out_the_hands(
+    make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow]
+) -> None:
     one = row_of(make_group(2, [8, 8, 8, 8]))
     assert [row.length for row in cut_for([one], 2, SEEN)] == [18, 18]
     assert [row.length for row in cut_for([one], 1, SEEN)] == [34]
@@ -161,7 +182,7 @@ def test_rows_are_halved_while_that_evens_out_the_hands(make_group: MakeGroup, r
 
 @pytest.mark.parametrize(("groups", "size", "hands"), [(1, 64, 8), (4, 64, 8), (8, 32, 16)])
 def test_few_large_groups_keep_many_hands_busy(
-    groups: int, size: int, hands: int, make_group: MakeGroup, row_of: Callable[[Group], Row]
+    groups: int, size: int, hands: int, make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow]
 ) -> None:
     """Halving one of several equally long rows does not help at once; halving all of them does."""
     rows = [row_of(make_group(200, [500] * size, number)) for number in range(groups)]
@@ -171,7 +192,9 @@ def test_few_large_groups_keep_many_hands_busy(
     assert sum(len(row.completions) for row in cut) == groups * size
 
 
-def test_packing_counts_padding_and_what_sharing_prompts_spares(make_group: MakeGroup, row_of: Callable[[Group], Row]) -> None:
+def test_packing_counts_padding_and_what_sharing_prompts_spares(
+    make_group: MakeGroup, row_of: Callable[[TrainingGroup], PackedRow]
+) -> None:
     long, short = row_of(make_group(10, [5, 5])), row_of(make_group(4, [2]))
     found = packing([[long, short]], CostModel(100))
     # Rows of 20 and 6 positions; separate rows would have 15 + 15 + 6.

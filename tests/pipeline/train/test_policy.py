@@ -19,38 +19,38 @@ from transformers import CohereConfig, CohereForCausalLM
 from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.errors import UserError
-from pipeline.train.batch import Batch, Flat, Part, collate
+from pipeline.train.batch import Batch, Chunk, Flat, collate
 from pipeline.train.check import make_ready, self_check
 from pipeline.train.model import Policy
-from pipeline.train.plan import CostModel, Row, micro_batches, rows_of
-from pipeline.train.snapshot import Group
+from pipeline.train.plan import CostModel, PackedRow, micro_batches, rows_of
+from pipeline.train.snapshot import TrainingGroup
 
-MakeGroup = Callable[..., Group]
+MakeGroup = Callable[..., TrainingGroup]
 MakePolicy = Callable[..., Policy]
-Cut = Callable[[list[Group]], list[list[Row]]]
+Cut = Callable[[list[TrainingGroup]], list[list[PackedRow]]]
 CPU = torch.device("cpu")
 SHARE, SEPARATE = CostModel(attention_scale=1e9), CostModel(attention_scale=1e-9)
 
 
-def one_by_one(groups: list[Group]) -> list[list[Row]]:
+def one_by_one(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
     """Every completion in a row and a micro-batch of its own: no padding, nothing shared."""
-    return [[Row(group, [completion])] for group in groups for completion in group.completions]
+    return [[PackedRow(group, [completion])] for group in groups for completion in group.completions]
 
 
-def all_together(groups: list[Group]) -> list[list[Row]]:
+def all_together(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
     """Every completion in a row of its own, all rows in one padded micro-batch."""
     return [[row for (row,) in one_by_one(groups)]]
 
 
-def backwards(groups: list[Group]) -> list[list[Row]]:
-    return [[Row(group, group.completions[::-1]) for group in groups[::-1]]]
+def backwards(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
+    return [[PackedRow(group, group.completions[::-1]) for group in groups[::-1]]]
 
 
 def in_parts(size: int) -> Cut:
     """Prompts shared by `size` completions each."""
 
-    def cut(groups: list[Group]) -> list[list[Row]]:
-        return [[Row(g, g.completions[i : i + size]) for g in groups for i in range(0, len(g.completions), size)]]
+    def cut(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
+        return [[PackedRow(g, g.completions[i : i + size]) for g in groups for i in range(0, len(g.completions), size)]]
 
     return cut
 
@@ -87,7 +87,7 @@ def fp64_policy(model_path: Callable[..., Path]) -> MakePolicy:
 
 
 @pytest.fixture(scope="module")
-def groups(make_group: MakeGroup) -> list[Group]:
+def groups(make_group: MakeGroup) -> list[TrainingGroup]:
     """Three prompts with six completions, some of whose tokens are masked out."""
     return [make_group(5, [3, 1, 6], 0, masked=True), make_group(2, [4, 4], 1), make_group(9, [7], 2, masked=True)]
 
@@ -98,7 +98,7 @@ def in_fp64(batch: Batch) -> Batch:
     return dataclasses.replace(batch, flat=dataclasses.replace(batch.flat, **doubled))
 
 
-def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[Row]]) -> tuple[float, Tensor]:
+def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[PackedRow]]) -> tuple[float, Tensor]:
     """Loss of the step that the micro-batches make, and its gradient in all weights."""
     completions = [completion for rows in batches for row in rows for completion in row.completions]
     totals = Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
@@ -107,7 +107,7 @@ def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[Row]]) 
     for rows in batches:
         batch = in_fp64(collate(rows, policy.device))
 
-        def loss_of(part: Part, logprobs: Tensor, entropy: Tensor, flat: Flat = batch.flat) -> Tensor:
+        def loss_of(part: Chunk, logprobs: Tensor, entropy: Tensor, flat: Flat = batch.flat) -> Tensor:
             return resolve(algorithm).loss(flat.of(part).tokens(logprobs, entropy, version=1), totals).value
 
         loss = policy.loss(batch, loss_of)
@@ -117,7 +117,7 @@ def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[Row]]) 
 
 
 @pytest.fixture(scope="module")
-def uncut(groups: list[Group], fp64_policy: MakePolicy) -> Callable[[str, str], tuple[float, Tensor]]:
+def uncut(groups: list[TrainingGroup], fp64_policy: MakePolicy) -> Callable[[str, str], tuple[float, Tensor]]:
     """uncut(model, algorithm): loss and gradient of the groups, every completion alone."""
     return cache(lambda name, algorithm: loss_and_gradient(fp64_policy(name), algorithm, one_by_one(groups)))
 
@@ -133,7 +133,7 @@ def assert_same_step(found: tuple[float, Tensor], expected: tuple[float, Tensor]
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 @pytest.mark.parametrize("name", ["qwen2", "gpt2"])
 def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(
-    name: str, cut: Cut, groups: list[Group], fp64_policy: MakePolicy, uncut: Uncut
+    name: str, cut: Cut, groups: list[TrainingGroup], fp64_policy: MakePolicy, uncut: Uncut
 ) -> None:
     # Qwen2 computes its norms in fp32 whatever the type of its weights.
     tolerance = {"qwen2": 2e-6, "gpt2": 1e-11}[name]
@@ -143,7 +143,7 @@ def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rec-oneside-nois", "grpo", "opmd", "gspo", "decoupled-ppo", "oapl", "a*-po"])
 def test_other_methods_do_not_see_the_cut_either(
-    algorithm: str, groups: list[Group], fp64_policy: MakePolicy, uncut: Uncut
+    algorithm: str, groups: list[TrainingGroup], fp64_policy: MakePolicy, uncut: Uncut
 ) -> None:
     for cut in (backwards, within(24, SHARE), within(40, SEPARATE)):
         assert_same_step(loss_and_gradient(fp64_policy("gpt2"), algorithm, cut(groups)), uncut("gpt2", algorithm), 1e-11)
@@ -151,7 +151,7 @@ def test_other_methods_do_not_see_the_cut_either(
 
 def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(make_group: MakeGroup, fp64_policy: MakePolicy) -> None:
     policy, group = fp64_policy("gpt2"), make_group(4, [3, 3])
-    flat = Group(group.prompt, [dataclasses.replace(c, advantage=0.0) for c in group.completions])
+    flat = TrainingGroup(group.prompt, [dataclasses.replace(c, advantage=0.0) for c in group.completions])
     _, alone = loss_and_gradient(policy, "grpo", one_by_one([group]))
     _, diluted = loss_and_gradient(policy, "grpo", one_by_one([group, flat]))
     torch.testing.assert_close(2 * diluted, alone, rtol=1e-11, atol=1e-14)
@@ -165,7 +165,7 @@ def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(make_grou
     tokens[-1], behavior[-1] = (tokens[-1] + 1) % 40, -np.inf
     other = dataclasses.replace(one, tokens=tokens, behavior=behavior)
     (loss, gradient), (other_loss, other_gradient) = (
-        loss_and_gradient(policy, "rec-oneside-is", [[Row(group, [completion])]]) for completion in (one, other)
+        loss_and_gradient(policy, "rec-oneside-is", [[PackedRow(group, [completion])]]) for completion in (one, other)
     )
     assert loss == other_loss
     torch.testing.assert_close(gradient, other_gradient, rtol=1e-12, atol=1e-15)
@@ -173,10 +173,10 @@ def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(make_grou
 
 @pytest.mark.parametrize("name", ["qwen2", "tied", "gpt2", "phi"])
 def test_packed_logprobs_are_those_of_the_model_alone(
-    name: str, groups: list[Group], make_policy: MakePolicy, logprobs_alone: Callable[..., list[float]]
+    name: str, groups: list[TrainingGroup], make_policy: MakePolicy, logprobs_alone: Callable[..., list[float]]
 ) -> None:
     policy = make_policy(name)
-    batch = collate([Row(group, group.completions) for group in groups], policy.device)
+    batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
     found, entropy = policy.logprobs(batch)
     expected = [
         value
@@ -188,10 +188,10 @@ def test_packed_logprobs_are_those_of_the_model_alone(
     assert float(entropy.min()) > 0
     assert float(entropy.max()) < math.log(40)
     for group in groups:
-        self_check(policy, collate([Row(group, group.completions)], policy.device))
+        self_check(policy, collate([PackedRow(group, group.completions)], policy.device))
 
 
-def test_activation_checkpointing_changes_nothing(groups: list[Group], make_policy: MakePolicy, uncut: Uncut) -> None:
+def test_activation_checkpointing_changes_nothing(groups: list[TrainingGroup], make_policy: MakePolicy, uncut: Uncut) -> None:
     checkpointed = make_policy("gpt2", double=True, checkpointing=True)
     assert_same_step(loss_and_gradient(checkpointed, "grpo", all_together(groups)), uncut("gpt2", "grpo"), 1e-11)
 
@@ -201,17 +201,17 @@ def test_activation_checkpointing_changes_nothing(groups: list[Group], make_poli
     ("name", "dropout"), [("qwen2", {"attention_dropout": 0.5}), ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5})]
 )
 def test_a_model_with_dropout_is_trained_without_it(
-    name: str, dropout: dict[str, float], checkpointing: bool, groups: list[Group], make_policy: MakePolicy
+    name: str, dropout: dict[str, float], checkpointing: bool, groups: list[TrainingGroup], make_policy: MakePolicy
 ) -> None:
     policy, plain = make_policy(name, checkpointing=checkpointing, **dropout), make_policy(name)
-    batch = collate([Row(group, group.completions) for group in groups], policy.device)
+    batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
     found, expected = policy.logprobs(batch)[0], plain.logprobs(batch)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[Group], make_policy: MakePolicy) -> None:
+def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[TrainingGroup], make_policy: MakePolicy) -> None:
     exact, policy = make_policy(), make_policy(dtype="bfloat16")
-    batch = collate([Row(group, group.completions) for group in groups], policy.device)
+    batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
     logprobs, entropy = policy.logprobs(batch)
     assert {tensor.dtype for tensor in (logprobs, entropy, *policy.parameters.values())} == {torch.float32}
     assert (logprobs - exact.logprobs(batch)[0]).abs().mean().item() < 0.05
@@ -219,23 +219,23 @@ def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[Group], make_p
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters.values())
 
 
-def test_a_model_whose_logits_are_more_than_a_linear_map_is_refused(groups: list[Group], tmp_path: Path) -> None:
+def test_a_model_whose_logits_are_more_than_a_linear_map_is_refused(groups: list[TrainingGroup], tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
     CohereForCausalLM(CohereConfig(**sizes, logit_scale=3.0, initializer_range=0.3)).save_pretrained(tmp_path)
     policy = Policy(tmp_path, "float32", trust_remote_code=False, activation_checkpointing=False)
     with pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
-        self_check(policy, collate([Row(groups[0], groups[0].completions)], policy.device))
+        self_check(policy, collate([PackedRow(groups[0], groups[0].completions)], policy.device))
 
 
 def test_a_model_that_ignores_who_sees_whom_is_refused(
-    groups: list[Group], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+    groups: list[TrainingGroup], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = make_policy()
     inner: Any = policy.model.base_model
     whole = inner.forward
     monkeypatch.setattr(inner, "forward", lambda **given: whole(**{**given, "attention_mask": None}))
     with pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
-        self_check(policy, collate([Row(groups[0], groups[0].completions)], policy.device))
+        self_check(policy, collate([PackedRow(groups[0], groups[0].completions)], policy.device))
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -271,7 +271,9 @@ def test_compiled_layers_give_the_same_loss_and_gradients(
         policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=compiled)
         groups = [make_group(5, [3, 7, 1], 0), make_group(2, [4], 1)]
         losses = [
-            policy.loss(collate([Row(group, group.completions)], CPU), lambda _, logprobs, entropy: (logprobs * entropy).sum())
+            policy.loss(
+                collate([PackedRow(group, group.completions)], CPU), lambda _, logprobs, entropy: (logprobs * entropy).sum()
+            )
             for group in groups
         ]
         gradients = torch.autograd.grad(sum(losses, torch.zeros(())), list(policy.parameters.values()))

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.train.attention import dense_mask, in_line
+from pipeline.train.attention import dense_mask
 from pipeline.train.batch import Batch, collate
 from pipeline.train.model import Policy
-from pipeline.train.plan import Row
+from pipeline.train.plan import PackedRow
 from pipeline.train.segments import Segment, attention, plan_of, table
-from pipeline.train.snapshot import Group
+from pipeline.train.snapshot import TrainingGroup
 
 CPU = torch.device("cpu")
 WIDTH = 4
-MakeGroup = Callable[..., Group]
+MakeGroup = Callable[..., TrainingGroup]
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 
 def batch_of(make_group: MakeGroup, groups: list[tuple[int, list[int]]]) -> Batch:
     """A row of each group: its prompt's and its completions' lengths."""
     made = [make_group(prompt, sizes, number) for number, (prompt, sizes) in enumerate(groups)]
-    return collate([Row(group, group.completions) for group in made], CPU)
+    return collate([PackedRow(group, group.completions) for group in made], CPU)
 
 
 def inputs(batch: Batch, heads: int, shared_by: int) -> list[Tensor]:
@@ -62,11 +62,11 @@ def test_segments_give_what_a_dense_mask_gives(
 ) -> None:
     batch = batch_of(make_group, groups)
     assert_same_as_dense(batch, heads, shared)
-    assert_same_as_dense(in_line(batch, block=1), heads, shared)
+    assert_same_as_dense(batch.in_line(), heads, shared)
 
 
 def test_large_scores_neither_overflow_nor_vanish(make_group: MakeGroup) -> None:
-    batch = in_line(batch_of(make_group, [(3, [4, 2])]), block=1)
+    batch = batch_of(make_group, [(3, [4, 2])]).in_line()
     query, key, value, gradient = inputs(batch, 1, 1)
     query, key = (1e3 * tensor.detach() for tensor in (query, key))
     mask = dense_mask(batch.part, batch.prompt)
@@ -79,7 +79,7 @@ def test_large_scores_neither_overflow_nor_vanish(make_group: MakeGroup) -> None
 
 def test_segments_of_like_length_are_computed_together(make_group: MakeGroup) -> None:
     # Up to 16 positions count as alike, then 17 to 20, 21 to 24, and so on.
-    batch = in_line(batch_of(make_group, [(5, [3, 18]), (17, [16])]), block=1)
+    batch = batch_of(make_group, [(5, [3, 18]), (17, [16])]).in_line()
     plan = plan_of(table(batch.part, batch.prompt))
     assert [(places.shape, lengths.tolist()) for places, lengths in plan.own] == [((3, 16), [5, 3, 16]), ((2, 18), [18, 17])]
     assert plan.own[0][0][1].tolist() == [5, 6, 7] + [5] * 13
@@ -87,7 +87,7 @@ def test_segments_of_like_length_are_computed_together(make_group: MakeGroup) ->
 
 
 def test_completions_of_a_row_look_at_their_prompt_together(make_group: MakeGroup) -> None:
-    batch = in_line(batch_of(make_group, [(5, [3, 18]), (17, [16])]), block=1)
+    batch = batch_of(make_group, [(5, [3, 18]), (17, [16])]).in_line()
     plan = plan_of(table(batch.part, batch.prompt))
     assert plan.cross == [(Segment(5, 21), Segment(0, 5)), (Segment(43, 16), Segment(26, 17))]
 

@@ -11,15 +11,15 @@ import pytest
 
 from pipeline.errors import DataError, UserError
 from pipeline.parts import Part
-from pipeline.train.snapshot import Completion, Snapshot
+from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
 
 Rows = list[dict[str, Any]]
 
 
-def contents(snapshot: Snapshot) -> dict[str, Any]:
+def contents(snapshot: TrainingSnapshot) -> dict[str, Any]:
     """Everything there is, by group."""
 
-    def plain(completion: Completion) -> dict[str, Any]:
+    def plain(completion: TrainingCompletion) -> dict[str, Any]:
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(completion).items()}
 
     groups = {name: snapshot[number] for number, name in enumerate(snapshot.groups)}
