@@ -29,6 +29,7 @@ from training_task import Memory, machine, record
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Sum of the logprobs of targets, from hidden states and weight, whose gradients it leaves in them."""
 
 
 def rollbook(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -40,30 +41,39 @@ def longest(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _rollbook(hidden: Tensor, weight: Tensor, targets: Tensor, completion: int) -> Tensor:
-    from pipeline.train.logprobs import linear_loss, tokens_of_part
+    from pipeline.train.logprobs import Projection, tokens_of_chunk
 
     temperature = torch.ones(len(hidden), device=hidden.device)
-    size = max(tokens_of_part(len(weight), hidden.device) // completion, 1) * completion
-    parts = [slice(start, min(start + size, len(hidden))) for start in range(0, len(hidden), size)]
-    return linear_loss(hidden, weight, None, targets, temperature, parts, lambda _, logprobs, __: logprobs.sum())
+    size = min(max(tokens_of_chunk(len(weight), hidden.device) // completion, 1) * completion, len(hidden))
+    projection = Projection(hidden.detach(), weight, None, targets, temperature, size)
+    total = torch.zeros((), device=hidden.device)
+    for start in range(0, len(hidden), size):
+        loss = projection(slice(start, min(start + size, len(hidden))))[0].sum()
+        torch.autograd.backward(loss)
+        total += loss.detach()
+    projection.backward(hidden)
+    return total
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return (hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None]).sum()
+    return _backward((hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None]).sum())
+
+
+def _backward(loss: Tensor) -> Tensor:
+    torch.autograd.backward(loss)
+    return loss.detach()
 
 
 def liger(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    loss: Tensor = LigerFusedLinearCrossEntropyLoss(reduction="sum")(weight, hidden, targets)
-    return -loss
+    return _backward(-LigerFusedLinearCrossEntropyLoss(reduction="sum")(weight, hidden, targets))
 
 
 def cce(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     from cut_cross_entropy import linear_cross_entropy
 
-    loss: Tensor = linear_cross_entropy(hidden, weight, targets, reduction="none")
-    return -loss.sum()
+    return _backward(-linear_cross_entropy(hidden, weight, targets, reduction="none").sum())
 
 
 CONTENDERS: dict[str, Loss] = {"rollbook": rollbook, "longest": longest, "naive": naive, "liger": liger, "cce": cce}
@@ -108,9 +118,7 @@ def measured(loss: Loss, args: argparse.Namespace) -> dict[str, float]:
     hidden.grad = weight.grad = None
     memory = Memory()
     started = time.perf_counter()
-    value = loss(hidden, weight, targets)
-    value.backward()
-    total = float(value.detach())
+    total = float(loss(hidden, weight, targets))
     return {"peak_mib": memory.peak() / 2**20, "seconds": time.perf_counter() - started, "sum": total}
 
 

@@ -105,7 +105,7 @@ def self_check(policy: Policy, batch: Batch) -> None:
             f"model's own (attention: {policy.attention}). This architecture cannot be trained with prompts shared in a row yet"
         )
     if policy.attention == "flex" and policy.parameters:
-        torch.autograd.backward(policy.loss(batch, lambda _, logprobs, __: logprobs.sum()))
+        torch.autograd.backward(policy.hidden(batch).sum())
         for parameter in policy.parameters.values():
             parameter.grad = None
 

@@ -6,14 +6,14 @@ to a tile while it lies in the cache. With logits l = h W^T / T of one position,
     m = max l so far,   z = sum e^(l - m),   e = sum e^(l - m) l
     log Z = m + log z,   logprob = l[target] - log Z,   entropy = log Z - e / z
 
-A loss is computed part by part, a part being some whole completions: forward, loss and backward pass of one, then of the
-next. The e^(l - m) of a part are kept for its backward pass, as many as fit into a fixed amount of memory; beyond that, which
+A loss is computed chunk by chunk, a chunk being some whole completions: forward, loss and backward pass of one, then of the
+next. The e^(l - m) of a chunk are kept for its backward pass, as many as fit into a fixed amount of memory; beyond that, which
 only one completion alone can be, logits are computed again. So peak memory does not grow with vocabulary x length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,8 +25,6 @@ TILES = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
 """Positions and vocabulary entries of a tile: 16 MiB of fp32 logits fit a CPU's cache; a GPU wants large products."""
 KEPT_LOGITS = {"cpu": 1 << 27, "cuda": 1 << 28}
 """Logits whose exponentials are kept for the backward pass: 0.5 and 1 GiB in fp32."""
-LossOf = Callable[[int, Float[Tensor, " tokens"], Float[Tensor, " tokens"]], Float[Tensor, ""]]
-"""The loss of a part, one element, from its number and the logprobs and entropies of its tokens."""
 
 
 def linear_logprobs(
@@ -48,100 +46,155 @@ def linear_logprobs(
         return torch.cat(logprobs), torch.cat(entropy)
 
 
-def linear_loss(
-    hidden: Float[Tensor, "tokens width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    targets: Int[Tensor, " tokens"],
-    temperature: Float[Tensor, " tokens"],
-    parts: Sequence[slice],
-    loss_of: LossOf,
-) -> Float[Tensor, ""]:
-    """The sum of the losses of parts, each from the logprobs and entropies that `linear_logprobs` gives of its tokens.
+class Projection:
+    """The vocabulary projection of a micro-batch's hidden states, and the gradient that its losses have.
 
-    Differentiable in hidden, weight and bias. Their gradients are made at once, while a part's logits are at hand.
+        projection = Projection(hidden.detach(), weight, bias, targets, temperature, longest)
+        for tokens in chunks:
+            logprobs, entropy = projection(tokens)
+            loss(logprobs, entropy).backward()
+        projection.backward(hidden)
 
-    Args:
-        parts: tokens of each part; together all of them.
-        loss_of: called once with each part that has tokens, in order. Both tensors it is given have a gradient.
+    Gradients are gathered here in fp32 (fp64 for fp64 input), while a chunk's logits are at hand; autograd would add them up
+    in the type of the weights. Products are in the type of `hidden`.
     """
-    with torch.autocast(hidden.device.type, enabled=False):
-        given = hidden, weight, bias, targets, temperature, parts, loss_of
-        loss: Tensor = _LinearLoss.apply(*given)  # type: ignore[no-untyped-call]
-    return loss
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "tokens width"],
+        weight: Float[Tensor, "vocabulary width"],
+        bias: Float[Tensor, " vocabulary"] | None,
+        targets: Int[Tensor, " tokens"],
+        temperature: Float[Tensor, " tokens"],
+        longest: int,
+    ) -> None:
+        """
+        Args:
+            longest: tokens of the longest chunk.
+        """
+        self._hidden, self._targets = hidden.detach().requires_grad_(), targets
+        self._parameters = weight, bias
+        self._open: _Chunk | None = None
+        room = min(longest, tokens_of_chunk(len(weight), hidden.device)) * len(weight)
+        with torch.no_grad():
+            self._gradients = _Gradients(_Head(hidden, weight, bias, temperature), weight, bias)
+            self._room = self._gradients.head.temperature.new_empty(room)
+
+    def __call__(self, tokens: slice) -> tuple[Float[Tensor, " chunk"], Float[Tensor, " chunk"]]:
+        """Logprobs and entropies of a chunk, as `linear_logprobs` gives them, with a gradient.
+
+        The backward pass of one chunk must run before the next one is asked for: they use the same memory. It runs once.
+        """
+        found: tuple[Tensor, Tensor] = _ChunkOutputs.apply(self, tokens, self._hidden)  # type: ignore[no-untyped-call]
+        return found
+
+    def begin(self, tokens: slice) -> _Chunk:
+        """Forward pass of a chunk."""
+        head = self._gradients.head
+        self._open = _Chunk(head, tokens, self._targets[tokens], self._room)
+        return self._open
+
+    def end(
+        self, chunk: _Chunk | None, of_logprobs: Float[Tensor, " chunk"] | None, of_entropy: Float[Tensor, " chunk"] | None
+    ) -> None:
+        """Backward pass of the chunk that was begun last."""
+        assert chunk is not None and chunk is self._open, "a chunk's backward pass runs once, and before the next chunk is begun"
+        chunk.backward(self._gradients, of_logprobs, of_entropy)
+        self._open = None
+
+    def backward(self, hidden: Float[Tensor, "tokens width"]) -> None:
+        """Carry on what the chunks gave: to the weight and the bias, if they are trained, and back through the model.
+
+        Args:
+            hidden: what this was made from, with the model's graph.
+        """
+        end: Tensor = _HandOver.apply(self._taken(), hidden, *self._parameters)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(end)
+
+    def _taken(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The gradients; nothing is left here, so that their memory and that of logits is free for the model's backward pass."""
+        found = self._gradients.results(self._hidden)
+        del self._gradients, self._room, self._open, self._hidden
+        return found
 
 
-def tokens_of_part(vocabulary: int, device: torch.device) -> int:
+def tokens_of_chunk(vocabulary: int, device: torch.device) -> int:
     """Tokens whose exponentials can be kept."""
     return KEPT_LOGITS[_kind(device)] // vocabulary
 
 
-class _LinearLoss(torch.autograd.Function):
+class _ChunkOutputs(torch.autograd.Function):
+    """Logprobs and entropies of a chunk. What their gradients give is gathered by the projection, so autograd sees none of it."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        temperature: Tensor,
-        parts: Sequence[slice],
-        loss_of: LossOf,
-    ) -> Tensor:
-        head = _Head(hidden, weight, bias, temperature)
-        of = _Gradients(head, weight, bias, *ctx.needs_input_grad[1:3])
-        longest = max((part.stop - part.start for part in parts), default=0)
-        room = head.temperature.new_empty(min(longest, tokens_of_part(len(weight), hidden.device)) * len(weight))
-        total = head.temperature.new_zeros(())
-        for number, part in enumerate(parts):
-            if part.stop > part.start:
-                total += _forward_and_backward(head, of, part, targets[part], room, lambda *found, n=number: loss_of(n, *found))
-        ctx.gradients = of.results(hidden)
-        return total
+    def forward(ctx: Any, projection: Projection, tokens: slice, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.projection, ctx.chunk = projection, projection.begin(tokens)
+        return ctx.chunk.logprobs.clone(), ctx.chunk.entropy.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *of_loss: Tensor) -> tuple[Tensor | None, ...]:
-        assert ctx.gradients is not None, "the gradient was already asked for: it is made once"
+    def backward(ctx: Any, *of_outputs: Tensor | None) -> tuple[None, None, None]:
+        chunk, ctx.chunk = ctx.chunk, None  # its exponentials are not held beyond this
+        ctx.projection.end(chunk, *of_outputs)
+        return None, None, None
+
+
+class _HandOver(torch.autograd.Function):
+    """Stands for a loss whose gradients are there already. They are held by nobody else, so autograd need not copy them."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: tuple[Tensor | None, ...], hidden: Tensor, *_: Tensor | None) -> Tensor:
+        ctx.gradients = gradients
+        return hidden.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.gradients
-        ctx.gradients = None  # What nobody else holds is not copied.
-        if of_loss[0] != 1:
-            gradients = tuple(None if gradient is None else gradient * of_loss[0] for gradient in gradients)
-        return *gradients, *(None,) * 4
+        ctx.gradients = None
+        return None, *gradients
 
 
-def _forward_and_backward(
-    head: _Head, of: _Gradients, part: slice, targets: Tensor, room: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """A part's loss. Its gradients are added to `of`.
+class _Chunk:
+    """Forward and backward pass of some positions that lie together."""
 
-    Args:
-        room: memory for exponentials that are kept.
-    """
-    blocks = list(head.rows(part))
-    kept = [_Kept(head, rows, part, room) if (rows.stop - part.start) * head.entries <= len(room) else None for rows in blocks]
-    found = [_statistics(head, rows, targets[_within(rows, part)], one) for rows, one in zip(blocks, kept, strict=True)]
-    logprobs, entropy, normalizer = (torch.cat(column) for column in zip(*found, strict=True))
-    with torch.enable_grad():
-        loss = loss_of(logprobs.requires_grad_().clone(), entropy.requires_grad_().clone())
-        by = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True) if loss.requires_grad else (None, None)
-    for rows, one in zip(blocks, kept, strict=True):
-        here = _within(rows, part)
-        of_logprob, of_entropy = (None if values is None or not values[here].any() else values[here] for values in by)
-        if of_entropy is not None:
-            _through_both(head, of, rows, normalizer[here], entropy.detach()[here], of_logprob, of_entropy, one)
-        elif of_logprob is not None:
-            _through_logprobs(head, of, rows, normalizer[here], of_logprob, one)
-    if by[0] is not None:
-        of.add_targets(part, targets, by[0])
-    return loss.detach().sum()
+    def __init__(self, head: _Head, tokens: slice, targets: Tensor, room: Tensor) -> None:
+        """
+        Args:
+            room: memory for exponentials that are kept.
+        """
+        self._head, self._tokens, self._targets = head, tokens, targets
+        self._blocks = [
+            (rows, _Kept(head, rows, tokens, room) if (rows.stop - tokens.start) * head.entries <= len(room) else None)
+            for rows in head.rows(tokens)
+        ]
+        empty = head.temperature.new_empty(0)
+        found = [_statistics(head, rows, targets[_within(rows, tokens)], kept) for rows, kept in self._blocks]
+        self.logprobs, self.entropy, self._normalizer = (
+            torch.cat(column) for column in zip((empty, empty, empty), *found, strict=True)
+        )
+
+    def backward(self, of: _Gradients, by_logprobs: Tensor | None, by_entropy: Tensor | None) -> None:
+        """Add the gradients that the derivatives by logprobs and entropies give. None stands for zeros."""
+        for rows, kept in self._blocks:
+            here = _within(rows, self._tokens)
+            of_logprob, of_entropy = (
+                None if values is None or not values[here].any() else values[here] for values in (by_logprobs, by_entropy)
+            )
+            if of_entropy is not None:
+                _through_both(self._head, of, rows, self._normalizer[here], self.entropy[here], of_logprob, of_entropy, kept)
+            elif of_logprob is not None:
+                _through_logprobs(self._head, of, rows, self._normalizer[here], of_logprob, kept)
+        if by_logprobs is not None:
+            of.add_targets(self._tokens, self._targets, by_logprobs)
 
 
 class _Kept:
     """e^(l - m) of some positions, tile by tile, and the m of each tile."""
 
-    def __init__(self, head: _Head, rows: slice, part: slice, room: Tensor) -> None:
-        count, first = rows.stop - rows.start, (rows.start - part.start) * head.entries
+    def __init__(self, head: _Head, rows: slice, chunk: slice, room: Tensor) -> None:
+        count, first = rows.stop - rows.start, (rows.start - chunk.start) * head.entries
         self._tiles = [
             room[first + count * columns.start : first + count * columns.stop].view(count, -1) for columns in head.columns()
         ]
@@ -220,14 +273,14 @@ class _Head:
         self.scaled = (hidden / self.temperature[:, None]).to(hidden.dtype)
         self.entries = len(weight)
         self._weight, self._bias, self._tile = weight, bias, TILES[_kind(hidden.device)]
-        self._rows = min(self._tile[0], tokens_of_part(self.entries, hidden.device) or self._tile[0])
+        self._rows = min(self._tile[0], tokens_of_chunk(self.entries, hidden.device) or self._tile[0])
         largest = min(self._rows, len(hidden)) * min(self._tile[1], len(weight))
         self._logits, self._place = (self.temperature.new_empty(largest) for _ in range(2))
 
-    def rows(self, part: slice) -> Iterator[slice]:
-        """Positions of a tile, in turn, of those of a part; about as many each time, and no more than can be kept."""
-        length = part.stop - part.start
-        return _cuts(part.start, part.stop, -(-length // -(-length // self._rows)) if length else 1)
+    def rows(self, chunk: slice) -> Iterator[slice]:
+        """Positions of a tile, in turn, of those of a chunk; about as many each time, and no more than can be kept."""
+        length = chunk.stop - chunk.start
+        return _cuts(chunk.start, chunk.stop, -(-length // -(-length // self._rows)) if length else 1)
 
     def columns(self) -> Iterator[slice]:
         return _cuts(0, self.entries, self._tile[1])
@@ -255,16 +308,16 @@ class _Head:
 class _Gradients:
     """Gradients of the hidden states (times temperature), and of weight and bias if they are trained, in the making."""
 
-    def __init__(self, head: _Head, weight: Tensor, bias: Tensor | None, of_weight: bool, of_bias: bool) -> None:
-        self._head, self._full_weight, self._full_bias = head, weight, bias
+    def __init__(self, head: _Head, weight: Tensor, bias: Tensor | None) -> None:
+        self.head, self._full_weight, self._full_bias = head, weight, bias
         kind = head.temperature.dtype
         self._scaled = torch.zeros_like(head.scaled, dtype=kind)
-        self._weight = torch.zeros_like(weight, dtype=kind) if of_weight else None
-        self._bias = torch.zeros_like(bias, dtype=kind) if of_bias and bias is not None else None
+        self._weight = torch.zeros_like(weight, dtype=kind) if weight.requires_grad else None
+        self._bias = torch.zeros_like(bias, dtype=kind) if bias is not None and bias.requires_grad else None
 
     def add(self, rows: slice, columns: slice, of_logits: Float[Tensor, "rows columns"], factor: Float[Tensor, " rows"]) -> None:
         """A tile's share, from the derivative by its logits less a factor of each row."""
-        head = self._head
+        head = self.head
         if self._bias is not None:
             self._bias[columns] += (factor / head.temperature[rows]) @ of_logits
         of_logits = of_logits.to(head.scaled.dtype)
@@ -281,12 +334,12 @@ class _Gradients:
         """What the logits of the targets themselves get."""
         self._scaled[rows] += of_logprob[:, None] * self._full_weight[targets]
         if self._weight is not None:
-            self._weight.index_add_(0, targets, of_logprob[:, None] * self._head.scaled[rows])
+            self._weight.index_add_(0, targets, of_logprob[:, None] * self.head.scaled[rows])
         if self._bias is not None:
-            self._bias.index_add_(0, targets, of_logprob / self._head.temperature[rows])
+            self._bias.index_add_(0, targets, of_logprob / self.head.temperature[rows])
 
     def results(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        of_hidden = self._scaled.div_(self._head.temperature[:, None]).to(hidden.dtype)
+        of_hidden = self._scaled.div_(self.head.temperature[:, None]).to(hidden.dtype)
         of_bias = None if self._full_bias is None or self._bias is None else self._bias.to(self._full_bias.dtype)
         return of_hidden, None if self._weight is None else self._weight.to(self._full_weight.dtype), of_bias
 
@@ -299,8 +352,8 @@ def _cuts(start: int, stop: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
 
 
-def _within(rows: slice, part: slice) -> slice:
-    return slice(rows.start - part.start, rows.stop - part.start)
+def _within(rows: slice, chunk: slice) -> slice:
+    return slice(rows.start - chunk.start, rows.stop - chunk.start)
 
 
 def _cut_out(memory: Tensor, rows: slice, columns: slice) -> Tensor:

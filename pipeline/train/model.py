@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, block_mask, choose, dense_mask
-from pipeline.train.batch import Batch, Chunk
-from pipeline.train.logprobs import linear_logprobs, linear_loss, tokens_of_part
+from pipeline.train.batch import Batch, Chunk, Flat
+from pipeline.train.logprobs import Projection, linear_logprobs, tokens_of_chunk
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
 from pipeline.train.weights import Masters, cast_frozen, layers_of, shard
@@ -111,35 +111,33 @@ class Policy:
         """
 
         def work(model: Any) -> tuple[Tensor, Tensor]:
-            return linear_logprobs(*self._projection(model, batch), batch.flat.targets, batch.flat.temperature)
+            head, flat = model.get_output_embeddings(), batch.flat
+            return linear_logprobs(self._hidden(model, batch), head.weight, head.bias, flat.targets, flat.temperature)
 
         with torch.no_grad():
             logprobs, entropy = self._run(work)
         return logprobs, entropy
 
-    def loss(self, batch: Batch, loss_of: Callable[[Chunk, Tensor, Tensor], Tensor]) -> Float[Tensor, ""]:
-        """A loss that adds up over completions, with gradient.
+    def hidden(self, batch: Batch) -> Float[Tensor, "tokens width"]:
+        """The hidden states that predict each completion token, with the model's graph.
 
-        With several ranks, all of them must call it, each with rows of its own.
-
-        Args:
-            loss_of: the loss of a part of the batch's completions, from the logprobs and entropies of its tokens; called
-                once with each part, in order.
+        With several ranks, all of them must call it, each with rows of its own, and carry a gradient back.
         """
-
-        def work(model: Any) -> Tensor:
-            hidden, weight, bias = self._projection(model, batch)
-            flat = batch.flat
-            parts = flat.chunks(tokens_of_part(len(weight), weight.device))
-            tokens = [part.tokens for part in parts]
-
-            def of_number(number: int, logprobs: Tensor, entropy: Tensor) -> Tensor:
-                return loss_of(parts[number], logprobs, entropy)
-
-            return linear_loss(hidden, weight, bias, flat.targets, flat.temperature, tokens, of_number)
-
-        found: Tensor = self._run(work)
+        found: Tensor = self._run(lambda model: self._hidden(model, batch))
         return found
+
+    def chunks(self, flat: Flat) -> list[Chunk]:
+        """Cuts of a batch's completions; the vocabulary projection and the loss run over one after the other."""
+        return flat.chunks(tokens_of_chunk(len(self.model.get_output_embeddings().weight), self.device))
+
+    def projection(self, hidden: Float[Tensor, "tokens width"], flat: Flat, chunks: Sequence[Chunk]) -> Projection:
+        """The vocabulary projection of a batch's hidden states.
+
+        Between `hidden` and the backward pass, FSDP leaves the root's weights, the head's among them, gathered.
+        """
+        head = self.model.get_output_embeddings()
+        longest = max((chunk.tokens.stop - chunk.tokens.start for chunk in chunks), default=0)
+        return Projection(hidden.detach(), head.weight, head.bias, flat.targets, flat.temperature, longest)
 
     def _run(self, work: Callable[[nn.Module], Any]) -> Any:
         """Work with the gathered weights.
@@ -152,8 +150,7 @@ class Policy:
             self._root.reshard()
         return found
 
-    def _projection(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The hidden states that predict each completion token, and the vocabulary projection's weight and bias."""
+    def _hidden(self, model: Any, batch: Batch) -> Float[Tensor, "tokens width"]:
         if self.attention == "flex":
             batch = batch.in_line(BLOCK)
             mask: Any = block_mask(batch.part, batch.prompt)
@@ -162,12 +159,10 @@ class Policy:
             mask = segments.table(batch.part, batch.prompt)
         else:
             mask = dense_mask(batch.part, batch.prompt)
-        hidden = model.base_model(
+        every: Tensor = model.base_model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        head = model.get_output_embeddings()
-        picked = hidden.flatten(0, 1).index_select(0, batch.predicted_from)
-        return picked, head.weight, head.bias
+        return every.flatten(0, 1).index_select(0, batch.predicted_from)
 
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own logits on one sequence, through its own code and plain causal attention; fp32.
@@ -185,7 +180,7 @@ class Policy:
 
 
 class _Root(nn.Module):
-    """What FSDP gathers weights around: everything that reads weights runs inside its forward."""
+    """What FSDP gathers weights around: what reads weights runs inside its forward, or between that and the backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -17,8 +17,7 @@ from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss, Tokens
 from pipeline.config_train import TrainConfig
 from pipeline.errors import StageFailed
-from pipeline.train.batch import Chunk
-from pipeline.train.feed import Pass, Step
+from pipeline.train.feed import Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
 from pipeline.train.snapshot import TrainingCompletion
@@ -82,22 +81,27 @@ class Stepper:
         self.policy.masters.refresh()
 
     def _accumulate(self, step: Step, record: StepRecord) -> list[str]:
-        """Add the gradient of every pass. Returns completions of parts whose loss is not finite."""
+        """Add the gradient of every pass. Returns completions of chunks whose loss is not finite.
+
+        Vocabulary projection and loss run forward and backward chunk by chunk, on hidden states that are cut off from the
+        model: so there are never more logits than those of a chunk. What all chunks give goes back through the model once.
+        """
         suspects: list[str] = []
         for one in step.passes:
-
-            def loss_of(part: Chunk, logprobs: Tensor, entropy: Tensor, one: Pass = one) -> Tensor:
-                if one.idle:
-                    return _with_derivatives(logprobs, torch.zeros_like(logprobs))
-                flat = one.batch.flat.of(part)
+            hidden = self.policy.hidden(one.batch)
+            chunks = [] if one.idle else self.policy.chunks(one.batch.flat)
+            projection = self.policy.projection(hidden.detach(), one.batch.flat, chunks)
+            for chunk in chunks:
+                flat = one.batch.flat.of(chunk)
+                logprobs, entropy = projection(chunk.tokens)
                 tokens = flat.tokens(logprobs, entropy, self.iteration)
                 loss = self.algorithm.loss(tokens, step.totals)
+                if loss.value.requires_grad:
+                    torch.autograd.backward(loss.value)
                 record.add(tokens, loss, flat.completions)
                 if not math.isfinite(loss.value.detach()):
                     suspects.extend(names_of(flat.completions))
-                return loss.value
-
-            torch.autograd.backward(self.policy.loss(one.batch, loss_of))
+            projection.backward(hidden)
         return suspects
 
     def _accumulate_whole(self, step: Step, record: StepRecord) -> list[str]:
@@ -114,16 +118,15 @@ class Stepper:
         derivatives = torch.autograd.grad(loss.value, (logprobs, entropy), allow_unused=True, materialize_grads=True)
         record.add(tokens, loss, step.whole.completions)
         start = step.start
-        for one, pair in zip(step.passes, outputs, strict=True):
-            here = slice(start, start if one.idle else start + len(pair[0]))
-            of_pass = [torch.zeros_like(pair[0]) if one.idle else values[here] for values in derivatives]
-
-            def loss_of(part: Chunk, *values: Tensor, of_pass: list[Tensor] = of_pass) -> Tensor:
-                pairs = zip(values, of_pass, strict=True)
-                return torch.stack([_with_derivatives(value, by[part.tokens]) for value, by in pairs]).sum()
-
-            torch.autograd.backward(self.policy.loss(one.batch, loss_of))
-            start = here.stop
+        for one in step.passes:
+            hidden = self.policy.hidden(one.batch)
+            chunks = [] if one.idle else self.policy.chunks(one.batch.flat)
+            projection = self.policy.projection(hidden.detach(), one.batch.flat, chunks)
+            for chunk in chunks:
+                here = slice(start + chunk.tokens.start, start + chunk.tokens.stop)
+                torch.autograd.backward(projection(chunk.tokens), [values[here] for values in derivatives])
+            projection.backward(hidden)
+            start += 0 if one.idle else len(hidden)
         return names_of(step.whole.completions) if self.team.leads else []
 
     def _of_all_ranks(self, values: Tensor) -> Tensor:
@@ -137,11 +140,6 @@ class Stepper:
 
 def _column(pairs: list[tuple[Tensor, Tensor]], place: int) -> Tensor:
     return torch.cat([pair[place] for pair in pairs]) if pairs else torch.zeros(0)
-
-
-def _with_derivatives(values: Tensor, derivatives: Tensor) -> Tensor:
-    """Some number that has these derivatives."""
-    return (values * derivatives).sum()
 
 
 def names_of(completions: list[TrainingCompletion]) -> list[str]:

@@ -80,7 +80,8 @@ def shard(root: nn.Module, layers: list[nn.Module], dtype: str, team: Team) -> N
     """
     mixed = MixedPrecisionPolicy() if dtype == "float32" else MixedPrecisionPolicy(TYPES[dtype], reduce_dtype=torch.float32)
     for module in [*layers, root]:
-        sharded: Any = fully_shard(module, mesh=team.mesh, mp_policy=mixed)
+        # The root's weights stay gathered until the backward pass: the head's are read when its forward pass is over.
+        sharded: Any = fully_shard(module, mesh=team.mesh, mp_policy=mixed, reshard_after_forward=module is not root)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
     assert isinstance(root, FSDPModule)

@@ -110,8 +110,10 @@ def one_graph(policy: Policy, algorithm: Algorithm, parts: list[list[PackedRow]]
 
 
 def through(policy: Policy, algorithm: Algorithm, batch: Batch, totals: Totals) -> float:
-    """The loss of a batch as one part; its gradient is added to what is there."""
-    loss = policy.loss(batch, lambda _, *values: algorithm.loss(batch.flat.tokens(*values, 1), totals).value)
+    """The loss of a batch in one piece, through logits that are all there at once; its gradient is added to what is there."""
+    log_p = (policy.model.lm_head(policy.hidden(batch)) / batch.flat.temperature[:, None]).log_softmax(-1)
+    logprobs, entropy = log_p.gather(-1, batch.flat.targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    loss = algorithm.loss(batch.flat.tokens(logprobs, entropy, 1), totals).value
     torch.autograd.backward(loss)
     return loss.item()
 

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from pipeline.algorithms import resolve
@@ -24,6 +25,7 @@ from pipeline.parts import Part
 from pipeline.process import Event, Reporter
 from pipeline.requests import score_request, train_request
 from pipeline.score.stage import score
+from pipeline.train.batch import Batch, Flat
 from pipeline.train.model import Policy
 from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup, TrainingSnapshot, open_snapshot
@@ -96,6 +98,26 @@ def make_policy(model_path: Callable[..., Path]) -> Callable[..., Policy]:
         return policy
 
     return make
+
+
+@pytest.fixture(scope="session")
+def add_gradient() -> Callable[..., Tensor]:
+    """add_gradient(policy, batch, loss_of(flat, logprobs, entropy)): the loss of a batch, added up over its chunks.
+
+    Its gradient is added to what the weights have, as a training step does.
+    """
+
+    def add(policy: Policy, batch: Batch, loss_of: Callable[[Flat, Tensor, Tensor], Tensor]) -> Tensor:
+        hidden, chunks, total = policy.hidden(batch), policy.chunks(batch.flat), torch.zeros(())
+        projection = policy.projection(hidden, batch.flat, chunks)
+        for chunk in chunks:
+            loss = loss_of(batch.flat.of(chunk), *projection(chunk.tokens))
+            torch.autograd.backward(loss)
+            total = total + loss.detach()
+        projection.backward(hidden)
+        return total
+
+    return add
 
 
 @pytest.fixture(scope="session")

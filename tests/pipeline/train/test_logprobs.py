@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.train import logprobs
-from pipeline.train.logprobs import linear_logprobs, linear_loss
+from pipeline.train.logprobs import Projection, linear_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
@@ -43,21 +44,48 @@ def some_loss(numbers: Tensor, logprobs: Tensor, entropy: Tensor) -> Tensor:
     return ((1.0 + numbers) * logprobs + (1.0 + numbers) ** 2 * entropy.sin()).sum()
 
 
-def gradients(loss: Tensor, given: Inputs) -> list[Tensor]:
-    """In those of hidden, weight and bias that are trained."""
-    return list(torch.autograd.grad(loss, [tensor for tensor in given[:3] if tensor is not None and tensor.requires_grad]))
+Found = tuple[Tensor, list[Tensor]]
+"""A loss, and its gradients in those of hidden, weight and bias that are trained."""
 
 
-def tiled(given: Inputs, loss: Losses, cuts: Sequence[int] = ()) -> Tensor:
-    """The loss over parts that end at some tokens."""
-    ends = [0, *cuts, len(given[0])]
-    parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
+def in_chunks(given: Inputs, chunks: Sequence[slice], loss: Callable[[slice, Tensor, Tensor], Tensor]) -> Found:
+    """The sum of the losses of chunks, as a training step goes over them."""
+    hidden, weight, bias, targets, temperature = given
+    longest = max((tokens.stop - tokens.start for tokens in chunks), default=0)
+    projection = Projection(hidden.detach(), weight, bias, targets, temperature, longest)
+    total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    for tokens in chunks:
+        value = loss(tokens, *projection(tokens))
+        assert value.dtype == total.dtype
+        if value.requires_grad:
+            torch.autograd.backward(value)
+        total += value.detach().sum()
+    with fresh_gradients(given) as trained:
+        projection.backward(hidden)
+        return total, [tensor.grad for tensor in trained if tensor.grad is not None]
+
+
+@contextmanager
+def fresh_gradients(given: Inputs) -> Iterator[list[Tensor]]:
+    trained = [tensor for tensor in given[:3] if tensor is not None and tensor.requires_grad]
+    for tensor in trained:
+        tensor.grad = None
+    yield trained
+    for tensor in trained:
+        tensor.grad = None
+
+
+def tiled(given: Inputs, loss: Losses, cuts: Sequence[int] = ()) -> Found:
+    """The loss over chunks that end at some tokens."""
     numbers = torch.arange(len(given[0]))
-    return linear_loss(*given, parts, lambda part, *values: loss(numbers[parts[part]], *values))
+    chunks = [slice(start, end) for start, end in itertools.pairwise([0, *cuts, len(given[0])])]
+    return in_chunks(given, chunks, lambda tokens, *values: loss(numbers[tokens], *values))
 
 
-def at_once(given: Inputs, loss: Losses) -> Tensor:
-    return loss(torch.arange(len(given[0])), *all_at_once(*given))
+def at_once(given: Inputs, loss: Losses) -> Found:
+    value = loss(torch.arange(len(given[0])), *all_at_once(*given))
+    trained = [tensor for tensor in given[:3] if tensor is not None and tensor.requires_grad]
+    return value.detach(), list(torch.autograd.grad(value, trained))
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, kept: int = 0) -> None:
@@ -70,18 +98,17 @@ def cut(monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, kept: int = 0)
 @pytest.mark.parametrize("kept", [0, 4 * VOCABULARY, 100 * VOCABULARY])
 @pytest.mark.parametrize("columns", [1, 4, VOCABULARY, 100])
 @pytest.mark.parametrize("rows", [1, 2, 3, TOKENS, 100])
-def test_values_and_gradients_are_those_of_log_softmax_whatever_the_tiles_and_parts(
+def test_values_and_gradients_are_those_of_log_softmax_whatever_the_tiles_and_chunks(
     rows: int, columns: int, kept: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(monkeypatch, rows, columns, kept)
     given = inputs(bias=bias)
     torch.testing.assert_close(linear_logprobs(*given), all_at_once(*given), rtol=1e-12, atol=1e-12)
-    expected = at_once(given, some_loss)
-    of_expected = gradients(expected, given)
+    expected, of_expected = at_once(given, some_loss)
     for cuts in ([], [3], [1, 2, 6]):
-        found = tiled(given, some_loss, cuts)
+        found, of_found = tiled(given, some_loss, cuts)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(gradients(found, given), of_expected, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(of_found, of_expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -89,24 +116,28 @@ def test_gradients_agree_with_finite_differences(bias: bool, monkeypatch: pytest
     cut(monkeypatch, 2, 4, 2 * VOCABULARY)
     hidden, weight, offset, targets, temperature = inputs(tokens=3, bias=bias)
 
-    def function(*parts: Tensor) -> Tensor:
+    def function(*parts: Tensor) -> Found:
         return tiled((parts[0], parts[1], parts[2] if bias else None, targets, temperature), some_loss)
 
     parts = [part for part in (hidden, weight, offset) if part is not None]
-    found = torch.autograd.grad(function(*parts), parts)
+    found = function(*parts)[1]
     for number, part in enumerate(parts):
         for place in range(part.numel()):
             step = torch.zeros_like(part)
             step.view(-1)[place] = 1e-6
-            up, down = (function(*parts[:number], part.detach() + sign * step, *parts[number + 1 :]) for sign in (1, -1))
+            up, down = (function(*parts[:number], part.detach() + sign * step, *parts[number + 1 :])[0] for sign in (1, -1))
             assert (up - down).item() / 2e-6 == pytest.approx(float(found[number].flatten()[place]), rel=1e-6, abs=1e-6)
 
 
-def test_a_part_of_a_larger_loss_gets_its_share_of_the_gradient() -> None:
+def test_gradients_are_added_to_what_is_there() -> None:
     given = inputs()
-    thrice = gradients(3.0 * tiled(given, some_loss), given)
-    expected = gradients(3.0 * at_once(given, some_loss), given)
-    torch.testing.assert_close(thrice, expected, rtol=1e-11, atol=1e-11)
+    once = at_once(given, some_loss)[1]
+    hidden, weight, bias, *rest = given
+    for _ in range(2):
+        projection = Projection(hidden.detach(), weight, bias, *rest, len(hidden))
+        torch.autograd.backward(some_loss(torch.arange(len(hidden)), *projection(slice(0, len(hidden)))))
+        projection.backward(hidden)
+    torch.testing.assert_close([2 * tensor for tensor in once], [tensor.grad for tensor in given[:3]], rtol=1e-11, atol=1e-11)
 
 
 def test_tokens_without_a_gradient_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +147,7 @@ def test_tokens_without_a_gradient_give_none(monkeypatch: pytest.MonkeyPatch) ->
     def loss(numbers: Tensor, logprobs: Tensor, _: Tensor) -> Tensor:
         return logprobs @ (numbers % 4 > 1).double()
 
-    found, expected = gradients(tiled(given, loss, [4]), given), gradients(at_once(given, loss), given)
+    found, expected = tiled(given, loss, [4])[1], at_once(given, loss)[1]
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
@@ -127,19 +158,19 @@ def test_either_of_logprobs_and_entropies_may_be_used_alone(used: int) -> None:
     def loss(numbers: Tensor, *values: Tensor) -> Tensor:
         return ((1.0 + numbers) * values[used]).sum()
 
-    found, expected = gradients(tiled(given, loss), given), gradients(at_once(given, loss), given)
+    found, expected = tiled(given, loss)[1], at_once(given, loss)[1]
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_a_frozen_head_gets_no_gradient_and_costs_no_memory_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, bias, *rest = inputs()
     assert bias is not None
-    expected = gradients(tiled((hidden, weight, bias, *rest), some_loss), (hidden, weight, bias, *rest))[0]
+    expected = tiled((hidden, weight, bias, *rest), some_loss)[1][0]
     frozen = (hidden, weight.detach(), bias.detach(), *rest)
     monkeypatch.setattr(
         torch, "zeros_like", lambda tensor, **_: tensor.new_zeros(tensor.shape if len(tensor) == TOKENS else 1 / 0)
     )
-    (gradient,) = gradients(tiled(frozen, some_loss), frozen)
+    (gradient,) = tiled(frozen, some_loss)[1]
     assert torch.equal(gradient, expected)
 
 
@@ -162,49 +193,55 @@ def test_large_logits_stay_finite() -> None:
     found, entropy = linear_logprobs(*given)
     assert found.item() == pytest.approx(-2e4)
     assert entropy.item() == pytest.approx(0, abs=1e-6)
-    (gradient,) = gradients(tiled(given, some_loss), given)
+    (gradient,) = tiled(given, some_loss)[1]
     assert gradient.isfinite().all()
 
 
 def test_no_tokens_give_no_logprobs_and_no_gradient() -> None:
     given = inputs(tokens=0)
     assert [len(result) for result in linear_logprobs(*given)] == [0, 0]
-    found = linear_loss(*given, [], lambda *_: pytest.fail("there is no part"))
-    assert found == 0
-    assert not any(gradient.any() for gradient in gradients(found, given))
+    for found, gradients in (in_chunks(given, [], some_loss), in_chunks(given, [slice(0, 0)], lambda _, one, __: one.sum())):
+        assert found == 0
+        assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in given[:3] if tensor is not None]
+        assert not any(gradient.any() for gradient in gradients)
 
 
-def test_a_part_may_be_empty_or_have_nothing_to_learn_from() -> None:
+def test_a_chunk_may_be_empty_or_have_nothing_to_learn_from() -> None:
     given = inputs()
-    parts = [slice(0, 3), slice(3, 3), slice(3, TOKENS)]
-    losses = {0: lambda logprobs: logprobs.sum(), 2: lambda logprobs: torch.zeros(1, dtype=logprobs.dtype)}
-    found = linear_loss(*given, parts, lambda part, logprobs, _: losses[part](logprobs))
-    expected = all_at_once(*given)[0][:3].sum()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(gradients(found, given), gradients(expected, given))
+    chunks = [slice(0, 3), slice(3, 3), slice(3, TOKENS)]
+
+    def loss(tokens: slice, logprobs: Tensor, _: Tensor) -> Tensor:
+        return torch.zeros(1, dtype=logprobs.dtype) if tokens == chunks[2] else logprobs.sum()
+
+    torch.testing.assert_close(in_chunks(given, chunks, loss), at_once(given, lambda _, logprobs, __: logprobs[:3].sum()))
 
 
 def test_a_loss_may_change_its_logprobs_in_place() -> None:
     given = inputs()
     found, expected = (of(given, lambda _, logprobs, __: logprobs.exp_().sum()) for of in (tiled, at_once))
-    torch.testing.assert_close(gradients(found, given), gradients(expected, given))
+    torch.testing.assert_close(found, expected)
 
 
 def test_logits_of_no_weight_at_all_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
     given = torch.tensor([[400.0], [-3.0]], requires_grad=True), weight, None, torch.tensor([0, 1]), torch.ones(2)
-    kept = gradients(tiled(given, some_loss), given)
+    kept = tiled(given, some_loss)[1]
     cut(monkeypatch, 4, 4, kept=0)
-    again = gradients(tiled(given, some_loss), given)
+    again = tiled(given, some_loss)[1]
     torch.testing.assert_close(kept, again)
 
 
-def test_the_gradient_is_made_once() -> None:
-    given = inputs()
-    loss = tiled(given, some_loss)
-    torch.autograd.grad(loss, given[:2], retain_graph=True)
-    with pytest.raises(AssertionError, match="made once"):
-        torch.autograd.grad(loss, given[:2])
+def test_the_gradient_of_a_chunk_is_made_once_and_before_the_next_one() -> None:
+    hidden, *rest = inputs()
+    projection = Projection(hidden.detach(), *rest, 4)
+    loss = projection(slice(0, 4))[0].sum()
+    torch.autograd.backward(loss, retain_graph=True)
+    with pytest.raises(AssertionError, match="runs once, and before the next"):
+        torch.autograd.backward(loss)
+    early = projection(slice(0, 4))[0].sum()
+    projection(slice(4, 7))
+    with pytest.raises(AssertionError, match="runs once, and before the next"):
+        torch.autograd.backward(early)
 
 
 def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -> None:
@@ -214,9 +251,9 @@ def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -
     assert [result.dtype for result in found] == [torch.float32] * 2
     exact = all_at_once(*(tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in given))  # type: ignore[arg-type]
     torch.testing.assert_close([result.double() for result in found], list(exact), rtol=0, atol=0.05)
-    loss = tiled(given, some_loss)
+    loss, gradients = tiled(given, some_loss)
     assert loss.dtype == torch.float32
-    assert [gradient.dtype for gradient in gradients(loss, given)] == [torch.bfloat16, torch.float32, torch.float32]
+    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float32]
 
 
 class Largest(TorchDispatchMode):
@@ -241,12 +278,12 @@ def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(
     cut(monkeypatch, rows, 50, kept=2 * rows * vocabulary)
     given = inputs(tokens=tokens, vocabulary=vocabulary)
     with Largest() as largest:
-        gradients(tiled(given, some_loss, [end for end in cuts if end < tokens]), given)
+        tiled(given, some_loss, [end for end in cuts if end < tokens])
     assert largest.elements == max((1 if cuts else 2) * rows * vocabulary, tokens * WIDTH)
 
 
 @pytest.mark.parametrize("entropies", [False, True])
-def test_a_part_that_fits_is_computed_once(entropies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_that_fits_is_computed_once(entropies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, 4, 5, kept=8 * VOCABULARY)
     given = inputs(tokens=20, bias=False)
 

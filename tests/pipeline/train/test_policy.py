@@ -19,7 +19,7 @@ from transformers import CohereConfig, CohereForCausalLM
 from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.errors import UserError
-from pipeline.train.batch import Batch, Chunk, Flat, collate
+from pipeline.train.batch import Batch, Flat, collate
 from pipeline.train.check import make_ready, self_check
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, PackedRow, micro_batches, rows_of
@@ -98,26 +98,31 @@ def in_fp64(batch: Batch) -> Batch:
     return dataclasses.replace(batch, flat=dataclasses.replace(batch.flat, **doubled))
 
 
-def loss_and_gradient(policy: Policy, algorithm: str, batches: list[list[PackedRow]]) -> tuple[float, Tensor]:
-    """Loss of the step that the micro-batches make, and its gradient in all weights."""
-    completions = [completion for rows in batches for row in rows for completion in row.completions]
-    totals = Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
-    policy.model.zero_grad()
-    value = 0.0
-    for rows in batches:
-        batch = in_fp64(collate(rows, policy.device))
-
-        def loss_of(part: Chunk, logprobs: Tensor, entropy: Tensor, flat: Flat = batch.flat) -> Tensor:
-            return resolve(algorithm).loss(flat.of(part).tokens(logprobs, entropy, version=1), totals).value
-
-        loss = policy.loss(batch, loss_of)
-        torch.autograd.backward(loss)
-        value += loss.item()
-    return value, torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
+Step = Callable[[Policy, str, list[list[PackedRow]]], tuple[float, Tensor]]
 
 
 @pytest.fixture(scope="module")
-def uncut(groups: list[TrainingGroup], fp64_policy: MakePolicy) -> Callable[[str, str], tuple[float, Tensor]]:
+def loss_and_gradient(add_gradient: Callable[..., Tensor]) -> Step:
+    """loss_and_gradient(policy, algorithm, micro-batches): of the step that they make, the gradient in all weights."""
+
+    def find(policy: Policy, algorithm: str, batches: list[list[PackedRow]]) -> tuple[float, Tensor]:
+        completions = [completion for rows in batches for row in rows for completion in row.completions]
+        totals = Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
+
+        def loss_of(flat: Flat, logprobs: Tensor, entropy: Tensor) -> Tensor:
+            return resolve(algorithm).loss(flat.tokens(logprobs, entropy, version=1), totals).value
+
+        policy.model.zero_grad()
+        value = sum(add_gradient(policy, in_fp64(collate(rows, policy.device)), loss_of).item() for rows in batches)
+        return value, torch.cat([p.grad.flatten() for p in policy.parameters.values() if p.grad is not None])
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def uncut(
+    groups: list[TrainingGroup], fp64_policy: MakePolicy, loss_and_gradient: Step
+) -> Callable[[str, str], tuple[float, Tensor]]:
     """uncut(model, algorithm): loss and gradient of the groups, every completion alone."""
     return cache(lambda name, algorithm: loss_and_gradient(fp64_policy(name), algorithm, one_by_one(groups)))
 
@@ -133,7 +138,7 @@ def assert_same_step(found: tuple[float, Tensor], expected: tuple[float, Tensor]
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 @pytest.mark.parametrize("name", ["qwen2", "gpt2"])
 def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(
-    name: str, cut: Cut, groups: list[TrainingGroup], fp64_policy: MakePolicy, uncut: Uncut
+    name: str, cut: Cut, groups: list[TrainingGroup], fp64_policy: MakePolicy, uncut: Uncut, loss_and_gradient: Step
 ) -> None:
     # Qwen2 computes its norms in fp32 whatever the type of its weights.
     tolerance = {"qwen2": 2e-6, "gpt2": 1e-11}[name]
@@ -143,13 +148,15 @@ def test_how_a_step_is_cut_changes_neither_loss_nor_gradient(
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rec-oneside-nois", "grpo", "opmd", "gspo", "decoupled-ppo", "oapl", "a*-po"])
 def test_other_methods_do_not_see_the_cut_either(
-    algorithm: str, groups: list[TrainingGroup], fp64_policy: MakePolicy, uncut: Uncut
+    algorithm: str, groups: list[TrainingGroup], fp64_policy: MakePolicy, uncut: Uncut, loss_and_gradient: Step
 ) -> None:
     for cut in (backwards, within(24, SHARE), within(40, SEPARATE)):
         assert_same_step(loss_and_gradient(fp64_policy("gpt2"), algorithm, cut(groups)), uncut("gpt2", algorithm), 1e-11)
 
 
-def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(make_group: MakeGroup, fp64_policy: MakePolicy) -> None:
+def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(
+    make_group: MakeGroup, fp64_policy: MakePolicy, loss_and_gradient: Step
+) -> None:
     policy, group = fp64_policy("gpt2"), make_group(4, [3, 3])
     flat = TrainingGroup(group.prompt, [dataclasses.replace(c, advantage=0.0) for c in group.completions])
     _, alone = loss_and_gradient(policy, "grpo", one_by_one([group]))
@@ -158,7 +165,9 @@ def test_groups_with_zero_advantage_give_no_gradient_but_count_as_tokens(make_gr
     assert not loss_and_gradient(policy, "grpo", one_by_one([flat]))[1].any()
 
 
-def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(make_group: MakeGroup, fp64_policy: MakePolicy) -> None:
+def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(
+    make_group: MakeGroup, fp64_policy: MakePolicy, loss_and_gradient: Step
+) -> None:
     policy, group = fp64_policy("gpt2"), make_group(4, [5])
     one = dataclasses.replace(group.completions[0], mask=np.array([True, True, True, True, False]))
     tokens, behavior = one.tokens.copy(), one.behavior.copy()  # type: ignore[union-attr]
@@ -191,7 +200,9 @@ def test_packed_logprobs_are_those_of_the_model_alone(
         self_check(policy, collate([PackedRow(group, group.completions)], policy.device))
 
 
-def test_activation_checkpointing_changes_nothing(groups: list[TrainingGroup], make_policy: MakePolicy, uncut: Uncut) -> None:
+def test_activation_checkpointing_changes_nothing(
+    groups: list[TrainingGroup], make_policy: MakePolicy, uncut: Uncut, loss_and_gradient: Step
+) -> None:
     checkpointed = make_policy("gpt2", double=True, checkpointing=True)
     assert_same_step(loss_and_gradient(checkpointed, "grpo", all_together(groups)), uncut("gpt2", "grpo"), 1e-11)
 
@@ -209,13 +220,15 @@ def test_a_model_with_dropout_is_trained_without_it(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_bf16_keeps_fp32_master_weights_and_logprobs(groups: list[TrainingGroup], make_policy: MakePolicy) -> None:
+def test_bf16_keeps_fp32_master_weights_and_logprobs(
+    groups: list[TrainingGroup], make_policy: MakePolicy, add_gradient: Callable[..., Tensor]
+) -> None:
     exact, policy = make_policy(), make_policy(dtype="bfloat16")
     batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
     logprobs, entropy = policy.logprobs(batch)
     assert {tensor.dtype for tensor in (logprobs, entropy, *policy.parameters.values())} == {torch.float32}
     assert (logprobs - exact.logprobs(batch)[0]).abs().mean().item() < 0.05
-    torch.autograd.backward(policy.loss(batch, lambda _, logprobs, entropy: logprobs.sum() + entropy.sum()))
+    add_gradient(policy, batch, lambda _, logprobs, entropy: logprobs.sum() + entropy.sum())
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters.values())
 
 
@@ -260,7 +273,7 @@ def test_cost_of_attention_is_measured_against_the_layers_weights(make_policy: M
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_compiled_layers_give_the_same_loss_and_gradients(
-    make_group: MakeGroup, model_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    make_group: MakeGroup, model_path: Callable[..., Path], add_gradient: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._dynamo.utils import counters
 
@@ -270,13 +283,9 @@ def test_compiled_layers_give_the_same_loss_and_gradients(
     for compiled in (False, True):
         policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=compiled)
         groups = [make_group(5, [3, 7, 1], 0), make_group(2, [4], 1)]
-        losses = [
-            policy.loss(
-                collate([PackedRow(group, group.completions)], CPU), lambda _, logprobs, entropy: (logprobs * entropy).sum()
-            )
-            for group in groups
-        ]
-        gradients = torch.autograd.grad(sum(losses, torch.zeros(())), list(policy.parameters.values()))
+        batches = [collate([PackedRow(group, group.completions)], CPU) for group in groups]
+        losses = [add_gradient(policy, batch, lambda _, logprobs, entropy: (logprobs * entropy).sum()) for batch in batches]
+        gradients = [parameter.grad for parameter in policy.parameters.values()]
         found.append([*losses, *(gradient / gradient.norm() for gradient in gradients)])
     assert counters["stats"]["unique_graphs"] > 0
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
