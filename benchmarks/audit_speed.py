@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.artifacts import Artifact, Request, Store, Work
+from pipeline.store import Artifact, Request, Store, Work
 from schemas import Prompts, Rollouts
 
 ROLLBOOK = str(Path(sys.executable).parent / "rollbook")

@@ -37,7 +37,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from pipeline.artifacts import Store
+from pipeline.store import Store
 
 ROLLBOOK = Path(sys.executable).with_name("rollbook")
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ KINDS = ("tree", "command", "stage")
 KILLS_PER_STAGE = 2
 ROUND = "round.json"
 """File of a round that is not over."""
-MODULES = {"replay": "pipeline.mix"}
+MODULES = {"replay": "pipeline.shape.mix"}
 
 
 @dataclass
@@ -290,9 +290,9 @@ def _completions(run: Path) -> dict[str, list[tuple[str, int]]]:
 def chained(config: Path, run: Path) -> None:
     """What `rollbook run` does, without Prefect, and without trying a crashed stage once more."""
     from flows.chain import chain
-    from pipeline.config import load_config
-    from pipeline.local import LocalStages
-    from pipeline.run import save_run
+    from pipeline.config.load import load_config
+    from pipeline.run.local import LocalStages
+    from pipeline.run.record import save_run
 
     settings = load_config(config, [f"run_dir={run}"])
     chain(settings, LocalStages(settings), lambda so_far: save_run(so_far, run))

@@ -25,8 +25,8 @@ SMALL = {"iterations": 1, "generate.prompts": 16, "train.epochs": 1, "evaluate.s
 PLAIN = """
 import sys
 from flows.chain import chain
-from pipeline.config import load_config
-from pipeline.local import LocalStages
+from pipeline.config.load import load_config
+from pipeline.run.local import LocalStages
 config = load_config("configs/demo.yaml", sys.argv[1:])
 stages = LocalStages(config)
 stages.warm_up()

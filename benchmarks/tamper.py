@@ -29,8 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.files import sha256_of, write_text
-from pipeline.audit.audit import audit
+from pipeline.look.audit.audit import audit
+from pipeline.store.files import sha256_of, write_text
 from schemas.manifest import Manifest, digest, sealed
 
 ROLLBOOK = str(Path(sys.executable).parent / "rollbook")

@@ -52,8 +52,8 @@ class Timed:
 
 def rollbook(places: Places, cell: Cell, steps: int) -> Timed:
     """The train stage over one optimizer step's completions, again and again."""
-    from pipeline.artifacts.store import load_artifact
-    from pipeline.process import Reporter
+    from pipeline.run.process import Reporter
+    from pipeline.store.store import load_artifact
     from pipeline.train.stage import train
 
     memory, clock = Memory(), list[float]()
@@ -73,10 +73,10 @@ def rollbook(places: Places, cell: Cell, steps: int) -> Timed:
 
 def train_spec(places: Places, cell: Cell, epochs: int, store: str, **settings: Any) -> dict[str, Any]:
     """What the train stage is given."""
-    from pipeline.artifacts.store import load_artifact
-    from pipeline.config import RunConfig
-    from pipeline.parts import Part
-    from pipeline.requests import train_request
+    from pipeline.config.run import RunConfig
+    from pipeline.run.parts import Part
+    from pipeline.run.requests import train_request
+    from pipeline.store.store import load_artifact
 
     train = {
         "algorithm": "dapo",
@@ -110,9 +110,9 @@ def train_spec(places: Places, cell: Cell, epochs: int, store: str, **settings: 
 def rollbook_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradient of the first step, by the stage's own parts."""
     from pipeline.algorithms import resolve
-    from pipeline.artifacts.store import load_artifact
-    from pipeline.config_train import TrainConfig
-    from pipeline.parts import Part
+    from pipeline.config.train import TrainConfig
+    from pipeline.run.parts import Part
+    from pipeline.store.store import load_artifact
     from pipeline.train.feed import Feed
     from pipeline.train.metrics import StepRecord
     from pipeline.train.model import Policy

@@ -101,8 +101,8 @@ def child(order: dict[str, Any], threads: int) -> dict[str, Any]:
 
 def trained(places: dict[str, str], cell: dict[str, str], epochs: int = 1, processes: int = 1) -> dict[str, Any]:
     """What training over a snapshot took. The first step, in which memory is first touched, is in no step's figure."""
-    from pipeline.artifacts.store import load_artifact
-    from pipeline.process import Reporter
+    from pipeline.run.process import Reporter
+    from pipeline.store.store import load_artifact
     from pipeline.train.stage import train
 
     with TemporaryDirectory() as store, Peak() as peak:

@@ -59,9 +59,9 @@ def main() -> None:
 def profiled(cell: Cell, places: dict[str, Any], scratch: Path, *, compiled: bool) -> dict[str, Any]:
     """Seconds of a step's parts, shares by kind of operation, and the share of the matrix rate."""
     from pipeline.algorithms import resolve
-    from pipeline.artifacts.store import load_artifact
-    from pipeline.config import TrainConfig
-    from pipeline.parts import Part
+    from pipeline.config.train import TrainConfig
+    from pipeline.run.parts import Part
+    from pipeline.store.store import load_artifact
     from pipeline.train.feed import Feed
     from pipeline.train.metrics import StepRecord
     from pipeline.train.model import Policy

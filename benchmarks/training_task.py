@@ -141,7 +141,7 @@ def prepare(cell: Cell, store: Path, steps: int = 1) -> dict[str, Any]:
     Returns:
         Their directories, by kind.
     """
-    from pipeline.artifacts import Request, Store, Work
+    from pipeline.store import Request, Store, Work
     from schemas import Rollouts, Shaped
 
     def made(request: Request, fill: Callable[[Work], dict[str, Any]]) -> Any:

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from pipeline.algorithms import ALGORITHMS, settings_of
 from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.algorithms.settings import MODIFIERS
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
 from schemas import TABLES
 from schemas.example import description, example
 from schemas.manifest import Content, File, Manifest, Parent, Provenance

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pipeline.artifacts import Artifact
-from pipeline.config import RunConfig
-from pipeline.local import Missing
-from pipeline.parts import Part
-from pipeline.run import Answers, Iteration, Run
-from pipeline.stopping import Pause, stop_of
+from pipeline.config.run import RunConfig
+from pipeline.run.local import Missing
+from pipeline.run.parts import Part
+from pipeline.run.record import Answers, Iteration, Run
+from pipeline.run.stopping import Pause, stop_of
+from pipeline.store import Artifact
 
 AFTER = {"generate": "evaluate", "evaluate": "shape", "shape": "train", "train": "generate"}
 

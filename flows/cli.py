@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from flows import algorithms, audit, doctor, exporting, grading, importing, init, inspect, scheduling, spec, tracking
-from flows.algorithms import Plugins
-from flows.completion import algorithm_names
-from flows.streams import outlive_readers
-from pipeline.errors import IntegrityError, UserError, as_answer
-from pipeline.process import COMMAND
-from pipeline.report.text import visible
+from flows.commands import algorithms, audit, doctor, exporting, grading, importing, init, scheduling, spec, tracking
+from flows.commands import lineage as inspect
+from flows.commands.algorithms import Plugins
+from flows.commands.completion import algorithm_names
+from flows.commands.streams import outlive_readers
+from pipeline.common.errors import IntegrityError, UserError, as_answer
+from pipeline.common.text import visible
+from pipeline.run.process import COMMAND
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,8 +102,8 @@ def train(
 @app.command()
 def check(config: Config, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
     """Say whether a config is sound: settings, algorithm, graders, model files and prompts. Starts nothing."""
-    from flows.check import check_config, named
-    from pipeline.config import load_config, with_plugins
+    from pipeline.config.load import load_config, with_plugins
+    from pipeline.prepare.check import check_config, named
 
     lines = check_config(with_plugins(load_config(config, overrides or ()), plugins or ()))
     if as_json:
@@ -118,10 +119,10 @@ def status(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")], as_json: AsJson = False
 ) -> None:
     """Show how far a run is, and its figures per iteration."""
-    from flows.console import answer_console
-    from pipeline.report.status import status as status_of
-    from pipeline.report.terminal import closing_lines, iteration_table
-    from pipeline.run import load_run
+    from flows.commands.console import answer_console
+    from pipeline.look.report.status import status as status_of
+    from pipeline.look.report.terminal import closing_lines, iteration_table
+    from pipeline.run.record import load_run
 
     found = load_run(run_directory)
     if as_json:
@@ -143,11 +144,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page with a run's curves, rollouts, settings and lineage, or one that compares runs."""
-    from pipeline.artifacts.files import write_text
-    from pipeline.report.markdown import markdown
-    from pipeline.report.page import write_report
-    from pipeline.report.runs import labels_of, write_runs
-    from pipeline.run import directory_of, load_run
+    from pipeline.look.report.markdown import markdown
+    from pipeline.look.report.page import write_report
+    from pipeline.look.report.runs import labels_of, write_runs
+    from pipeline.run.record import directory_of, load_run
+    from pipeline.store.files import write_text
 
     runs = [load_run(directory) for directory in run_directories]
     if as_markdown and as_json:
@@ -212,7 +213,7 @@ spec.register(app)
 
 def _say_page(page: Path, runs: list[Any], as_json: bool) -> None:
     if as_json:
-        from pipeline.report.status import status as status_of
+        from pipeline.look.report.status import status as status_of
 
         typer.echo(json.dumps({"page": str(page), "runs": [status_of(run) for run in runs]}, indent=2))
     else:
@@ -223,10 +224,11 @@ def _run(
     path: Path, overrides: list[str] | None, plugins: list[str] | None, until: tuple[Stage, int] | None, as_json: bool
 ) -> None:
     from flows.chain import chain
-    from flows.check import check_algorithm, check_config
-    from pipeline.config import RunConfig, load_config, with_plugins
-    from pipeline.local import LocalStages
-    from pipeline.run import save_run
+    from pipeline.config.load import load_config, with_plugins
+    from pipeline.config.run import RunConfig
+    from pipeline.prepare.check import check_algorithm, check_config
+    from pipeline.run.local import LocalStages
+    from pipeline.run.record import save_run
 
     config: RunConfig = with_plugins(load_config(path, overrides or ()), plugins or ())
     check_algorithm(config)
@@ -245,7 +247,7 @@ def _run(
 
 def _tell_of_later_rounds(config: Any) -> None:
     """Say so where the run's record is about to name fewer rounds than it does: what no record names, `rollbook gc` removes."""
-    from pipeline.run import recorded_config
+    from pipeline.run.record import recorded_config
 
     try:
         recorded = recorded_config(config.directory)
@@ -273,9 +275,9 @@ def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
 
     server = LocalServer()
     try:
-        from flows.console import StageConsole
+        from flows.commands.console import StageConsole
         from flows.iterate import iterate
-        from pipeline.run import load_run
+        from pipeline.run.record import load_run
 
         server.wait()
         with StageConsole(Console(stderr=True)) as console:
@@ -286,18 +288,18 @@ def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
 
 
 def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
-    from flows.console import answer_console
+    from flows.commands.console import answer_console
     from flows.trials import look
-    from pipeline.artifacts.store import load_artifact
     from pipeline.compare.plan import make_plan
     from pipeline.compare.table import record
+    from pipeline.store.store import load_artifact
 
     plan = make_plan(**order)
     trials = look(plan)
     found = record(trials) if trials.complete else load_artifact(_work_on_trials(plan.name, order))
 
-    from pipeline.report.comparison import write_comparison
-    from pipeline.report.comparison_table import as_json_rows, comparison_table, failures
+    from pipeline.look.report.comparison import write_comparison
+    from pipeline.look.report.comparison_table import as_json_rows, comparison_table, failures
 
     page = write_comparison(found, plan.snapshot.store, out or plan.snapshot.directory / "comparison.html")
     if as_json:
@@ -320,8 +322,8 @@ def _work_on_trials(name: str, order: dict[str, Any]) -> str:
 
     server = LocalServer()
     try:
+        from flows.commands.console import StageConsole
         from flows.compare import compare as compare_flow
-        from flows.console import StageConsole
 
         server.wait()
         with StageConsole(Console(stderr=True)) as console:
@@ -331,8 +333,8 @@ def _work_on_trials(name: str, order: dict[str, Any]) -> str:
 
 
 def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> None:
-    from flows.console import answer_console
-    from pipeline.report.terminal import closing_lines, iteration_table
+    from flows.commands.console import answer_console
+    from pipeline.look.report.terminal import closing_lines, iteration_table
 
     console = answer_console(quiet=as_json)
     console.print(iteration_table(found))
@@ -341,7 +343,7 @@ def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> Non
     directory = found.config.directory
     console.print(f"artifacts: {found.config.store_url}", highlight=False, soft_wrap=True, markup=False)
     if until is None:
-        from pipeline.report.page import write_report
+        from pipeline.look.report.page import write_report
 
         page = directory / "report.html"
         record = (directory / "run.json").stat()
@@ -350,7 +352,7 @@ def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> Non
             os.utime(page, ns=(record.st_mtime_ns, record.st_mtime_ns))  # it belongs to that record, whatever clocks say
         console.print(f"report:    {page}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
-        from pipeline.report.status import status as status_of
+        from pipeline.look.report.status import status as status_of
 
         typer.echo(json.dumps(status_of(found), indent=2))
 

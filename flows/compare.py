@@ -13,15 +13,15 @@ from prefect.artifacts import create_table_artifact
 
 from flows.iterate import PrefectStages
 from flows.trials import attempt, judge_before, look
+from pipeline.common.errors import UserError
 from pipeline.compare.plan import Plan, Variant, make_plan
 from pipeline.compare.stages import TrialStages
 from pipeline.compare.table import record
 from pipeline.compare.trials import Judged, Trial, Trials
-from pipeline.errors import UserError
 from pipeline.generate.engine import engine_environment
-from pipeline.local import OnStage
-from pipeline.process import Event
-from pipeline.processes import Processes
+from pipeline.run.local import OnStage
+from pipeline.run.process import Event
+from pipeline.run.processes import Processes
 
 T = TypeVar("T")
 

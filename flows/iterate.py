@@ -19,15 +19,15 @@ from prefect.states import Completed
 from prefect.tasks import Task
 
 from flows.chain import chain, generates_next
-from pipeline.artifacts import Artifact
-from pipeline.config import RunConfig
-from pipeline.errors import StageCrashed
-from pipeline.local import LocalStages, OnStage
-from pipeline.parts import Part
-from pipeline.process import Event
-from pipeline.report.status import status
-from pipeline.run import Answers, Run, save_run
-from pipeline.stopping import Pause
+from pipeline.common.errors import StageCrashed
+from pipeline.config.run import RunConfig
+from pipeline.look.report.status import status
+from pipeline.run.local import LocalStages, OnStage
+from pipeline.run.parts import Part
+from pipeline.run.process import Event
+from pipeline.run.record import Answers, Run, save_run
+from pipeline.run.stopping import Pause
+from pipeline.store import Artifact
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 2.0

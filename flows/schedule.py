@@ -13,16 +13,17 @@ from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.chain import chain
-from flows.check import check_config
 from flows.iterate import iterate
 from flows.server import check_named_server
-from pipeline.artifacts.lock import Lock
-from pipeline.config import RunConfig, change_config, load_config
-from pipeline.errors import UserError
-from pipeline.local import LocalStages
-from pipeline.report.page import write_report
-from pipeline.report.terminal import closing_lines
-from pipeline.run import Run, load_run, recorded_config, save_run
+from pipeline.common.errors import UserError
+from pipeline.config.load import change_config, load_config
+from pipeline.config.run import RunConfig
+from pipeline.look.report.page import write_report
+from pipeline.look.report.terminal import closing_lines
+from pipeline.prepare.check import check_config
+from pipeline.run.local import LocalStages
+from pipeline.run.record import Run, load_run, recorded_config, save_run
+from pipeline.store.lock import Lock
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
 """A firing that comes while another one works is cancelled, not queued."""

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

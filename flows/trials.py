@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 
 from flows.chain import Stages, scored
-from flows.check import check_training
+from pipeline.common.errors import UserError
 from pipeline.compare.plan import Plan, Variant
 from pipeline.compare.stages import TrialStages
 from pipeline.compare.trials import Judged, Trial, Trials
-from pipeline.errors import UserError
-from pipeline.local import Missing
-from pipeline.parts import Part
+from pipeline.prepare.check import check_training
+from pipeline.run.local import Missing
+from pipeline.run.parts import Part
 from pipeline.shape.fit import check_rollouts
 
 

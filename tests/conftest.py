@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Artifact, Request, Store
-from pipeline.artifacts.work import Work
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
+from pipeline.store import Artifact, Request, Store
+from pipeline.store.work import Work
 
 SETTINGS: dict[str, Any] = {
     "name": "small",
@@ -200,7 +200,7 @@ def bucket(object_storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.Mo
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("pipeline.artifacts.bucket._clients", {})  # a client's allowance of retries is not refilled by time
+    monkeypatch.setattr("pipeline.store.bucket._clients", {})  # a client's allowance of retries is not refilled by time
     client = boto3.session.Session().client("s3")
     name = f"rollbook-{abs(hash(str(tmp_path))):x}"
     client.create_bucket(Bucket=name)

@@ -26,14 +26,15 @@ from typing import Any
 import polars as pl
 from matrix import ARMS, GROUP, PROMPTS_PER_STEP, RATES, REGIMES, SEEDS, Job, jobs
 
-from pipeline import requests
-from pipeline.artifacts import Artifact, read_table
-from pipeline.config import RunConfig, load_config
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.load import load_config
+from pipeline.config.run import RunConfig
 from pipeline.generate.engine import engine_environment
-from pipeline.local import LocalStages
-from pipeline.parts import Part
-from pipeline.processes import Processes
+from pipeline.run import requests
+from pipeline.run.local import LocalStages
+from pipeline.run.parts import Part
+from pipeline.run.processes import Processes
+from pipeline.store import Artifact, read_table
 from schemas import Metrics
 
 CONFIG = "configs/demo.yaml"

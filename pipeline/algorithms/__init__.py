@@ -19,7 +19,7 @@ from pipeline.algorithms import (
 )
 from pipeline.algorithms.algorithm import Algorithm
 from pipeline.algorithms.settings import nearest, settings_of, with_settings
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 __all__ = ["ALGORITHMS", "Algorithm", "known", "resolve", "settings_of"]
 

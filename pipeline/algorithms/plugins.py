@@ -22,7 +22,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.algorithms.cells.cell import BEHAVIOR, PROXIMAL, REFERENCE
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 ENTRY_POINTS = "rollbook.algorithms"
 """Entry-point group of packages: the algorithm's name = package.module:VARIABLE."""

@@ -17,8 +17,8 @@ from pipeline.algorithms.cells.regularizers import (
     ReferenceKL,
     SquaredLogRatio,
 )
-from pipeline.config_base import allows_truth
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.base import allows_truth
 
 MODIFIERS: Mapping[str, tuple[type[Any], ...]] = {
     "mismatch": (TruncatedImportance, MaskedImportance, ProximalRatio, NoMismatch),

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import pipeline
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 OURS = ("flows", "pipeline", "schemas")
 """Top-level packages of rollbook."""

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline.algorithms import resolve
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 
 @dataclass(frozen=True)

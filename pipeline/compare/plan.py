@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.artifacts import Artifact, Store
-from pipeline.artifacts.store import load_artifact
+from pipeline.common.errors import IntegrityError, UserError
 from pipeline.compare.choices import Choice, parse_choices
-from pipeline.config import RunConfig, change_config, with_plugins
-from pipeline.errors import IntegrityError, UserError
-from pipeline.grade.plan import GRADED, store_of
-from pipeline.mix.tokens import check_tokens, check_tokens_of
-from pipeline.run import RECORD, Run, load_run
+from pipeline.config.load import change_config, with_plugins
+from pipeline.config.run import RunConfig
+from pipeline.regrade.plan import GRADED, store_of
+from pipeline.run.record import RECORD, Run, load_run
+from pipeline.shape.mix.tokens import check_tokens, check_tokens_of
+from pipeline.store import Artifact, Store
+from pipeline.store.store import load_artifact
 
 SECTIONS = ("train", "shape", "replay", "evaluate", "engine", "plugins")
 """What --set may change: the rest decides the snapshot, which is there already."""

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Artifact, read_table
 from pipeline.compare.trials import Judged, Trials
 from pipeline.evaluate.estimators import bootstrap_interval
+from pipeline.store import Artifact, read_table
 from schemas import Evaluation
 
 Rates = NDArray[np.float64]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import Artifact
 from pipeline.compare.plan import Plan, Variant
-from pipeline.local import LocalStages, OnStage
-from pipeline.processes import Processes
-from pipeline.run import Answers
+from pipeline.run.local import LocalStages, OnStage
+from pipeline.run.processes import Processes
+from pipeline.run.record import Answers
+from pipeline.store import Artifact
 
 
 def _quiet(stage: str, event: object) -> None:

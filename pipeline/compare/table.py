@@ -8,14 +8,14 @@ from typing import Any
 import polars as pl
 
 from pipeline.algorithms import resolve
-from pipeline.artifacts import Artifact, Request, read_table
 from pipeline.compare.choices import Choice
 from pipeline.compare.plan import Variant
 from pipeline.compare.ranking import figures_of, rank
 from pipeline.compare.trials import Trial, Trials
-from pipeline.config import RunConfig
-from pipeline.config_train import GUARDS, WORK_SETTINGS
-from pipeline.report.status import seconds_of
+from pipeline.config.run import RunConfig
+from pipeline.config.train import GUARDS, WORK_SETTINGS
+from pipeline.look.report.status import seconds_of
+from pipeline.store import Artifact, Request, read_table
 from schemas import Comparison, ComparisonTiming, Metrics
 from schemas.manifest import Parent
 from schemas.table import Table

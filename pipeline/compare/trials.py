@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.artifacts import Artifact
 from pipeline.compare.plan import Plan, Variant
-from pipeline.parts import Part
-from pipeline.run import Answers
+from pipeline.run.parts import Part
+from pipeline.run.record import Answers
+from pipeline.store import Artifact
 
 
 @dataclass(frozen=True)

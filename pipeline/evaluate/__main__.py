@@ -1,5 +1,5 @@
 from pipeline.evaluate.stage import evaluate
-from pipeline.process import serve
+from pipeline.run.process import serve
 
 if __name__ == "__main__":
     serve(evaluate)

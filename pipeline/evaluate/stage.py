@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.artifacts import Artifact, Request, Store, read_table
-from pipeline.artifacts.store import verified
 from pipeline.evaluate.estimators import bootstrap_interval, pass_at_k
-from pipeline.process import Event, Reporter
+from pipeline.run.process import Event, Reporter
+from pipeline.store import Artifact, Request, Store, read_table
+from pipeline.store.store import verified
 from schemas import Evaluation, Rollouts
 
 COLUMNS = ["prompt_id", "sample_index", "reward", "completion_token_ids", "status"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import EngineConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.engine import EngineConfig
 
 
 def context_length(model: Path, engine: EngineConfig, *, trust_remote_code: bool) -> int:

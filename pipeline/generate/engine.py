@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.config import EngineConfig, SamplingConfig
-from pipeline.device import has_gpu
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.device import has_gpu
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.engine import EngineConfig, SamplingConfig
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
 
-    from pipeline.artifacts import Artifact
-    from pipeline.process import Reporter
+    from pipeline.run.process import Reporter
+    from pipeline.store import Artifact
 
 
 def engine_environment() -> dict[str, str]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Artifact
-from pipeline.config import EngineConfig, SamplingConfig
-from pipeline.device import has_gpu
+from pipeline.common.device import has_gpu
+from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import Ask, Engine, reason_of
-from pipeline.process import Reporter, Unfit
+from pipeline.run.process import Reporter, Unfit
+from pipeline.store import Artifact
 
 TOLERANCE = 1e-4
 """Largest |engine - transformers| logprob of a probe, nats, in fp32: rounding is below 2e-5."""

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from pipeline.artifacts.tables import check_columns
-from pipeline.config import RewardConfig, SamplingConfig
-from pipeline.errors import DataError
+from pipeline.common.errors import DataError
+from pipeline.config.engine import SamplingConfig
+from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.seeds import completion_seed
 from pipeline.rewards.items import RewardItem, RewardResult
 from pipeline.rewards.pool import RewardPool
+from pipeline.store.tables import check_columns
 from schemas import Remarks, Rollouts
 
 

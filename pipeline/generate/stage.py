@@ -10,21 +10,22 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.artifacts import Artifact, Request, Store, Work, read_table
-from pipeline.artifacts.store import load_artifact, verified
-from pipeline.config import EngineConfig, RewardConfig, SamplingConfig
-from pipeline.errors import DataError, StageFailed, UserError
-from pipeline.estimates import rollouts_bytes
+from pipeline.common.errors import DataError, StageFailed, UserError
+from pipeline.config.engine import EngineConfig, SamplingConfig
+from pipeline.config.reward import RewardConfig
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import Ask, EngineSource
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
 from pipeline.generate.shards import Group, Job, Shard, remarks_name, shards_of
+from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
-from pipeline.grade.siblings import remember, unfinished_siblings
-from pipeline.process import Event, Reporter
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import places_of
+from pipeline.run.estimates import rollouts_bytes
+from pipeline.run.process import Event, Reporter
+from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.store.store import load_artifact, verified
 from schemas import Prompts, Remarks, Rollouts
 
 PROGRESS_SECONDS = 0.5

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter
 from typing import Any, Literal
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 _CALL = "(completion, answer, prompt, **args)"
 _SCALARS: tuple[type, ...] = (str, bool, int, float, type(None))

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
 from pipeline.rewards.items import RewardItem, Score
 from pipeline.rewards.process import Ended, Refused, TimedOut, WorkerProcess
 from pipeline.rewards.protocol import encode, one_line
 from pipeline.rewards.registry import environment_of
 
 if TYPE_CHECKING:
-    from pipeline.config import RewardComponent, RewardConfig
+    from pipeline.config.reward import RewardComponent, RewardConfig
 
 LOADING_SECONDS = 3600.0
 """How long a grader may take to load its model or read its file. `timeout_seconds` does not count that."""

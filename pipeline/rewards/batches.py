@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.rewards.items import RewardItem, Score
 from pipeline.rewards.protocol import decode, encode, one_line
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pipeline.common.errors import UserError
 from pipeline.common.own_code import serve_from
-from pipeline.errors import UserError
 from pipeline.rewards.batches import serve_batches
 from pipeline.rewards.items import Score
 from pipeline.rewards.linux import children

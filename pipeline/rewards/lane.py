@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
 from pipeline.rewards.items import RewardItem, RewardResult, weighted
 from pipeline.rewards.process import STARTUP_SECONDS, Ended, Refused, TimedOut, WorkerProcess
 from pipeline.rewards.protocol import encode, one_line
 
 if TYPE_CHECKING:
-    from pipeline.config import RewardConfig
+    from pipeline.config.reward import RewardConfig
 
 START_ATTEMPTS = 3
 

@@ -18,7 +18,7 @@ from pipeline.rewards.process import Closing
 from pipeline.rewards.registry import BATCHED
 
 if TYPE_CHECKING:
-    from pipeline.config import RewardConfig
+    from pipeline.config.reward import RewardConfig
 
 __all__ = ["RewardItem", "RewardPool", "RewardResult"]
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.common.errors import UserError
 from pipeline.common.own_code import import_own
-from pipeline.errors import UserError
 from pipeline.rewards.arguments import check_arguments
 
 if TYPE_CHECKING:
-    from pipeline.config import RewardComponent, RewardConfig
+    from pipeline.config.reward import RewardComponent, RewardConfig
 
 BATCHED = ("reward_model", "judge", "from_file", "human")
 """Built-ins that take many completions at once, each in one process of its own; see `pipeline.rewards.batches`."""

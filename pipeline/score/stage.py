@@ -7,13 +7,13 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact, verified
-from pipeline.artifacts.tables import scan_table
-from pipeline.artifacts.work import SCRATCH
-from pipeline.config_train import TrainConfig
-from pipeline.estimates import scores_bytes
-from pipeline.process import Event, Reporter
+from pipeline.config.train import TrainConfig
+from pipeline.run.estimates import scores_bytes
+from pipeline.run.process import Event, Reporter
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.store import load_artifact, verified
+from pipeline.store.tables import scan_table
+from pipeline.store.work import SCRATCH
 from pipeline.train.batch import collate
 from pipeline.train.check import make_ready
 from pipeline.train.feed import deal

@@ -1,4 +1,4 @@
-from pipeline.process import serve
+from pipeline.run.process import serve
 from pipeline.shape.stage import shape
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pipeline.algorithms import Algorithm
 from pipeline.algorithms.cells.advantages import GROUP
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.cells.shaping import ExponentialAdvantage
-from pipeline.config_data import ShapeConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.shape import ShapeConfig
 from pipeline.shape.classes import ClassRule
 from pipeline.shape.settings import draws, filters_on_grades, filters_on_rewards
 

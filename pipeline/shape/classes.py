@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.algorithms.cells.shaping import ClassWeights
-from pipeline.config_data import ShapeConfig
+from pipeline.config.shape import ShapeConfig
 from pipeline.shape.settings import class_weights
 
 ADVANTAGE = pl.col("advantage")

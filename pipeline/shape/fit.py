@@ -5,9 +5,9 @@ from __future__ import annotations
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.algorithms.cells.shaping import OverlongPenalty
-from pipeline.artifacts import Artifact
-from pipeline.errors import UserError
-from pipeline.train.ratio import SCORE
+from pipeline.common.errors import UserError
+from pipeline.shape.behavior import SCORE
+from pipeline.store import Artifact
 
 
 def check_rollouts(rollouts: Artifact, algorithm: Algorithm, called: str) -> None:

@@ -24,8 +24,8 @@ from pipeline.algorithms.cells.shaping import (
     ZeroVariance,
 )
 from pipeline.algorithms.preference import Preference, UnpairedPreference
-from pipeline.config_data import ShapeConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.shape import ShapeConfig
 
 
 def filters_on_grades(choices: ShapeConfig) -> tuple[Filter, ...]:

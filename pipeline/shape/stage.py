@@ -14,16 +14,16 @@ from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.algorithms.cells.density import DENSITY, mean_logprob
 from pipeline.algorithms.plugins import unchanged
 from pipeline.algorithms.preference import Preference
-from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import verified
-from pipeline.artifacts.tables import scan_table
-from pipeline.config_data import ShapeConfig
-from pipeline.process import Event, Reporter
+from pipeline.config.shape import ShapeConfig
+from pipeline.run.process import Event, Reporter
+from pipeline.shape.behavior import has_behavior
 from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, shaped_table, with_pairs
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.settings import check_shape
-from pipeline.train.ratio import has_behavior
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.store import verified
+from pipeline.store.tables import scan_table
 from schemas import Pairs, Rollouts, Shaped
 
 

@@ -1,4 +1,4 @@
-from pipeline.process import serve
+from pipeline.run.process import serve
 from pipeline.train.stage import train
 
 if __name__ == "__main__":

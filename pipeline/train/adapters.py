@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.config_train import LoraConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.train import LoraConfig
 
 NAME = "default"
 DIRECTORY = "adapter"

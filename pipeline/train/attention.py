@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.train import segments
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config_train import TrainConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, collate
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import CompilerError, Policy

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.base_model import model_files
-from pipeline.config_train import LoraConfig
+from pipeline.config.train import LoraConfig
+from pipeline.sources.models import model_files
 from pipeline.train.adapters import DIRECTORY, add_adapters, merge, save_adapters
 from pipeline.train.model import Policy, load_model
 from pipeline.train.team import Team

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipeline.algorithms.tokens import Totals
-from pipeline.config_train import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, Flat, collate, flatten
 from pipeline.train.plan import CostModel, PackedRow, Packing, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
 from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pipeline.errors import UserError
-from pipeline.process import Event, StageProcess
+from pipeline.common.errors import UserError
+from pipeline.run.process import Event, StageProcess
 from pipeline.train.team import Team, is_rank, join
 
 ADDRESS = "127.0.0.1"

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from pipeline.config_train import LoraConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.train import LoraConfig
 from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, block_mask, choose, dense_mask

@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.artifacts.files import sync, write_text
-from pipeline.artifacts.work import write_table
-from pipeline.errors import writing
+from pipeline.common.errors import writing
+from pipeline.store.files import sync, write_text
+from pipeline.store.work import write_table
 from pipeline.train.team import Team
 from pipeline.train.weights import own_rows
 from schemas import Metrics, Timing

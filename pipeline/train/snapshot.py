@@ -17,11 +17,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.algorithms import Algorithm
-from pipeline.artifacts import Artifact, read_table
-from pipeline.artifacts.tables import scan_table
-from pipeline.errors import DataError
-from pipeline.parts import Part
-from pipeline.train.ratio import has_behavior
+from pipeline.common.errors import DataError
+from pipeline.run.parts import Part
+from pipeline.shape.behavior import has_behavior
+from pipeline.store import Artifact, read_table
+from pipeline.store.tables import scan_table
 from schemas import Pairs, Rollouts, Shaped
 
 KEY = ["group_id", "sample_index"]

@@ -14,13 +14,13 @@ import torch
 
 from pipeline.algorithms import resolve
 from pipeline.algorithms.plugins import unchanged
-from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact, verified
-from pipeline.artifacts.work import SCRATCH
-from pipeline.config_train import GUARDS, WORK_SETTINGS, TrainConfig
-from pipeline.estimates import training_bytes
-from pipeline.parts import Part
-from pipeline.process import Event, Reporter
+from pipeline.config.train import GUARDS, WORK_SETTINGS, TrainConfig
+from pipeline.run.estimates import training_bytes
+from pipeline.run.parts import Part
+from pipeline.run.process import Event, Reporter
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.store import load_artifact, verified
+from pipeline.store.work import SCRATCH
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss, Tokens
-from pipeline.config_train import TrainConfig
-from pipeline.errors import StageFailed
+from pipeline.common.errors import StageFailed
+from pipeline.config.train import TrainConfig
 from pipeline.train.feed import Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy

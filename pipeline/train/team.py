@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 PATIENCE = timedelta(hours=12)
 """How long a rank waits for another: one may lay out a large snapshot meanwhile. A rank that dies is noticed at once."""

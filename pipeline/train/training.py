@@ -14,9 +14,9 @@ import torch
 
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss
-from pipeline.artifacts import Artifact, Work
-from pipeline.config_train import TrainConfig
-from pipeline.process import Reporter
+from pipeline.config.train import TrainConfig
+from pipeline.run.process import Reporter
+from pipeline.store import Artifact, Work
 from pipeline.train import resume
 from pipeline.train.batch import collate
 from pipeline.train.check import check_difference, make_ready

@@ -22,11 +22,11 @@ import pytest
 import yaml
 
 from flows.cli import answer
-from pipeline import memory
-from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig
-from pipeline.run import Answers, Iteration, Run, save_run
+from pipeline.common import memory
+from pipeline.config.run import RunConfig
+from pipeline.run.record import Answers, Iteration, Run, save_run
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.store import load_artifact
 from schemas import Evaluation, Prompts, Rollouts, Shaped
 from schemas.manifest import digest
 from schemas.table import Table

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifacts import read_table
-from pipeline.config import load_config
-from pipeline.local import LocalStages
+from pipeline.config.load import load_config
+from pipeline.run.local import LocalStages
+from pipeline.store import read_table
 from schemas import Prompts, SetAside
 
 GOOD = {"question": "1+1", "answer": "2"}

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.artifacts import Artifact, Store
-from pipeline.run import load_run
+from pipeline.run.record import load_run
+from pipeline.store import Artifact, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLLBOOK = Path(sys.executable).with_name("rollbook")

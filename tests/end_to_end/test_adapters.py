@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import read_table
-from pipeline.run import load_run
+from pipeline.run.record import load_run
+from pipeline.store import read_table
 from schemas import Metrics
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.artifacts import Store
 from pipeline.generate.engine import engine_environment
+from pipeline.store import Store
 from schemas import Rollouts
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_prompt_longer_than_the_context(rollbook: Any, write_config: Callable[
 ASKED = """
 import sys
 from pathlib import Path
-from pipeline.config import EngineConfig, SamplingConfig
+from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import Ask, Engine
 
 engine = Engine(Path(sys.argv[1]), EngineConfig(kv_cache_mib=32, max_num_seqs=8), "float32", trust_remote_code=False)

@@ -17,8 +17,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Store
-from pipeline.run import load_run
+from pipeline.run.record import load_run
+from pipeline.store import Store
 
 Ids = Callable[[Path], dict[str, str]]
 TESTS = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ MATRIX: dict[str, dict[str, str]] = {
         "a clock that jumps back during a run": "a_clock_that_jumps_back_changes_nothing",
         "two runs on one store": "of_two_runs_on_one_store_the_second_takes_over_from_the_killed_first",
     },
-    "pipeline/artifacts/test_writers.py": {
+    "pipeline/store/test_writers.py": {
         "disk full while a table is written": "a_full_disk_is_named",
         "disk full while a text is written": "text_that_does_not_fit_on_the_disk_is_named",
         "too little room for a stage": "work_without_room_is_refused_before_it_starts",
@@ -51,7 +51,7 @@ MATRIX: dict[str, dict[str, str]] = {
         "a pipe that is full": "a_full_pipe_is_waited_for",
         "standard output full": "output_that_cannot_be_written_is_an_error",
     },
-    "pipeline/artifacts/test_storage_faults.py": {
+    "pipeline/store/test_storage_faults.py": {
         "object storage that is slow": "storage_that_is_bad_at_times_is_asked_again",
         "object storage that breaks off": "storage_that_is_bad_at_times_is_asked_again",
         "object storage that times out": "storage_that_is_bad_at_times_is_asked_again",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Store
+from pipeline.store import Store
 
 pytestmark = pytest.mark.slow
 OTHER = {"components": [{"grader": "exact_match", "args": {"extract": "A:(-?[0-9]+)"}}]}

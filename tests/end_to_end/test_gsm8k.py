@@ -16,9 +16,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from pipeline.artifacts import read_table
-from pipeline.config import load_config
-from pipeline.run import Run, load_run
+from pipeline.config.load import load_config
+from pipeline.run.record import Run, load_run
+from pipeline.store import read_table
 from schemas import Prompts, Rollouts, Shaped
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.run import load_run
+from pipeline.run.record import load_run
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.run import load_run
+from pipeline.run.record import load_run
 
 pytestmark = pytest.mark.slow
 

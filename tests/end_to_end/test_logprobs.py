@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.artifacts import Artifact, read_table
-from pipeline.run import Answers, load_run
+from pipeline.run.record import Answers, load_run
+from pipeline.store import Artifact, read_table
 from schemas import Rollouts
 
 PER_TOKEN = 1e-4

@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifacts import Artifact, Store, read_table
-from pipeline.run import load_run
+from pipeline.run.record import load_run
+from pipeline.store import Artifact, Store, read_table
 from schemas import TABLES, Evaluation, Metrics, Rollouts
 
 Ids = Callable[[Path], dict[str, str]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts.store import load_artifact
+from pipeline.store.store import load_artifact
 
 pytestmark = pytest.mark.long
 

@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import read_table
-from pipeline.run import load_run
+from pipeline.run.record import load_run
+from pipeline.store import read_table
 from schemas import Metrics, Shaped
 
 pytestmark = pytest.mark.long

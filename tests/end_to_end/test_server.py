@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from pipeline.generate.engine import engine_environment
-from pipeline.run import load_run
+from pipeline.run.record import load_run
 
 pytestmark = pytest.mark.slow
 BASE = Path(__file__).resolve().parents[2] / "data/base"

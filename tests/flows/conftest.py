@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
 }
 FORKS = """
     import json, os, sys
-    import flows.chain, flows.check, flows.cli, pipeline.config, pipeline.local, pipeline.run
+    import flows.chain, pipeline.prepare.check, flows.cli, pipeline.config, pipeline.run.local, pipeline.run.record
 
     for line in sys.stdin:
         order = json.loads(line)

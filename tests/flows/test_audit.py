@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Request, Store, Work
-from pipeline.errors import IntegrityError
-from pipeline.process import COMMAND
-from pipeline.run import load_run
+from pipeline.common.errors import IntegrityError
+from pipeline.run.process import COMMAND
+from pipeline.run.record import load_run
+from pipeline.store import Request, Store, Work
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from flows.chain import chain, generates_next
-from pipeline.artifacts import Artifact
-from pipeline.config import RunConfig
-from pipeline.local import Missing
-from pipeline.parts import Part
-from pipeline.run import Answers, Run
+from pipeline.config.run import RunConfig
+from pipeline.run.local import Missing
+from pipeline.run.parts import Part
+from pipeline.run.record import Answers, Run
+from pipeline.store import Artifact
 
 Make = Callable[..., Artifact]
 Config = Callable[..., RunConfig]

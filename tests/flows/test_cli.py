@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import yaml
 
-from pipeline.config import RunConfig
-from pipeline.run import Run, save_run
+from pipeline.config.run import RunConfig
+from pipeline.run.record import Run, save_run
 
 Rollbook = Callable[..., Any]
 NO_JSON = '{"question": "1+1", "answer": "2"}\n{"question": \n'

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from flows.console import StageConsole
-from pipeline.artifacts import Artifact, Store
-from pipeline.config import RunConfig
-from pipeline.run import Answers, Iteration, Run, save_run
+from flows.commands.console import StageConsole
+from pipeline.config.run import RunConfig
+from pipeline.run.record import Answers, Iteration, Run, save_run
+from pipeline.store import Artifact, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLLBOOK = Path(sys.executable).with_name("rollbook")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from flows import console as room
-from flows.console import StageConsole
-from pipeline.process import Event
+from flows.commands import console as room
+from flows.commands.console import StageConsole
+from pipeline.run.process import Event
 
 Tell = Callable[[str, Event], None]
 

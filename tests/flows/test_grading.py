@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Request, Store
-from pipeline.artifacts.work import Work
+from pipeline.store import Request, Store
+from pipeline.store.work import Work
 
 Rollbook = Callable[..., Any]
 

@@ -12,7 +12,7 @@ import pytest
 from flows.cli import answer
 
 ROOT = Path(__file__).parents[2]
-FIXTURES = ROOT / "tests" / "pipeline" / "imports" / "fixtures"
+FIXTURES = ROOT / "tests" / "pipeline" / "exchange" / "imports" / "fixtures"
 BASE = ROOT / "data" / "base"
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows.completion import algorithm_names
-from pipeline.config import load_config
-from pipeline.starting.data import divide, read_questions
-from pipeline.starting.draft import scalar
-from pipeline.starting.interview import _read
-from pipeline.starting.model import find_model
+from flows.commands.completion import algorithm_names
+from pipeline.config.load import load_config
+from pipeline.prepare.data import divide, read_questions
+from pipeline.prepare.draft import scalar
+from pipeline.prepare.interview import _read
+from pipeline.prepare.model import find_model
 
 BASE = Path(__file__).resolve().parents[2] / "data/base"
 QUESTIONS = [{"q": f"{number}+1", "solution": str(number + 1), "level": number % 3} for number in range(40)]
@@ -175,7 +175,7 @@ def test_the_same_questions_are_held_out_in_any_order(tmp_path: Path) -> None:
     "text", ["data/a.jsonl", "y", "1e5", "null", "- a", "a: b", "#", "{question}", 'say "it"', "é\n\u2028", ""]
 )
 def test_any_text_survives_the_yaml(text: str, tmp_path: Path) -> None:
-    from pipeline.plain_yaml import parse_yaml
+    from pipeline.config.plain_yaml import parse_yaml
 
     assert parse_yaml(f"{{key: {scalar(text)}, other: 1}}") == {"key": text, "other": 1}
 

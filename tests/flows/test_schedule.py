@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from flows import iterate, schedule
 from flows.cli import app
 from flows.server import HOST, bypass_proxies, check_named_server
-from pipeline.artifacts import Artifact
-from pipeline.config import RunConfig
-from pipeline.errors import IntegrityError, UserError
-from pipeline.run import Run, save_run
-from pipeline.stopping import Stop
+from pipeline.common.errors import IntegrityError, UserError
+from pipeline.config.run import RunConfig
+from pipeline.run.record import Run, save_run
+from pipeline.run.stopping import Stop
+from pipeline.store import Artifact
 
 Config = Callable[..., RunConfig]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 ROLLBOOK = Path(sys.executable).with_name("rollbook")
 PROGRAM = """
 import sys
-from flows.streams import outlive_readers
+from flows.commands.streams import outlive_readers
 outlive_readers()
 for number in range(20_000):
     print(number)
@@ -58,6 +58,6 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
 
 def test_a_locale_that_lacks_a_character_ends_nothing() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    code = "from flows.streams import outlive_readers; outlive_readers(); print('done \\u2713')"
+    code = "from flows.commands.streams import outlive_readers; outlive_readers(); print('done \\u2713')"
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, b"done \\u2713\n")

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from email.message import Message
 from typing import IO, Any
 
-from pipeline.config_server import ServerConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.server import ServerConfig
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses of an answer that may be another one a little later."""

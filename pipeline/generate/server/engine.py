@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from pipeline.artifacts import Artifact
-from pipeline.config import EngineConfig
-from pipeline.config_server import ServerConfig
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.engine import EngineConfig
+from pipeline.config.server import ServerConfig
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.server.client import Client, Refused, Unanswered
 from pipeline.generate.server.protocol import reply_of, request_of
 from pipeline.generate.server.served import Expected, Mismatch, Served, examine
-from pipeline.process import Reporter
+from pipeline.run.process import Reporter
+from pipeline.store import Artifact
 
 OF_THE_REQUEST = frozenset({400, 413, 422})
 """Statuses that refuse this request; any other final one refuses whoever asks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.generate.engine import Ask, Reply
 
 NO_LOGPROB = -9999.0

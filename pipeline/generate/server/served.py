@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Artifact
-from pipeline.artifacts.files import sha256_of
-from pipeline.config import SamplingConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.engine import SamplingConfig
 from pipeline.generate.engine import Ask
 from pipeline.generate.server.client import Client
 from pipeline.generate.server.protocol import reply_of, request_of
+from pipeline.store import Artifact
+from pipeline.store.files import sha256_of
 
 TEMPERATURE = 2.0
 """Far from 1, so that logprobs before and after it differ; high, so that unlikely tokens are looked at too."""

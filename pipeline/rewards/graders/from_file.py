@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts.files import sha256_of
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.rewards.graders.labels import COMPLETION, KEYS, Labels, completion_hash, refuse_missing
 from pipeline.rewards.items import RewardItem, Score
+from pipeline.store.files import sha256_of
 
 WORK = ("path",)
 By = Literal["prompt_id+sample_index", "group_id+sample_index", "completion_sha256", "prompt_id+completion_sha256"]

@@ -14,7 +14,7 @@ from http.client import HTTPException
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.rewards.graders.from_file import refuse_mistyped
 from pipeline.rewards.graders.template import check_template, filled
 from pipeline.rewards.graders.text import compile_pattern, last_captured, number

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DataError, UserError
+from pipeline.common.errors import DataError, UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LONGEST = 16 << 20
@@ -162,8 +162,8 @@ def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[LabelRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline import memory
-    from pipeline.artifacts.space import readable
+    from pipeline.common import memory
+    from pipeline.store.space import readable
 
     number = 0
     with pq.ParquetFile(path) as file:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import DataError, UserError
+from pipeline.common.errors import DataError, UserError
 from pipeline.rewards.graders.label_rows import columns_of, has_decimal_comma, read_labels
 
 KEYS = (

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.rewards.graders.template import check_template, filled
 from pipeline.rewards.items import RewardItem, Score
 
@@ -154,7 +154,7 @@ class RewardModel:
         messages = [{"role": "system", "content": self._system}] if self._system else []
         messages.append({"role": "user", "content": filled("{question}", item)})
         messages.append({"role": "assistant", "content": item.completion})
-        from pipeline.prompts import DAY
+        from pipeline.sources.prompts import DAY
 
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=DAY.strftime))
 
@@ -179,15 +179,15 @@ def source(*, path: str, revision: str | None = None, **_: object) -> str:
 @cache
 def _digest(stats: tuple[tuple[str, int, int], ...]) -> str:
     """Files are read once in a process, unless they change."""
-    from pipeline.base_model import hashes_of
+    from pipeline.sources.models import hashes_of
     from schemas.manifest import digest
 
     return digest(hashes_of({Path(name).name: Path(name) for name, _, _ in stats}))
 
 
 def _located(path: str, revision: str | None) -> Path:
-    from pipeline.base_model import locate
-    from pipeline.config import ModelConfig
+    from pipeline.config.data import ModelConfig
+    from pipeline.sources.models import locate
 
     try:
         return locate(ModelConfig(path=os.path.expanduser(path), revision=revision))
@@ -196,7 +196,7 @@ def _located(path: str, revision: str | None) -> Path:
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    from pipeline.base_model import model_files
+    from pipeline.sources.models import model_files
 
     try:
         return model_files(directory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.rewards.items import RewardItem
 
 FIELDS = ("prompt", "question", "completion", "answer")

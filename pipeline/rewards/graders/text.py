@@ -6,7 +6,7 @@ import re
 from collections import deque
 from decimal import Decimal
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 _NUMBER = re.compile(r"\$?([-+]?)\$?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
 

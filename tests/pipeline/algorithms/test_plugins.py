@@ -14,8 +14,8 @@ import pytest
 from pipeline.algorithms import ALGORITHMS, known, plugins, resolve
 from pipeline.algorithms.describe import describe_all, describe_one
 from pipeline.algorithms.tokens import Tokens, Totals
-from pipeline.errors import UserError
-from pipeline.rehearsal import rehearse
+from pipeline.common.errors import UserError
+from pipeline.prepare.rehearsal import rehearse
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("own_*.py"))

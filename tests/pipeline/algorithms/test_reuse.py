@@ -21,7 +21,7 @@ from pipeline.algorithms.cells.drift import Drift
 from pipeline.algorithms.cells.regularizers import ConvexKL
 from pipeline.algorithms.cells.trust_region import CenteredBand, OneSide
 from pipeline.algorithms.tokens import Tokens
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 MakeTokens = Callable[..., Tokens]
 Pull = Callable[[Algorithm, Tokens], tuple[float, Tensor]]

@@ -13,7 +13,7 @@ from pipeline.algorithms.cells.advantages import GroupNormalized
 from pipeline.algorithms.cells.mismatch import MaskedImportance, NoMismatch, TruncatedImportance
 from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL
 from pipeline.algorithms.cells.trust_region import OneSide
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 
 
 def of(algorithm: Algorithm) -> list[tuple[str, object]]:

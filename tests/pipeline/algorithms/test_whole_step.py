@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.algorithms import ALGORITHMS, Algorithm, resolve
 from pipeline.algorithms.tokens import Totals
-from pipeline.config_train import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, collate, flatten
 from pipeline.train.feed import Pass, Step
 from pipeline.train.logprobs import KEPT_LOGITS

@@ -11,15 +11,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import requests
-from pipeline.artifacts import Artifact, Request, Store, Work
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, Snapshot, Variant
 from pipeline.compare.trials import Judged, Trial, Trials
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
 from pipeline.evaluate.stage import summarize
-from pipeline.parts import Part
-from pipeline.run import Answers, Iteration, Run, save_run
+from pipeline.run import requests
+from pipeline.run.parts import Part
+from pipeline.run.record import Answers, Iteration, Run, save_run
+from pipeline.store import Artifact, Request, Store, Work
 from schemas import Evaluation, Metrics, Timing
 
 PROMPTS, SAMPLES, STEPS = 40, 4, 5

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from pipeline.compare.table import record
 from pipeline.compare.trials import Trials
-from pipeline.report import comparison, comparison_table
-from pipeline.report.comparison import render
-from pipeline.report.comparison_curves import look_of
-from pipeline.report.comparison_data import Compared, by_epoch, over_seeds, read_compared
-from pipeline.report.comparison_table import comparison_table as table_of
+from pipeline.look.report import comparison, comparison_table
+from pipeline.look.report.comparison import render
+from pipeline.look.report.comparison_curves import look_of
+from pipeline.look.report.comparison_data import Compared, by_epoch, over_seeds, read_compared
+from pipeline.look.report.comparison_table import comparison_table as table_of
 
 Make = Callable[..., Trials]
 ALGORITHMS = "reinforce,grpo,rec-oneside-nois:low=0.6,high=2.0,gspo,opmd,dpo"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import requests
-from pipeline.artifacts import Request, Work
+from pipeline.common.errors import UserError
 from pipeline.compare import choices
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, find_snapshot, make_plan
-from pipeline.errors import UserError
-from pipeline.parts import Part
+from pipeline.run import requests
+from pipeline.run.parts import Part
+from pipeline.store import Request, Work
 
 Synthetic = Callable[..., Any]
 

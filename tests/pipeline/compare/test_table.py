@@ -14,11 +14,11 @@ import polars as pl
 import pytest
 
 from flows.trials import look
-from pipeline.artifacts import Artifact, read_table
 from pipeline.compare.plan import make_plan
 from pipeline.compare.ranking import rank, solved_rates
 from pipeline.compare.table import comparison_request, record
 from pipeline.compare.trials import Trials
+from pipeline.store import Artifact, read_table
 from schemas import Comparison, ComparisonTiming
 
 Make = Callable[..., Trials]

@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact, Request, Store, Work, read_table
-from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig
+from pipeline.config.run import RunConfig
 from pipeline.evaluate.stage import evaluate, summarize
-from pipeline.process import Reporter
-from pipeline.requests import evaluate_request
+from pipeline.run.process import Reporter
+from pipeline.run.requests import evaluate_request
+from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.store.store import load_artifact
 from schemas import Evaluation, Rollouts
 
 Rewards = dict[str, list[float | None]]

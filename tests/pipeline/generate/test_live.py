@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import Artifact, Request, Store
-from pipeline.config import EngineConfig
-from pipeline.errors import StageFailed
+from pipeline.common.errors import StageFailed
+from pipeline.config.engine import EngineConfig
 from pipeline.generate import live
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.live import LiveEngine
-from pipeline.process import Unfit
+from pipeline.run.process import Unfit
+from pipeline.store import Artifact, Request, Store
 
 BASE = Path(__file__).resolve().parents[3] / "data/base"
 PROMPTS = [[20, 30, 40], [50, 60]]

@@ -11,15 +11,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import base_model, requests
-from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.run import RunConfig
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.shards import Shard
 from pipeline.generate.stage import generate
-from pipeline.process import Reporter
+from pipeline.run import requests
+from pipeline.run.process import Reporter
+from pipeline.sources import models as base_model
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.store import load_artifact
 from schemas import Prompts
 
 BASE = Path(__file__).resolve().parents[3] / "data" / "base"

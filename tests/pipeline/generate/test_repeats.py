@@ -6,7 +6,7 @@ import doctest
 
 import pytest
 
-from pipeline.config import SamplingConfig
+from pipeline.config.engine import SamplingConfig
 from pipeline.generate import names
 from pipeline.generate.names import GroupNames
 from pipeline.generate.shards import Group, Job

@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts.work import write_table
-from pipeline.config import RewardConfig, SamplingConfig
+from pipeline.config.engine import SamplingConfig
+from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import Reply
 from pipeline.generate.seeds import completion_seed
 from pipeline.generate.shards import Group, Job, Shard, prompt_for_grader, shards_of, text_of
 from pipeline.rewards.pool import RewardPool
+from pipeline.store.work import write_table
 from schemas import Rollouts
 
 REWARD = RewardConfig.model_validate({"components": [{"grader": "exact_match", "weight": 2.0}]})

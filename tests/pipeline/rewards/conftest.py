@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import RewardComponent, RewardConfig
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.pool import RewardItem, RewardPool, RewardResult
 
 Grade = Callable[..., list[RewardResult]]

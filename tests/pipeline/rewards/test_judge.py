@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import RewardComponent, RewardConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.graders.judge import judge
 from pipeline.rewards.items import RewardItem
 from pipeline.rewards.pool import RewardPool

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.config import RewardComponent
-from pipeline.errors import DataError, UserError
+from pipeline.common.errors import DataError, UserError
+from pipeline.config.reward import RewardComponent
 from pipeline.rewards.graders.from_file import from_file
 from pipeline.rewards.graders.human import human
 from pipeline.rewards.graders.label_rows import escaped

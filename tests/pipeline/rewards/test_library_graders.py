@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import reasoning_gym
 
-from pipeline.config import RewardComponent, RewardConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.pool import RewardItem, RewardPool, RewardResult
 
 

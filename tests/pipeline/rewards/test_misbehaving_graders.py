@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.config import RewardComponent, RewardConfig
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.pool import RewardItem, RewardPool, RewardResult
 
 Own = Callable[[str], str]
@@ -380,7 +380,7 @@ def test_killing_the_parent_leaves_no_process(
             time.sleep(600)
     """)
     program = f"""
-from pipeline.config import RewardComponent, RewardConfig
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.pool import RewardItem, RewardPool
 component = RewardComponent(grader="{module}:hang", args={{"marker": "{marker}"}})
 with RewardPool(RewardConfig(components=(component,), workers=2, timeout_seconds=600)) as pool:

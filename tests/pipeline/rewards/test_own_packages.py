@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.config import RewardComponent
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent
 from pipeline.rewards.pool import RewardItem
 from pipeline.rewards.registry import resolve, source_hash
 

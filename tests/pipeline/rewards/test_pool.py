@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import RewardComponent, RewardConfig
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.items import weighted
 from pipeline.rewards.pool import RewardItem, RewardPool
 from pipeline.rewards.protocol import decode, encode, one_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import RewardComponent
+from pipeline.config.reward import RewardComponent
 from pipeline.rewards.registry import BUILTINS, recipe_of
 
 

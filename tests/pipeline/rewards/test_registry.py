@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.config import RewardComponent, RewardConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import check_reward_config, resolve
 
@@ -149,7 +149,7 @@ def test_the_pool_refuses_what_the_check_refuses(own: Own) -> None:
 def test_checking_built_ins_imports_no_library() -> None:
     program = """
 import sys
-from pipeline.config import RewardComponent, RewardConfig
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.registry import check_reward_config
 args = {"regex": {"pattern": "a"}, "reasoning_gym": {"dataset": "countdown"}}
 graders = ["exact_match", "regex", "math_verify", "reasoning_gym"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from pipeline.config import RewardComponent
+from pipeline.config.reward import RewardComponent
 from pipeline.rewards.pool import RewardItem
 from tests.pipeline.rewards.conftest import Grade
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import RewardComponent
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent
 from pipeline.rewards.graders.reward_model import reward_model
 from pipeline.rewards.items import RewardItem
 from pipeline.rewards.registry import recipe_of, resolve

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import RewardComponent
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent
 from pipeline.rewards.graders.text import number
 from pipeline.rewards.registry import resolve
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact, Request, Store, Work
+from pipeline.store import Artifact, Request, Store, Work
 from schemas import Rollouts
 
 Completions = list[tuple[str, float | None]]

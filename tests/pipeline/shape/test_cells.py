@@ -25,7 +25,7 @@ from pipeline.algorithms.cells.shaping import (
     Weighting,
     ZeroVariance,
 )
-from pipeline.config_data import ShapeConfig
+from pipeline.config.shape import ShapeConfig
 from pipeline.shape.choices import shape_rows, shaped_table
 
 REINFORCE = resolve("reinforce")

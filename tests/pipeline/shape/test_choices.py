@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from pipeline.algorithms import ALGORITHMS, resolve
 from pipeline.algorithms.cells.advantages import RawReward
 from pipeline.algorithms.cells.density import DENSITY
-from pipeline.config_data import ShapeConfig
+from pipeline.config.shape import ShapeConfig
 from pipeline.shape.choices import shape_rows, shaped_table
 from schemas import Shaped
 

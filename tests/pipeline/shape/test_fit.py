@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.algorithms import resolve
-from pipeline.artifacts import Artifact
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.shape.fit import check_limit, check_rollouts
+from pipeline.store import Artifact
 
 Make = Callable[..., Artifact]
 

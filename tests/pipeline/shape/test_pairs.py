@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from pipeline.algorithms import resolve
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.preference import Preference
-from pipeline.artifacts import Artifact, Store, read_table
-from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig
-from pipeline.config_data import ShapeConfig
-from pipeline.parts import Part
-from pipeline.process import Reporter
-from pipeline.requests import shape_request
+from pipeline.config.run import RunConfig
+from pipeline.config.shape import ShapeConfig
+from pipeline.run.parts import Part
+from pipeline.run.process import Reporter
+from pipeline.run.requests import shape_request
 from pipeline.shape.choices import shape_rows, shaped_table, with_pairs
 from pipeline.shape.stage import shape
+from pipeline.store import Artifact, Store, read_table
+from pipeline.store.store import load_artifact
 from pipeline.train.batch import collate, flatten
 from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingSnapshot, open_snapshot

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from pipeline.algorithms import ALGORITHMS, resolve
 from pipeline.algorithms.cells.advantages import Constant
-from pipeline.config_data import ShapeConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.shape import ShapeConfig
 from pipeline.shape.choices import KEPT, finished, shape_rows, shaped_table
 from pipeline.shape.classes import class_rule, draws_of
 from pipeline.shape.settings import check_shape

@@ -9,13 +9,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact, Request, Store, Work, read_table
-from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig
-from pipeline.errors import UserError
-from pipeline.process import Reporter
-from pipeline.requests import shape_request
+from pipeline.common.errors import UserError
+from pipeline.config.run import RunConfig
+from pipeline.run.process import Reporter
+from pipeline.run.requests import shape_request
 from pipeline.shape.stage import shape
+from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.store.store import load_artifact
 from schemas import Rollouts, Shaped
 
 MakeRollouts = Callable[..., Artifact]

@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from pipeline.algorithms import resolve
-from pipeline.artifacts import Artifact, Request, Store, Work
-from pipeline.artifacts.store import load_artifact
-from pipeline.config import RunConfig
-from pipeline.parts import Part
-from pipeline.process import Event, Reporter
-from pipeline.requests import score_request, train_request
+from pipeline.config.run import RunConfig
+from pipeline.run.parts import Part
+from pipeline.run.process import Event, Reporter
+from pipeline.run.requests import score_request, train_request
 from pipeline.score.stage import score
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.store import load_artifact
 from pipeline.train.batch import Batch, Flat
 from pipeline.train.model import Policy
 from pipeline.train.plan import PackedRow

@@ -15,10 +15,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import Artifact, read_table
-from pipeline.config_train import LoraConfig
-from pipeline.errors import UserError
-from pipeline.process import Reporter
+from pipeline.common.errors import UserError
+from pipeline.config.train import LoraConfig
+from pipeline.run.process import Reporter
+from pipeline.store import Artifact, read_table
 from pipeline.train.batch import collate
 from pipeline.train.model import Policy
 from pipeline.train.plan import PackedRow

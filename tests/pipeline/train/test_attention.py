@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask
 from pipeline.train.batch import Batch, collate
 from pipeline.train.check import check_lengths, differences, make_ready

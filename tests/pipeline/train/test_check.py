@@ -24,9 +24,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from pipeline.artifacts import Artifact
-from pipeline.errors import UserError
-from pipeline.process import Reporter
+from pipeline.common.errors import UserError
+from pipeline.run.process import Reporter
+from pipeline.store import Artifact
 from pipeline.train import resume
 from pipeline.train.check import check_lengths, differences, make_ready, probe, self_check
 from pipeline.train.model import Policy

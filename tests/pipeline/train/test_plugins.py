@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline.algorithms import plugins
-from pipeline.artifacts import Artifact, read_table
-from pipeline.config import RunConfig
-from pipeline.errors import UserError
-from pipeline.local import LocalStages
-from pipeline.parts import Part
+from pipeline.common.errors import UserError
+from pipeline.config.run import RunConfig
+from pipeline.run.local import LocalStages
+from pipeline.run.parts import Part
+from pipeline.store import Artifact, read_table
 from schemas import Metrics, Shaped
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -18,7 +18,7 @@ from transformers import CohereConfig, CohereForCausalLM
 
 from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from pipeline.train.batch import Batch, Flat, collate
 from pipeline.train.check import make_ready, self_check
 from pipeline.train.model import Policy

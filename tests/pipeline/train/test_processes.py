@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import Artifact, read_table
-from pipeline.errors import StageCrashed
-from pipeline.process import Event, StageProcess
+from pipeline.common.errors import StageCrashed
+from pipeline.run.process import Event, StageProcess
+from pipeline.store import Artifact, read_table
 from schemas import Metrics
 
 Train = Callable[..., Artifact]

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import Artifact, read_table
-from pipeline.errors import UserError
-from pipeline.parts import Part
-from pipeline.process import Reporter
+from pipeline.common.errors import UserError
+from pipeline.run.parts import Part
+from pipeline.run.process import Reporter
+from pipeline.store import Artifact, read_table
 from schemas import Metrics
 
 Rows = list[dict[str, Any]]

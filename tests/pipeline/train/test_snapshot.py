@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.errors import DataError, UserError
-from pipeline.parts import Part
+from pipeline.common.errors import DataError, UserError
+from pipeline.run.parts import Part
 from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
 
 Rows = list[dict[str, Any]]

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.algorithms.policy_gradient import PolicyGradient
-from pipeline.artifacts import Artifact, Work, read_table
-from pipeline.artifacts.store import load_artifact
-from pipeline.config_train import TrainConfig
-from pipeline.errors import StageFailed, UserError
-from pipeline.process import Event, Reporter, StageProcess
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.train import TrainConfig
+from pipeline.run.process import Event, Reporter, StageProcess
+from pipeline.store import Artifact, Work, read_table
+from pipeline.store.store import load_artifact
 from pipeline.train.training import learning_rate
 from schemas import Metrics, Timing
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.aggregation import TokenMean
 from pipeline.algorithms.cells.regularizers import ForwardKL
-from pipeline.config_data import ShapeConfig
+from pipeline.config.shape import ShapeConfig
 from pipeline.shape.choices import finished, shape_rows, shaped_table
 
 MakeStep = Callable[..., Any]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import Artifact, Request, Store
+from pipeline.store import Artifact, Request, Store
 
 BASE = Path(__file__).resolve().parents[4] / "data/base"
 VOCABULARY, END = 259, 1

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config_server import ServerConfig
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.config.server import ServerConfig
 from pipeline.generate.server import client as module
 from pipeline.generate.server.client import Client, Refused, Unanswered
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import EngineConfig, SamplingConfig
-from pipeline.errors import StageFailed, UserError
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.server import client, engine
 from pipeline.generate.server.engine import ServedEngine, Servers

@@ -1,0 +1,67 @@
+"""How completions are drawn, and by what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from pipeline.config.base import Model
+from pipeline.config.server import ServerConfig
+
+LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
+"""Of vLLM's sampling, but for greedy."""
+
+
+class EngineConfig(Model):
+    max_model_len: int | None = Field(default=None, ge=8)
+    """Longest prompt plus completion, in tokens. Default: what the model allows."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of GPU memory that vLLM may take."""
+    kv_cache_mib: int = Field(default=512, ge=16)
+    """Size of the key/value cache on a CPU, MiB. On a GPU the memory share above decides."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Sequences that the engine runs at once."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that one engine is split over."""
+    enforce_eager: bool | None = None
+    """Run without compilation and CUDA graphs. Default: true on a CPU, false on a GPU."""
+    server: ServerConfig | None = None
+    """Running vLLM servers that generate in place of an engine of the run's own: an address, a list of them, or the section
+    below. Of the settings above, only max_model_len means anything then. See docs/generation-server.md."""
+
+
+class SamplingConfig(Model):
+    temperature: float = Field(default=1.0, ge=0, le=LARGEST_TEMPERATURE)
+    """0 is greedy. The recorded logprobs are those after the temperature."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus share. Below 1 the support is cut, and methods that need a ratio refuse the rollouts."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep the k likeliest tokens; 0 keeps all. As top_p, it cuts the support."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Drop tokens below this share of the likeliest one; 0 keeps all. As top_p, it cuts the support."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest completion, in tokens. A completion that reaches it is kept with status 'truncated'."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end a completion. The tokens that spelled them stay in the rollout."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _drawn_at_it(cls, temperature: float) -> float:
+        """The engine takes the least for what lies between, and the rows would tell another temperature than that."""
+        if 0 < temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"vLLM draws at {LEAST_TEMPERATURE:g} or above; expected that, or 0 for greedy")
+        return temperature
+
+    @property
+    def cuts_support(self) -> bool:
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+class GenerateConfig(SamplingConfig):
+    prompts: int = Field(default=128, ge=1)
+    """Training prompts per iteration, drawn without replacement until every prompt was used once."""
+    samples: int = Field(default=8, ge=1, le=1_000_000)
+    """Completions per prompt: the size of a group."""
+    shard_groups: int = Field(default=64, ge=1)
+    """Groups per Parquet file: what a crash can cost, and what is held in memory."""

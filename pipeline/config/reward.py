@@ -1,0 +1,56 @@
+"""Graders, and how they add up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config.base import Model
+
+
+class RewardComponent(Model):
+    grader: str
+    """exact_match, regex, math_verify, reasoning_gym, reward_model, judge, from_file, human (see grading.md), or your own
+    function as 'package.module:function'."""
+    name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
+    """Column name: the score is kept as reward_<name>. Default: the grader's name."""
+    weight: float = Field(default=1.0, allow_inf_nan=True)  # refused with the graders, by the component's name
+    """Factor in the total reward."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the grader."""
+
+    @field_validator("args")
+    @classmethod
+    def _args_are_json(cls, args: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(args, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"only what JSON can hold (write a date in quotes): {error}") from None
+        return args
+
+    @property
+    def column(self) -> str:
+        return "reward_" + (self.name or self.grader.rpartition(":")[2].rpartition(".")[2])
+
+
+class RewardConfig(Model):
+    components: tuple[RewardComponent, ...] = Field(min_length=1)
+    """Graders whose weighted scores add up to the reward."""
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    """Time limit for grading one completion; beyond it the row's status is 'reward_error'."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that grade while the engine goes on. Reward models, judges and files have one each beside them."""
+    memory_mib: int = Field(default=4096, ge=64)
+    """Address space that a worker may take before it is stopped. Reward models, judges and files have no limit."""
+    max_failed_share: float = Field(default=0.2, ge=0, le=1)
+    """Largest share of rollouts whose reward may fail before the run stops."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> RewardConfig:
+        columns = [component.column for component in self.components]
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise ValueError(f"two components write {', '.join(twice)}; give one of them another `name`")
+        return self

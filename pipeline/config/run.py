@@ -1,0 +1,64 @@
+"""A whole run. Imports neither torch nor vLLM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.config.base import Model
+from pipeline.config.data import DataConfig, ModelConfig
+from pipeline.config.engine import EngineConfig, GenerateConfig
+from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.reward import RewardConfig
+from pipeline.config.shape import ReplayConfig, ShapeConfig
+from pipeline.config.stop import StopConfig
+from pipeline.config.train import TrainConfig
+
+
+class RunConfig(Model):
+    """A whole run: what `rollbook run CONFIG` reads."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run."""
+    run_dir: str | None = None
+    """Where the run lies. Default: runs/<name>."""
+    store: str | None = None
+    """Where artifacts lie: a directory, or s3://bucket/prefix. Runs that share one share finished work. Default: the run
+    directory's own."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Every random choice follows from it."""
+    iterations: int = Field(default=1, ge=1)
+    """Rounds of generate, shape, train, evaluate."""
+    model: ModelConfig
+    """The base model."""
+    data: DataConfig
+    """Prompts, and how they are put to the model."""
+    engine: EngineConfig = EngineConfig()
+    """What vLLM may use."""
+    generate: GenerateConfig = GenerateConfig()
+    """Rollouts: how many, and how they are sampled."""
+    reward: RewardConfig
+    """How completions are graded."""
+    shape: ShapeConfig = ShapeConfig()
+    """Which rollouts are trained on."""
+    replay: ReplayConfig = ReplayConfig()
+    """Rollouts of earlier iterations, or from elsewhere, that are trained on beside the new ones."""
+    train: TrainConfig = TrainConfig()
+    """The algorithm and its optimiser."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How checkpoints are judged."""
+    stop: StopConfig = StopConfig()
+    """When to end before the last iteration. Rules that are not set never do."""
+    plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
+
+    @property
+    def directory(self) -> Path:
+        return Path(os.path.expanduser(self.run_dir or f"runs/{self.name}"))
+
+    @property
+    def store_url(self) -> str:
+        return os.path.expanduser(self.store or str(self.directory / "artifacts"))

@@ -1,0 +1,72 @@
+"""Settings of `train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.config.base import Model
+
+WORK_SETTINGS = frozenset(
+    {"tokens_per_micro_batch", "processes", "attention", "compile", "activation_checkpointing", "save_every_steps"}
+)
+"""How the work is done. They change the result by rounding at most, so they decide no key: work goes on under other ones."""
+GUARDS = frozenset({"max_logprob_difference"})
+"""What ends a training that should not be. They decide whether there is a result and nothing in it, so they decide no key.
+(`check_logprobs` decides what the metrics hold.)"""
+
+
+class LoraConfig(Model):
+    rank: int = Field(default=16, ge=1)
+    """Rows of A and columns of B."""
+    alpha: int = Field(default=32, ge=1)
+    """The adapter adds alpha/rank B A."""
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=("all-linear",), min_length=1)
+    """Names of the modules that get one, such as [q_proj, v_proj]. all-linear: every linear layer but the output projection."""
+
+
+class TrainConfig(Model):
+    algorithm: str = "rec-oneside-nois"
+    """Name of an algorithm; `rollbook algorithms` lists them."""
+    algorithm_args: dict[str, Any] = {}
+    """Settings of that algorithm, such as {low: 0.2, high: 0.2}."""
+    epochs: int = Field(default=4, ge=1)
+    """Passes over the frozen snapshot."""
+    batch_completions: int = Field(default=256, ge=1)
+    """Completions per optimizer step, in whole groups."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Completion tokens per optimizer step, in whole groups. If given, it decides instead of batch_completions."""
+    tokens_per_micro_batch: int = Field(default=16384, ge=16)
+    """Token budget of one forward and backward pass. Changes speed and memory, never the result beyond rounding."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """AdamW's moment decays."""
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps over which the learning rate rises from 0."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside frozen weights: {rank: 16, alpha: 32}. The checkpoint holds them, and the merged model."""
+    processes: int = Field(default=1, ge=1)
+    """Processes of this machine that train together; on GPUs, one each. Weights, gradients and optimizer are spread over them."""
+    attention: Literal["auto", "segments", "flex", "sdpa"] = "auto"
+    """segments: for CPUs, only what is seen is computed. flex: the same for GPUs, block by block. sdpa: a dense mask, everywhere.
+    auto: segments or flex; sdpa where that does not work."""
+    compile: bool = False
+    """torch.compile the model's layers. The first step then takes longer, which counts as its time."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    save_every_steps: int = Field(default=50, ge=1)
+    """Optimizer steps between resume points."""
+    max_logprob_difference: float = Field(default=0.05, gt=0)
+    """Largest mean |trainer - stored| logprob per token, nats, before the first step. Above it the run refuses to train."""
+    check_logprobs: bool = True
+    """Measure that difference. Off only for imported rollouts whose logprobs are known to be from elsewhere."""

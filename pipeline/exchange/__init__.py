@@ -1,0 +1,1 @@
+"""Data from elsewhere, and for elsewhere."""

@@ -1,0 +1,61 @@
+"""Expert answers: a prompt and how someone who can solves it. No policy drew them, so they have neither logprobs nor seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.exchange.imports.format import Format
+from pipeline.exchange.imports.formats.plain import NAMES, Plain
+from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.values import messages, rest_of
+
+CHAT = "messages"
+
+
+class Expert(Format):
+    """One answer a row, in two columns, or as chat messages of which the assistant's last one is the answer."""
+
+    name = "expert"
+    title = "expert answers (source: expert)"
+    fields = {
+        "prompt, question, problem, instruction": "prompt_text",
+        "completion, solution, response, output, answer": "completion_text",
+        "messages": "prompt_text, completion_text",
+    }
+    engine = "expert"
+    source = "expert"
+    takes = frozenset({"prompt", "completion", "answer", "reward", "prompt_id", "group", "policy"})
+    ends_with_eos = True
+
+    def known(self, row: Row) -> Iterable[Known]:
+        if CHAT in row.values and not {"prompt", "completion"} & self.options.columns.keys():
+            return [self._of_chat(row)]
+        return _Columns(self.options).known(row)
+
+    def _of_chat(self, row: Row) -> Known:
+        chat = messages(row.values, CHAT)
+        if isinstance(chat, str) or len(chat) < 2 or chat[-1]["role"] != "assistant" or chat[-1].get("tool_calls"):
+            raise ValueError(f"column {CHAT}: expected chat messages that end with an assistant's answer")
+        return Known(row=row, prompt=chat[:-1], completion=chat[-1]["content"], rest=rest_of(row.values, {CHAT}))
+
+
+class _Columns(Plain):
+    """As plain, with the names that question-and-answer sets have."""
+
+    defaults: dict[str, tuple[str, ...]] = NAMES | {
+        "prompt": ("prompt", "question", "problem", "instruction"),
+        "completion": ("completion", "solution", "response", "output", "answer"),
+        "answer": ("reference_answer",),
+    }
+
+    def known(self, row: Row) -> Iterable[Known]:
+        for found in super().known(row):
+            missing = [name for name in ("prompt", "completion") if getattr(found, name) is None]
+            if missing:
+                at: Any = self._column(missing[0], row.values)
+                raise ValueError(f"column {at}: is null or missing, expected the {missing[0]}. Name it: --map {missing[0]}=...")
+            yield found
+
+
+FORMAT = Expert

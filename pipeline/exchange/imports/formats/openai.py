@@ -1,0 +1,151 @@
+"""Requests to an OpenAI-compatible server and what it answered.
+
+A line is {"request": {...}, "response": {...}}, as proxies log them; or, as batch files have them, requests
+{"custom_id", "url", "body"} and then results {"custom_id", "response": {"body"}}, named in this order. Bodies are those of
+/v1/chat/completions or /v1/completions. vLLM adds prompt_token_ids and token_ids (return_token_ids), or writes tokens as
+token_id:<id> (return_tokens_as_token_ids); without them the text is tokenized again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.exchange.imports.format import Format, Options
+from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
+
+ID_MARK = "token_id:"
+ROW = {"request", "response", "custom_id"}
+
+
+class OpenAI(Format):
+    """As many completions a line as the response has choices."""
+
+    name = "openai"
+    title = "requests and responses of an OpenAI-compatible server"
+    signatures = (("request", "response"), ("custom_id", "response"), ("custom_id", "body"))
+    fields = {
+        "request.messages, request.prompt": "prompt_text",
+        "response.choices": "one completion each",
+        "response.model": "policy_id",
+        "request.temperature, top_p, top_k, min_p": "the same",
+        "choice.token_ids, response.prompt_token_ids": "completion_token_ids, prompt_token_ids",
+        "choice.logprobs": "behavior_logprobs",
+    }
+    engine = "OpenAI-compatible server"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._requests: dict[str, Values] = {}
+
+    def known(self, row: Row) -> Iterable[Known]:
+        values = row.values
+        if values.get("response") is None and "body" in values:
+            self._requests[str(values.get("custom_id"))] = _object(values, "body")
+            return
+        request, response = self._request(values), _response(values)
+        choices = response.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise ValueError("column response: has no choices")
+        rest = rest_of(values, ROW)
+        rest |= {"request": rest_of(request, USED), "response": rest_of(response, {"choices", "model", "prompt_token_ids"})}
+        for place, choice in enumerate(choices):
+            if not isinstance(choice, dict):
+                raise ValueError(f"column response: choice {place} is no object")
+            yield _known(row, request, response, choice, rest)
+
+    def _request(self, values: Values) -> Values:
+        if "request" in values:
+            request = _object(values, "request")
+            return _object(request, "body") if isinstance(request.get("body"), dict) else request
+        found = self._requests.get(str(values.get("custom_id")))
+        if found is None:
+            raise ValueError(
+                f"column custom_id: no request {values.get('custom_id')!r} before this result. Name the requests' file first"
+            )
+        return found
+
+
+USED = {"messages", "prompt", "temperature", "top_p", "top_k", "min_p"}
+
+
+def _known(row: Row, request: Values, response: Values, choice: Values, rest: Values) -> Known:
+    ids = token_ids(choice, "token_ids")
+    logprobs, texts = _logprobs(choice)
+    if ids is None and texts and all(token.startswith(ID_MARK) for token in texts):
+        ids = [int(token.removeprefix(ID_MARK)) for token in texts]
+    prompt, prompt_ids = _prompt(request)
+    asked = token_ids(choice, "prompt_token_ids") or token_ids(response, "prompt_token_ids") or prompt_ids
+    top_k = integer(request, "top_k")
+    return Known(
+        row=row,
+        prompt=prompt,
+        prompt_tokens=asked,
+        completion=_text(choice),
+        completion_tokens=ids,
+        logprobs=logprobs,
+        logprob_texts=None if ids is not None else texts,
+        finish_reason=text(choice, "finish_reason"),
+        temperature=number(request, "temperature"),
+        top_p=number(request, "top_p"),
+        top_k=None if top_k is None else max(top_k, 0),
+        min_p=number(request, "min_p"),
+        policy=text(response, "model") or text(request, "model"),
+        rest=rest | {"choice": rest_of(choice, {"message", "text", "logprobs", "token_ids", "finish_reason"})},
+    )
+
+
+def _response(values: Values) -> Values:
+    response = _object(values, "response")
+    if not is_missing(values.get("error")) or response.get("status_code", 200) != 200:
+        raise ValueError(f"column response: an error: {values.get('error') or response.get('body') or response!r:.200}")
+    return _object(response, "body") if isinstance(response.get("body"), dict) else response
+
+
+def _prompt(request: Values) -> tuple[Any, list[int] | None]:
+    """The prompt as text or messages, or as token ids."""
+    if "messages" in request:
+        return messages(request, "messages"), None
+    prompt = request.get("prompt")
+    if isinstance(prompt, list) and prompt and all(isinstance(item, int) for item in prompt):
+        return None, token_ids(request, "prompt")
+    if isinstance(prompt, list):
+        raise ValueError("column request: several prompts in one request; log one request a prompt")
+    return text(request, "prompt"), None
+
+
+def _text(choice: Values) -> str:
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        found = text(choice, "text")
+        if found is None:
+            raise ValueError("column response: a choice without a message or a text")
+        return found
+    if message.get("tool_calls") or message.get("function_call"):
+        raise ValueError("column response: the answer calls a tool, and is no text")
+    if (message.get("reasoning_content") or message.get("reasoning")) and "token_ids" not in choice:
+        raise ValueError("column response: the reasoning stands apart from the answer, so their tokens cannot be made")
+    return text(message, "content") or ""
+
+
+def _logprobs(choice: Values) -> tuple[list[float] | None, list[str] | None]:
+    """Logprobs, and the texts of their tokens: of a chat one object a token, of a completion two lists."""
+    found = choice.get("logprobs")
+    if not isinstance(found, dict):
+        return None, None
+    if isinstance(found.get("content"), list):
+        tokens = found["content"]
+        found = {"token_logprobs": [t.get("logprob") for t in tokens], "tokens": [t.get("token") for t in tokens]}
+    texts = found.get("tokens")
+    return numbers(found, "token_logprobs"), [str(item) for item in texts] if isinstance(texts, list) else None
+
+
+def _object(values: Values, name: str) -> Values:
+    value = values.get(name)
+    if not isinstance(value, dict):
+        raise ValueError(f"column {name}: expected an object, found {type(value).__name__}")
+    return value
+
+
+FORMAT = OpenAI

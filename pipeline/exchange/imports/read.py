@@ -1,0 +1,126 @@
+"""Rows of source files, one after the other: what a file holds is never in memory as a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.common import memory
+from pipeline.common.errors import DataError, UserError
+from pipeline.exchange.imports.format import LONGEST_CONTENT
+from pipeline.exchange.imports.known import Misfit, Row
+from pipeline.sources.readers import BATCH_ROWS, LFS, json_object, numbered_lines
+from pipeline.store.space import readable
+
+JSONL = (".jsonl", ".ndjson")
+SUFFIXES = (*JSONL, ".parquet")
+LOOKED_AT = 16
+"""First rows whose columns say the format."""
+
+
+def source_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that some paths name: of a directory all that can be read, step 2 before step 10.
+
+    Raises:
+        UserError: nothing there, a file of another kind, or one file by two names.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+            if not found:
+                raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
+            files += sorted(found, key=_natural)
+        elif not path.exists():
+            raise UserError(f"{path}: no such file or directory")
+        elif path.suffix not in SUFFIXES:
+            raise UserError(f"{path}: unknown kind of file; completions are read from {', '.join(SUFFIXES)}")
+        else:
+            files.append(path)
+    _refuse_twice(files)
+    return files
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for file in files:
+        before = seen.get(file.resolve())
+        if before is not None:
+            raise UserError(f"{file}: named twice{f', also as {before}' if before != file else ''}")
+        seen[file.resolve()] = file
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What the files are called in records: their names, with folders where two would be alike."""
+    depth = 1
+    while len({_tail(file, depth) for file in files}) < len(files):
+        depth += 1
+    return [_tail(file, depth) for file in files]
+
+
+def read_rows(files: Sequence[Path]) -> Iterator[Row | Misfit]:
+    """Every row of every file.
+
+    Raises:
+        DataError: a file cannot be read at all.
+    """
+    for file, name in zip(files, names_of(files), strict=True):
+        try:
+            with file.open("rb") as opened:
+                if opened.read(len(LFS)) == LFS:
+                    raise DataError(f"{file}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
+            yield from _of_jsonl(file, name) if file.suffix in JSONL else _of_parquet(file, name)
+        except (pa.ArrowException, OSError) as error:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"{file}: cannot be read: {why}") from None
+
+
+def first_columns(files: Sequence[Path]) -> set[str]:
+    """Columns of the first rows that can be read."""
+    columns: set[str] = set()
+    rows = (row for row in read_rows(files) if isinstance(row, Row))
+    for _, row in zip(range(LOOKED_AT), rows, strict=False):
+        columns |= row.values.keys()
+    return columns
+
+
+def _of_jsonl(path: Path, name: str) -> Iterator[Row | Misfit]:
+    with path.open("rb") as file:
+        for number, line in numbered_lines(file):
+            try:
+                yield Row(name, "line", number, json_object(line))
+            except ValueError as error:
+                why = re.sub(r", such as \S+ ?\S*\}", "", str(error))
+                yield Misfit(f"{name}, line {number}", why, line[:LONGEST_CONTENT].decode("utf-8", "replace"))
+
+
+def _of_parquet(path: Path, name: str) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        columns = file.schema_arrow.names
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise DataError(f"{path}: column {twice[0]!r} is there twice")
+        number = 0
+        for group in range(file.num_row_groups):
+            if (size := memory.claimed(file.metadata, [group])) > memory.budget():
+                raise DataError(
+                    f"{path}: row group {group} says that it expands to {readable(size)}, more than the "
+                    f"{readable(memory.budget())} that one may take on this machine. Write it with smaller row groups"
+                )
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
+                batch.validate(full=True)
+                for values in batch.to_pylist():
+                    yield Row(name, "row", number, values)
+                    number += 1
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Numbers in a name count as numbers."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _tail(file: Path, depth: int) -> str:
+    return "/".join(file.resolve().parts[-depth:])

@@ -1,0 +1,189 @@
+"""The import: source files in, a rollouts artifact out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.common.errors import DataError, UserError
+from pipeline.exchange.imports.format import Format, Options, detect, formats
+from pipeline.exchange.imports.gather import Gathering
+from pipeline.exchange.imports.known import Known, Misfit
+from pipeline.exchange.imports.read import first_columns, names_of, read_rows, source_files
+from pipeline.exchange.imports.rows import Declared, Rows
+from pipeline.exchange.imports.tokens import Rendering, Tokens, tokenizer_hashes
+from pipeline.generate.summary import read_scalars, summarize
+from pipeline.generate.unknowns import count_unknowns
+from pipeline.store import Artifact, Request, Store
+from pipeline.store.files import sha256_of
+from pipeline.store.work import Work
+from schemas import Origins, Rollouts, SetAside
+
+STAGE = "import-rollouts/2"
+UNKNOWNS = ("without_logprobs", "without_reward", "without_sampling", "retokenized")
+"""Figures of the summary: how many completions lack what some methods need."""
+BATCH = 256
+"""Completions that are tokenized together."""
+HOPELESS = 1000
+"""Rows that do not fit before any does, after which an import gives up."""
+MOST_TOLD = 5
+"""Bad rows that a refusal names."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of completions that were read, and of rows that were set aside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to import, and what the user says of it."""
+
+    files: tuple[Path, ...]
+    form: type[Format]
+    model: Path | None = None
+    options: Options = field(default_factory=Options)
+    declared: Declared = field(default_factory=Declared)
+    rendering: Rendering = field(default_factory=Rendering)
+    bad_rows: Literal["set_aside", "refuse"] = "set_aside"
+    trust_remote_code: bool = False
+
+    def request(self) -> Request:
+        """Known before the work: the sources' bytes, the tokenizer's, and what the user said decide the result."""
+        names = names_of(self.files)
+        sources = [
+            {"name": name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for name, file in zip(names, self.files, strict=True)
+        ]
+        said = {name: value for name, value in asdict(self.declared).items() if value not in (None, {})}
+        mapping = {**self.form.fields, **{theirs: ours for ours, theirs in self.options.columns.items()}}
+        recipe: dict[str, Any] = {
+            "sources": sources,
+            "format": self.form.name,
+            "mapping": mapping,
+            "declared": said,
+            "rendering": asdict(self.rendering),
+        }
+        if self.options.columns:
+            recipe["columns"] = self.options.columns
+        if self.options.rewards is not None:
+            recipe["reward_columns"] = list(self.options.rewards)
+        if self.model is not None:
+            recipe["tokenizer"] = tokenizer_hashes(self.model, trust_remote_code=self.trust_remote_code)
+        return Request("rollouts", STAGE, recipe)
+
+
+def order_of(paths: Sequence[Path], form: str | None, **settings: Any) -> Order:
+    """An order with its files found and its format known.
+
+    Args:
+        form: name of a format; None to tell it by the first rows.
+
+    Raises:
+        UserError: no such file or format, or the format cannot be told.
+    """
+    files = tuple(source_files(paths))
+    if form is None:
+        chosen = detect(first_columns(files), str(files[0]))
+    elif form in formats():
+        chosen = formats()[form]
+    else:
+        raise UserError(f"--format {form}: expected one of {', '.join(formats())}")
+    return Order(files=files, form=chosen, **settings)
+
+
+def import_rollouts(store: Store, order: Order, on_progress: OnProgress = lambda done, aside: None) -> tuple[Artifact, bool]:
+    """Make the rollouts artifact of an order. Returns it, and whether it was there already.
+
+    Raises:
+        UserError: the source needs a tokenizer and none is named, or the format cannot be mapped as asked.
+        DataError: a file cannot be read, no row fits, or one does not and such rows are refused.
+    """
+    request = order.request()
+    if (found := store.find(request)) is not None:
+        return found, True
+    with store.work(request) as work:
+        if not isinstance(work, Work):
+            return work, True
+        gathering = Gathering(work.scratch / "import", request.key)
+        try:
+            _gather(gathering, order, on_progress)
+        except UserError:
+            _leave_nothing(work)
+            raise
+        return _written(work, gathering, order), False
+
+
+def _leave_nothing(work: Work) -> None:
+    """Of an import that was refused there is nothing to go on from."""
+    shutil.rmtree(work.scratch, ignore_errors=True)
+    with suppress(OSError):
+        work.path.rmdir()
+
+
+def _gather(gathering: Gathering, order: Order, on_progress: OnProgress) -> None:
+    tokens = Tokens(
+        order.model,
+        order.rendering,
+        whole_answers=order.form.ends_with_eos,
+        trust_remote_code=order.trust_remote_code,
+    )
+    rows, done = Rows(order.form, tokens, order.declared), 0
+    found = _read(order, gathering)
+    while batch := list(islice(found, BATCH)):
+        for one in rows.of(batch):
+            gathering.leave_out(one) if isinstance(one, Misfit) else gathering.add(*one)
+        done += len(batch)
+        on_progress(done, len(gathering.set_aside))
+        _refuse(gathering, order, at_end=False)
+    gathering.flush()
+    _refuse(gathering, order, at_end=True)
+
+
+def _read(order: Order, gathering: Gathering) -> Iterator[Known]:
+    """The completions that the format finds; lines that are no rows go aside before it sees them."""
+    reader = order.form(order.options)
+
+    def whole() -> Iterator[Any]:
+        for row in read_rows(order.files):
+            if isinstance(row, Misfit):
+                gathering.leave_out(row)
+            else:
+                yield row
+
+    for found in reader.read(whole()):
+        if isinstance(found, Misfit):
+            gathering.leave_out(found)
+        else:
+            yield found
+
+
+def _refuse(gathering: Gathering, order: Order, *, at_end: bool) -> None:
+    """Give up where nothing fits, or anything does not that must."""
+    bad = gathering.set_aside
+    fitting = gathering.rows if at_end else gathering.added
+    if at_end and not bad and not gathering.rows:
+        raise DataError(f"{order.files[0]}: no completions in it")
+    if bad and (order.bad_rows == "refuse" or (not fitting and (at_end or len(bad) >= HOPELESS))):
+        told = "\n  ".join(f"{one.place}: {one.why}" for one in bad[:MOST_TOLD])
+        more = f"\n  {len(bad)} rows do not fit." if len(bad) > 1 else ""
+        remedy = "Mend them, or leave out --bad-rows refuse" if fitting else "Is --format right?"
+        raise DataError(f"read as {order.form.name}:\n  {told}{more}\n  {remedy}")
+
+
+def _written(work: Work, gathering: Gathering, order: Order) -> Artifact:
+    names = []
+    for number, (rollouts, origins) in enumerate(gathering.shards()):
+        names.append(f"part-{number:05d}.parquet")
+        for name, frame, table in ((names[-1], rollouts, Rollouts), (f"origins-{number:05d}.parquet", origins, Origins)):
+            if not work.has_table(name, table):
+                work.write_table(name, frame, table)
+    parts = [work.path / name for name in names]
+    beside = [work.path / name.replace("part-", "origins-") for name in names]
+    summary = {**summarize(read_scalars(parts)), **count_unknowns(UNKNOWNS, parts, beside)}
+    if gathering.set_aside:
+        work.write_table("set-aside.parquet", gathering.aside_table(), SetAside)
+        summary["set_aside"] = len(gathering.set_aside)
+    return work.finish(summary, notes={"read_from": [str(file) for file in order.files]})

@@ -1,0 +1,265 @@
+"""The run's record against the store: it names what is there, and what is there was made as its config says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.algorithms import ALGORITHMS, plugins
+from pipeline.common.errors import UserError
+from pipeline.config.reward import RewardComponent
+from pipeline.config.run import RunConfig
+from pipeline.look.audit.findings import Ledger, Spot
+from pipeline.look.audit.holdings import Held, Shelf, unique_keys
+from pipeline.look.audit.scope import Scope, can_be, references_in
+from pipeline.rewards.registry import BATCHED, settled
+from pipeline.run import requests
+from pipeline.run.parts import Part
+from pipeline.run.record import FORMAT, RECORD
+from pipeline.store import Artifact, Request
+from schemas.manifest import UNSEALED, seal_holds
+
+RERUN = "Restore it from a copy, or run the same command again: finished work is found, and the record is written anew."
+RULE = RewardComponent(grader="exact_match")
+"""Stands in for graders of the user's own, which an audit does not import, and for those whose file or model may be gone."""
+
+
+def check_record(scope: Scope, shelf: Shelf, ledger: Ledger) -> None:
+    """Report what is wrong with a run's record, and where it differs from the store."""
+    spot = ledger.at(file=RECORD)
+    record = _read(scope, spot)
+    if record is None:
+        return
+    assert scope.directory is not None
+    there = _References(scope.directory, shelf, spot)
+    for reference in references_in(record):
+        there.check(reference)
+    try:
+        config = RunConfig.model_validate(record["config"])
+        _Recipes(config, there, ledger).check(record)
+        _check_end(record, config, spot)
+    except ValidationError as error:
+        said = {"expected": "a config of this version of rollbook", "found": " ".join(str(error).split())}
+        spot.unknown("lineage", "config", **said, remedy="Audit it with the version of rollbook that wrote it.")
+    except UserError as error:
+        remedy = "Audit it with the version of rollbook, and the packages, that made the run."
+        spot.unknown("lineage", "config", expected="settings that this version knows", found=str(error), remedy=remedy)
+    except (KeyError, TypeError, AttributeError) as error:
+        found = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        spot.error("lineage", "record", expected="a run record", found=found, remedy=RERUN)
+
+
+def _read(scope: Scope, spot: Spot) -> dict[str, Any] | None:
+    assert scope.record is not None
+    if scope.record.is_symlink():
+        said = {"expected": "a regular file", "found": "a link", "remedy": RERUN}
+        spot.error("lineage", "record", **said)
+    try:
+        text = scope.record.read_bytes().decode()
+        record = json.loads(text, object_pairs_hook=unique_keys)
+    except FileNotFoundError:
+        spot.warning("lineage", "record", expected="the record of the run", found="no such file", remedy=RERUN)
+        return None
+    except OSError as error:
+        remedy = "Make it readable, and audit again."
+        spot.unknown("lineage", "record", expected="a file that can be read", found=str(error.strerror), remedy=remedy)
+        return None
+    except (ValueError, RecursionError) as error:
+        spot.error("lineage", "record", expected="a run record", found=" ".join(str(error).split()), remedy=RERUN)
+        return None
+    written_as = record.get("format") if isinstance(record, dict) else None
+    if not isinstance(written_as, str) or written_as != FORMAT:
+        remedy = "Audit it with the version of rollbook that wrote it; if this one did, restore the file."
+        spot.unknown("lineage", "format", expected=FORMAT, found=str(written_as), remedy=remedy)
+    seal = record.get("seal", UNSEALED) if isinstance(record, dict) else UNSEALED
+    if seal == UNSEALED:
+        spot.warning("lineage", "seal", expected="a seal", found="none", remedy=RERUN)
+    elif not seal_holds(text, str(seal)):
+        said = {"expected": "the file's bytes as they were written", "found": "other bytes than those that were sealed"}
+        spot.error("lineage", "seal", **said, remedy=RERUN)
+    return record if isinstance(record, dict) else None
+
+
+def _check_end(record: Mapping[str, Any], config: RunConfig, spot: Spot) -> None:
+    """A run that says it is complete has an evaluated checkpoint after every iteration, unless a rule ended it."""
+    evaluated = sum(entry["evaluation"] is not None for entry in record["iterations"])
+    if record["missing"] is None and not record.get("stopped") and evaluated != config.iterations + 1:
+        expected = f"{config.iterations + 1} evaluated checkpoints"
+        spot.error("lineage", "complete", expected=expected, found=f"{evaluated}", remedy=RERUN, column="iterations")
+    for number, entry in enumerate(record["iterations"]):
+        trained = record["iterations"][number - 1]["checkpoint"] if number else entry["policy"]
+        if entry["iteration"] != number or (entry["policy"] or {}).get("id") != (trained or {}).get("id"):
+            expected, found = "the checkpoint that the iteration before trained", str((entry["policy"] or {}).get("id"))
+            spot.error("lineage", "chain", expected=expected, found=found, remedy=RERUN, column=f"iterations.{number}.policy")
+
+
+class _References:
+    """Artifacts that the record names."""
+
+    def __init__(self, directory: Path, shelf: Shelf, spot: Spot) -> None:
+        self._directory, self._shelf, self._spot = directory, shelf, spot
+
+    def check(self, reference: Mapping[str, str]) -> None:
+        held = self._shelf.get(reference["id"]) if can_be(reference["path"], self._directory) else None
+        self._spot.ledger.count("lineage", "artifacts that the record names", 0 if held is None else 1, 1)
+        place = "/".join(reference["path"].rstrip("/").split("/")[-2:])
+        if held is None:
+            same = next((other for other in self._shelf.all if other.name == place), None)
+            found = f"{place} has the id {same.id}" if same else "no artifact with that id"
+            remedy = "Restore the artifact from a copy; a run of the same command makes it anew."
+            expected = f"{reference['kind']} {reference['id']} at {place}"
+            self._spot.error("lineage", "named artifact", expected=expected, found=found, remedy=remedy)
+        elif held.name != place or held.kind != reference["kind"]:
+            said = {"expected": f"{reference['kind']} at {place}", "found": held.name}
+            self._spot.error("lineage", "named artifact", **said, remedy=RERUN)
+
+    def get(self, reference: Mapping[str, str] | None) -> Held | None:
+        return self._shelf.get(reference["id"]) if reference else None
+
+
+class _Recipes:
+    """Whether the store's artifacts are those that the record's config asks for."""
+
+    def __init__(self, config: RunConfig, there: _References, ledger: Ledger) -> None:
+        self._there, self._ledger = there, ledger
+        self._own = [c for c in config.reward.components if ":" in c.grader or c.grader in BATCHED]
+        self._components = [settled(component) for component in config.reward.components]
+        reward = config.reward.model_copy(update={"components": (RULE,)}) if self._own else config.reward
+        self._config = config.model_copy(update={"reward": reward, "plugins": ()})
+        name = config.train.algorithm
+        self._foreign = name if name not in ALGORITHMS and (config.plugins or name in plugins.installed()) else None
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        for held, request in self._asked(record):
+            self._ledger.count("lineage", "artifacts made as the record's config says", 1)
+            self._compare(held, request)
+
+    def _asked(self, record: Mapping[str, Any]) -> Iterator[tuple[Held, Request]]:
+        """Every artifact of the run with the request that it should be the answer to."""
+        get, data = self._there.get, self._config.data
+        train, heldout = get(record["train_prompts"]), get(record["heldout_prompts"])
+        base = get(record["iterations"][0]["policy"]) if record["iterations"] else None
+        for prompts, source, apart in ((train, data.train, None), (heldout, data.heldout, None if data.allow_overlap else train)):
+            if prompts is not None:
+                model = _artifact(base) if data.chat else None
+                digest = str(_part(prompts.recipe, "source").get("hash"))
+                options = {"model": model, "disjoint_from": _artifact(apart)}
+                yield prompts, requests.prompts_request(self._config, source, digest, **options)
+        for entry in record["iterations"]:
+            yield from self._answers(entry, train, heldout)
+            yield from self._trained(entry, base)
+
+    def _answers(self, entry: Mapping[str, Any], train: Held | None, heldout: Held | None) -> Iterator[tuple[Held, Request]]:
+        get = self._there.get
+        policy, sampled, greedy = get(entry["policy"]), get(entry["sampled"]), get(entry["greedy"])
+        rollouts, evaluation = get(entry["rollouts"]), get(entry["evaluation"])
+        if policy is None:
+            return
+        for answers, is_greedy in ((sampled, False), (greedy, True)):
+            if answers is not None and heldout is not None:
+                config = self._on(answers)
+                request = requests.heldout_request(config, policy.artifact, heldout.artifact, greedy=is_greedy)
+                yield answers, self._graded(request, answers)
+        if rollouts is not None and train is not None:
+            request = requests.rollouts_request(self._on(rollouts), entry["iteration"], policy.artifact, train.artifact)
+            yield rollouts, self._graded(request, rollouts)
+        if evaluation is not None and sampled is not None:
+            yield (
+                evaluation,
+                requests.evaluate_request(self._config, policy.artifact, sampled.artifact, _artifact(greedy)),
+            )
+
+    def _trained(self, entry: Mapping[str, Any], base: Held | None) -> Iterator[tuple[Held, Request]]:
+        if self._foreign:
+            why = f"not compared: {self._foreign} is an algorithm of a plugin or a package, which an audit does not import"
+            said = {
+                "expected": "the settings of the record's config",
+                "found": why,
+                "remedy": "Nothing says that they are wrong.",
+            }
+            self._ledger.at(file=RECORD).note("lineage", "algorithm", **said, column="config.train.algorithm")
+            return
+        get, number = self._there.get, entry["iteration"]
+        policy, rollouts, shaped, made = (get(entry[name]) for name in ("policy", "rollouts", "shaped", "checkpoint"))
+        if policy is None or rollouts is None or shaped is None:
+            return
+        yield shaped, requests.shape_request(self._config, number, rollouts.artifact)
+        scores = {role: held for role, reference in entry["scores"].items() if (held := get(reference))}
+        for role, held in scores.items():
+            checkpoint = base if role == "reference" else policy
+            if checkpoint is not None:
+                yield held, requests.score_request(self._on(held), rollouts.artifact, checkpoint.artifact)
+        parts = [Part(rollouts.artifact, shaped.artifact, {role: held.artifact for role, held in scores.items()})]
+        for replayed in entry.get("replayed") or ():
+            found = {role: held.artifact for role, reference in replayed.items() if (held := get(reference))}
+            if len(found) < len(replayed):
+                return  # reported where references are checked
+            parts.append(Part(found.pop("rollouts"), found.pop("shaped"), found))
+        if made is not None and len(scores) == len(entry["scores"]):
+            yield made, requests.train_request(self._on(made), number, policy.artifact, parts)
+
+    def _on(self, held: Held) -> RunConfig:
+        """The config on the machine that made an artifact: there, dtype auto was resolved."""
+        dtype = held.recipe.get("dtype")
+        if dtype not in ("float32", "bfloat16") or self._config.model.dtype != "auto":
+            return self._config
+        return self._config.model_copy(update={"model": self._config.model.model_copy(update={"dtype": dtype})})
+
+    def _graded(self, request: Request, held: Held) -> Request:
+        """The request with the hashes of graders' sources as the artifact has them, if its graders are those of the config."""
+        if not self._own:
+            return request
+        stated = held.recipe.get("reward") or []
+        named = [{name: value for name, value in component.items() if name != "source"} for component in stated]
+        reward = stated if named == self._components else self._components
+        return dataclasses.replace(request, recipe={**request.recipe, "reward": reward})
+
+    def _compare(self, held: Held, request: Request) -> None:
+        content = held.manifest.content
+        if request.key == content.key:
+            return
+        said: dict[str, Any] = {"remedy": "The record and the artifact are of different runs: restore one of them from a copy."}
+        differences = list(_differences(request.recipe, content.recipe, ""))
+        asked = [parent.model_dump() for parent in request.parents]
+        stated = [parent.model_dump() for parent in content.parents]
+        if asked != stated:
+            differences.append(("parents", asked, stated))
+        if request.stage.partition("/")[0] != content.stage.partition("/")[0]:
+            differences.append(("stage", request.stage, content.stage))
+        elif request.stage != content.stage:
+            self._note_version(held, request)
+        for name, expected, stated in differences:
+            wanted = f"{expected!r}, as {RECORD} says"
+            held.spot(self._ledger, "manifest.json").error(
+                "lineage", "recipe", expected=wanted, found=stated, column=f"content.recipe.{name}", **said
+            )
+
+    def _note_version(self, held: Held, request: Request) -> None:
+        found = f"{held.manifest.content.stage}: made by another version of the stage"
+        remedy = "Nothing says that it is wrong. A run of the same command makes it anew with this version."
+        said: dict[str, Any] = {"expected": request.stage, "found": found, "remedy": remedy}
+        held.spot(self._ledger, "manifest.json").note("lineage", "stage", **said, column="content.stage")
+
+
+def _part(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a recipe; nothing if it has none."""
+    value = recipe.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _artifact(held: Held | None) -> Artifact | None:
+    return held.artifact if held else None
+
+
+def _differences(asked: Any, stated: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Settings that both have and that differ. What only one of them knows is of another version of rollbook."""
+    if isinstance(asked, dict) and isinstance(stated, dict):
+        for name in asked.keys() & stated.keys():
+            yield from _differences(asked[name], stated[name], f"{path}.{name}".lstrip("."))
+    elif json.loads(json.dumps(asked)) != stated:
+        yield path, asked, stated

@@ -1,0 +1,1 @@
+"""`rollbook diff`."""

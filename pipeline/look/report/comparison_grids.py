@@ -1,0 +1,181 @@
+"""The tables of a comparison's page. Every cell has a value to sort by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from pipeline.common.text import ABSENT, count, duration, interval, number, percent
+from pipeline.look.report.comparison_cells import Scale, bar_cell, breakable, interval_cell
+from pipeline.look.report.comparison_curves import look_of
+from pipeline.look.report.comparison_data import STAGES, Compared
+from pipeline.look.report.comparison_table import ends, spread
+from pipeline.look.report.figures import RULE, SERIES, role_of
+
+BARS = {"train": SERIES[0], "generate": SERIES[1], "other": RULE}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and what it is sorted by."""
+
+    shown: str | Markup
+    by: float | str | None
+    """None comes last."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's name, and an axis below it for a column of pictures."""
+
+    name: str
+    axis: Markup | None = None
+    text: bool = False
+    """Whether the column holds texts, which stand left and are first sorted from A."""
+
+
+@dataclass(frozen=True)
+class SortableGrid:
+    heads: tuple[Head, ...]
+    rows: Sequence[Sequence[Cell]]
+
+
+def ranking_grid(compared: Compared) -> SortableGrid:
+    """One row per algorithm: pass@1 as a picture and in figures, then everything else after its last epoch."""
+    before = compared.before
+    judged = [row for row in compared.ranking if row["pass_at_1"] is not None]
+    names = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_1_least", "pass_at_1_greatest")
+    scale = Scale.over([row[name] for row in judged for name in names] + [before.get("pass_at_1")])
+    heads = (
+        Head("algorithm", text=True),
+        Head("pass@1, %", scale.axis(100)),
+        Head("pass@1 [95 %]"),
+        *([Head("seeds")] if len(compared.seeds) > 1 else []),
+        *map(Head, ("gain", "behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
+        *map(Head, ("clip A>0", "clip A<0", "ratio 1 %", "ratio 99 %", "grad norm")),
+    )
+    return SortableGrid(heads, [_ranking_row(compared, row, scale) for row in compared.ranking])
+
+
+def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[Cell]:
+    value, low, high = ends(row, "pass_at_1")
+    picture: Cell = Cell("failed", None)
+    if value is not None:
+        singles = _finals(compared, row["label"], "pass_at_1")
+        role = look_of(compared.labels.index(row["label"])).role
+        picture = Cell(
+            interval_cell(scale, value, (low, high), singles if len(singles) > 1 else [], compared.before.get("pass_at_1"), role),
+            value,
+        )
+    plain = ("reward_mean", "completion_tokens_mean", "entropy", "kl_behavior", "ess")
+    shares = ("clip_fraction_positive", "clip_fraction_negative")
+    rest = ("ratio_q01", "ratio_q99", "grad_norm")
+    return [
+        Cell(breakable(row["label"]), row["label"]),
+        picture,
+        Cell(interval(value, low, high), value),
+        *([Cell(spread(row), row["pass_at_1_least"])] if len(compared.seeds) > 1 else []),
+        Cell(_difference(row, "gain", "+"), row["gain"]),
+        Cell(_difference(row, "behind", ""), row["behind"]),
+        Cell(percent(row["greedy"]), row["greedy"]),
+        *(Cell(number(row[name]), row[name]) for name in plain),
+        *(Cell(percent(row[name]), row[name]) for name in shares),
+        *(Cell(number(row[name]), row[name]) for name in rest),
+    ]
+
+
+def _difference(row: dict[str, Any], name: str, sign: str) -> str:
+    """A difference of shares with its interval, in points."""
+    there = [value for value in ends(row, name) if value is not None]
+    if len(there) < 3:
+        return ABSENT
+    value, low, high = (f"{100 * value:{sign}.1f}" for value in there)
+    return f"{value} [{low}, {high}]"
+
+
+def _finals(compared: Compared, label: str, column: str) -> list[float]:
+    """A figure of each seed after the last epoch."""
+    last = compared.artifact.recipe["train"]["epochs"]
+    rows = compared.trials.filter(pl.col("label") == label, pl.col("epoch") == last)
+    values: list[float] = rows[column].drop_nulls().to_list()
+    return values
+
+
+def cost_grid(compared: Compared) -> SortableGrid:
+    """Length of the held-out answers and wall time, means over seeds after the last epoch."""
+    labels = compared.labels
+    lengths = {label: _finals(compared, label, "completion_tokens_mean") for label in labels}
+    start = compared.before.get("completion_tokens_mean")
+    length_scale = Scale.over([value for values in lengths.values() for value in values] + [start])
+    times = {label: {stage: _mean(_finals(compared, label, f"{stage}_seconds")) for stage in STAGES} for label in labels}
+    totals = {label: sum(value or 0 for value in parts.values()) for label, parts in times.items()}
+    time_scale = Scale.over(list(totals.values()), from_zero=True)
+    heads = (
+        Head("algorithm", text=True),
+        Head("response length, tokens", length_scale.axis()),
+        Head("tokens"),
+        Head("seconds", time_scale.axis()),
+        *map(Head, ("train", "generate", "shape, score, evaluate")),
+    )
+    rows = []
+    for label in labels:
+        role, values, parts = look_of(labels.index(label)).role, lengths[label], times[label]
+        mean = _mean(values)
+        singles = values if len(values) > 1 else []
+        picture = interval_cell(length_scale, mean, (None, None), singles, start, role) if mean is not None else ABSENT
+        other = sum(parts[stage] or 0 for stage in ("shape", "score", "evaluate"))
+        pieces = {"train": parts["train"] or 0, "generate": parts["generate"] or 0, "other": other}
+        bar = bar_cell(time_scale, [(pieces[name], role_of(color)) for name, color in BARS.items()])
+        rows.append(
+            [
+                Cell(breakable(label), label),
+                Cell(picture, mean),
+                Cell(number(mean), mean),
+                Cell(bar if totals[label] else ABSENT, totals[label] or None),
+                *(Cell(duration(parts[stage]), parts[stage]) for stage in ("train", "generate")),
+                Cell(duration(other) if totals[label] else ABSENT, other or None),
+            ]
+        )
+    return SortableGrid(heads, rows)
+
+
+_TRIAL: dict[str, tuple[str, Any]] = {
+    "pass_at_1": ("pass@1", percent),
+    "greedy": ("greedy", percent),
+    "reward_mean": ("reward", number),
+    "completion_tokens_mean": ("tokens", number),
+    "steps": ("steps", count),
+    "loss": ("loss", number),
+    "grad_norm": ("grad norm", number),
+    "entropy": ("entropy", number),
+    "kl_behavior": ("KL", number),
+    "ess": ("ESS", number),
+    "clip_fraction_positive": ("clip A>0", percent),
+    "clip_fraction_negative": ("clip A<0", percent),
+    "ratio_q01": ("ratio 1 %", number),
+    "ratio_q50": ("median", number),
+    "ratio_q99": ("ratio 99 %", number),
+    "train_seconds": ("train", duration),
+    "generate_seconds": ("generate", duration),
+}
+"""Columns of a trial: heading and how it is written."""
+
+
+def trials_grid(compared: Compared) -> SortableGrid:
+    """Every trial as the table Comparison has it."""
+    first_heads = (Head("algorithm", text=True), Head("seed"), Head("epoch"), Head("status", text=True))
+    heads = (*first_heads, *(Head(name) for name, _ in _TRIAL.values()))
+    rows = []
+    for row in compared.trials.to_dicts():
+        first = [Cell(breakable(row["label"]), row["label"])]
+        first += [Cell(str(row[name]), row[name]) for name in ("seed", "epoch", "status")]
+        rows.append([*first, *(Cell(write(row[name]), row[name]) for name, (_, write) in _TRIAL.items())])
+    return SortableGrid(heads, rows)
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

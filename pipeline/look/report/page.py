@@ -1,0 +1,185 @@
+"""The report: one HTML page that holds everything it shows. It has no scripts and asks nothing of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from pipeline.common.text import ABSENT, count, duration, interval, percent, visible
+from pipeline.look.report import figures, outcomes
+from pipeline.look.report.curves import read_curves, training_section
+from pipeline.look.report.examples import SHADES, read_examples
+from pipeline.look.report.previous import changed_settings
+from pipeline.look.report.status import artifacts_of, status
+from pipeline.run.record import Run
+from pipeline.store import Artifact
+from pipeline.store.files import write_text
+
+SHORT = 12
+"""Digits of an id that the page shows."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the headline."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One row of the lineage."""
+
+    kind: str
+    used_as: str
+    id: str
+    path: str
+    parents: tuple[tuple[str, str, bool], ...]
+    """Role, id, and whether that artifact is on the page too."""
+
+
+def write_report(run: Run, path: str | Path) -> Path:
+    """Write the page; an earlier one at that place is replaced whole.
+
+    Parts whose data are not there yet are one line saying so. Rollouts are read column by column; only the few that are
+    shown are read with their tokens.
+
+    Raises:
+        IntegrityError: a table of the run is missing or of another size than its manifest says.
+        StageFailed: the place cannot be written to.
+    """
+    path = Path(path)
+    write_text(path, render(run))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page's HTML."""
+    now = status(run)
+    rows = now["iterations"]
+    sections = [
+        outcomes.accuracy_section(rows),
+        outcomes.rollouts_section(run),
+        training_section(read_curves(run), outcomes.logprob_panel(run)),
+        outcomes.time_section(run, rows),
+    ]
+    template = page_environment().get_template("page.html.j2")
+    return template.render(
+        now=now,
+        tiles=_headline(run, rows),
+        sections=sections,
+        examples=read_examples(run),
+        shades=SHADES,
+        changed=changed_settings(run),
+        settings=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
+        lineage=lineage(_artifacts(run)),
+        short=SHORT,
+    )
+
+
+def page_environment(*places: Path) -> jinja2.Environment:
+    """Every text that the template prints is escaped, after its controls and bidi marks were made visible.
+
+    Args:
+        places: directories with templates beside the report's own.
+    """
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([here, *places]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_harmless,
+    )
+    environment.globals["style"] = Markup((here / "page.css").read_text(encoding="utf-8"))
+    environment.globals["colors"] = {role: color for color, role in figures.ROLES.items()}
+    return environment
+
+
+def _harmless(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _headline(run: Run, rows: list[dict[str, Any]]) -> list[Tile]:
+    config = run.config
+    evaluated = [row for row in rows if row["pass_at_1"] is not None]
+    trained = sum(step.checkpoint is not None for step in run.iterations)
+    rollouts = [step.answers.rollouts for step in run.iterations if step.answers and step.answers.rollouts]
+    answers = [part for step in run.iterations if step.answers for part in (step.answers.sampled, step.answers.greedy) if part]
+    seconds = [value for row in rows for value in row["seconds"].values() if value is not None]
+    return [
+        _change("pass@1", evaluated, "pass_at_1"),
+        _change("greedy accuracy", [row for row in rows if row["greedy_accuracy"] is not None], "greedy_accuracy"),
+        Tile("iterations", f"{trained} of {config.iterations}", f"{config.train.epochs} epochs each"),
+        Tile("algorithm", config.train.algorithm),
+        Tile("model", config.model.path, f"seed {config.seed}"),
+        Tile("wall time", duration(sum(seconds)) if seconds else ABSENT, "of all stages, added up"),
+        _kept("training rollouts kept", rollouts),
+        _kept("held-out answers kept", answers),
+    ]
+
+
+def _change(label: str, rows: list[dict[str, Any]], name: str) -> Tile:
+    """Base and last value of a share, with the gain in points and the last one's interval."""
+    if not rows:
+        return Tile(label, ABSENT, "not evaluated yet")
+    base, last = rows[0], rows[-1]
+    if base is last:
+        which = "base model" if base["iteration"] == 0 else f"iteration {base['iteration']}"
+        return Tile(label, interval(base[name], base[f"{name}_low"], base[f"{name}_high"]), f"{which} only, so far")
+    gain = 100 * (last[name] - base[name])
+    low, high = last[f"{name}_low"], last[f"{name}_high"]
+    span = f"; last in [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
+    return Tile(label, f"{percent(base[name])} → {percent(last[name])}", f"{gain:+.1f} points{span}")
+
+
+def _kept(label: str, artifacts: list[Artifact]) -> Tile:
+    """Completions and tokens of distinct rollouts artifacts."""
+    distinct = {artifact.id: artifact.summary for artifact in artifacts}
+    completions, tokens = (
+        [summary[name] for summary in distinct.values() if summary.get(name) is not None] for name in ("completions", "tokens")
+    )
+    return Tile(label, count(sum(completions)), f"{count(sum(tokens))} tokens") if completions else Tile(label, ABSENT)
+
+
+def _artifacts(run: Run) -> Iterator[tuple[str, Artifact]]:
+    """Every artifact of the run with what it was used as, in the order of the run; some come twice."""
+    for name, prompts in (("training prompts", run.train_prompts), ("held-out prompts", run.heldout_prompts)):
+        if prompts is not None:
+            yield name, prompts
+    for step in run.iterations:
+        for name, artifact in artifacts_of(step).items():
+            if artifact is not None:
+                yield f"{name} of {step.iteration}", artifact
+
+
+def lineage(used: Iterable[tuple[str, Artifact]]) -> list[Ancestor]:
+    """Rows of the lineage, one per artifact.
+
+    Args:
+        used: what artifacts were used as; one may come several times.
+    """
+    uses: dict[str, list[str]] = {}
+    artifacts: dict[str, Artifact] = {}
+    for use, artifact in used:
+        uses.setdefault(artifact.id, []).append(use)
+        artifacts[artifact.id] = artifact
+    return [
+        Ancestor(
+            kind=artifact.kind,
+            used_as=", ".join(uses[id]),
+            id=id,
+            path=artifact.url,
+            parents=tuple((parent.role, parent.id, parent.id in artifacts) for parent in artifact.manifest.content.parents),
+        )
+        for id, artifact in artifacts.items()
+    ]

@@ -1,0 +1,117 @@
+"""What there is of a run, as JSON: read from manifests alone, so it answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from pipeline.common.text import json_safe
+from pipeline.run.record import Iteration, Run
+from pipeline.run.stopping import best_of, pass_at_1
+from pipeline.store import Artifact
+
+TRAINING_FIGURES = ("kl_behavior", "entropy")
+
+
+def status(run: Run) -> dict[str, Any]:
+    """A run's figures and artifacts, iteration by iteration.
+
+    The result is JSON-safe: what is not there yet, not defined or not finite is None. Accuracy is that of the iteration's
+    policy; reward and tokens are those of its training rollouts; KL and entropy are those of the training that followed.
+    Seconds are the wall time of the process that finished the work; `generate` is rollouts and held-out answers.
+    """
+    result = {
+        "name": run.config.name,
+        "complete": run.missing is None,
+        "missing": run.missing,
+        "stopped": asdict(run.stopped) if run.stopped else None,
+        "best": _best(run),
+        "iterations": [_iteration(step) for step in run.iterations],
+    }
+    safe: dict[str, Any] = json_safe(result)
+    return safe
+
+
+def _best(run: Run) -> dict[str, Any] | None:
+    """The checkpoint with the highest pass@1 so far."""
+    step = best_of(run)
+    if step is None:
+        return None
+    checkpoint = {"id": step.policy.id, "path": step.policy.url}
+    return {"iteration": step.iteration, "pass_at_1": pass_at_1(step), "checkpoint": checkpoint}
+
+
+def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
+    """An iteration's artifacts by what they are to it."""
+    answers = step.answers
+    return {
+        "policy": step.policy,
+        "rollouts": answers.rollouts if answers else None,
+        "sampled": answers.sampled if answers else None,
+        "greedy": answers.greedy if answers else None,
+        "evaluation": step.evaluation,
+        "shaped": step.shaped,
+        **step.scores,
+        **{f"replay {n} {role}": each for n, part in enumerate(step.replayed, start=1) for role, each in part.artifacts.items()},
+        "checkpoint": step.checkpoint,
+    }
+
+
+def _iteration(step: Iteration) -> dict[str, Any]:
+    artifacts = artifacts_of(step)
+    rollouts = _summary(artifacts["rollouts"])
+    evaluation = _summary(artifacts["evaluation"])
+    checkpoint = _summary(artifacts["checkpoint"])
+    pass_at = evaluation.get("pass_at") or {}
+    first = pass_at.get("1") or {}
+    greedy = evaluation.get("greedy") or {}
+    return {
+        "iteration": step.iteration,
+        "pass_at_1": first.get("value"),
+        "pass_at_1_low": first.get("low"),
+        "pass_at_1_high": first.get("high"),
+        "pass_at_k": pass_at or None,
+        "greedy_accuracy": greedy.get("value"),
+        "greedy_accuracy_low": greedy.get("low"),
+        "greedy_accuracy_high": greedy.get("high"),
+        "reward_mean": rollouts.get("reward_mean"),
+        **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
+        "tokens": rollouts.get("tokens"),
+        "replayed_completions": sum(part.shaped.summary["kept"] for part in step.replayed),
+        "seconds": {
+            "generate": seconds_of(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
+            "shape": seconds_of(artifacts["shaped"], *(part.shaped for part in step.replayed if part.is_drawn)),
+            "train": seconds_of(artifacts["checkpoint"]),
+            "evaluate": seconds_of(artifacts["evaluation"]),
+        },
+        "artifacts": {
+            name: {"id": artifact.id, "path": artifact.url} if artifact else None for name, artifact in artifacts.items()
+        },
+    }
+
+
+def _summary(artifact: Artifact | None) -> dict[str, Any]:
+    return artifact.summary if artifact else {}
+
+
+def seconds_of(*artifacts: Artifact | None) -> float | None:
+    """Wall time of some artifacts; those that were made beside one another (one start of the engine) count once."""
+    spans = sorted(_span(artifact) for artifact in artifacts if artifact)
+    if not spans:
+        return None
+    together = [spans[0]]
+    for start, seconds in spans[1:]:
+        last_start, last_seconds = together[-1]
+        # The times of day are whole seconds, so neighbors seem to overlap a little.
+        if last_start + last_seconds - start > min(seconds, last_seconds) / 2:
+            together[-1] = (last_start, max(seconds, last_seconds))
+        else:
+            together.append((start, seconds))
+    return round(sum(seconds for _, seconds in together), 3)
+
+
+def _span(artifact: Artifact) -> tuple[float, float]:
+    """Start (seconds since the epoch) and length of the work."""
+    provenance = artifact.manifest.provenance
+    return datetime.fromisoformat(provenance.created).timestamp() - provenance.seconds, provenance.seconds

@@ -1,0 +1,63 @@
+"""A run in the terminal: one row per iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.common.text import count, duration, interval, number, percent, visible
+from pipeline.look.report.status import status
+from pipeline.run.record import Run
+
+COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
+SHORT = {"iteration": "iter", "KL to behavior": "KL"}
+"""Names that fit 80 columns."""
+MAY_BREAK = ("pass@1", "generate", "train")
+"""Columns whose cells go on in a second line where the terminal is too narrow; nothing is cut off."""
+
+
+def iteration_table(run: Run) -> Table:
+    """One row per iteration; a dash for what is not there yet or not defined.
+
+    pass@1 and greedy accuracy are those of the iteration's policy on held-out prompts, reward and tokens those of its
+    training rollouts, KL that of the training that followed.
+    """
+    now = status(run)
+    table = Table(
+        title=Text(now["name"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True
+    )
+    for name in COLUMNS:
+        table.add_column(SHORT.get(name, name), justify="right", no_wrap=name not in MAY_BREAK)
+    for row in now["iterations"]:
+        table.add_row(*(Text(cell) for cell in iteration_cells(row)))
+    return table
+
+
+def closing_lines(run: Run) -> list[str]:
+    """What follows the table: where the run stands, and its best checkpoint. A record of a stranger's steers no terminal."""
+    now = status(run)
+    best = now["best"]
+    if now["stopped"]:
+        lines = [f"stopped:   after iteration {now['stopped']['iteration']}: {now['stopped']['why']}"]
+    else:
+        lines = [f"next:      {now['missing'] or 'nothing, the run is complete'}"]
+    if best:
+        lines.append(f"best:      iteration {best['iteration']}, {best['checkpoint']['path']}")
+    return [visible(line) for line in lines]
+
+
+def iteration_cells(row: dict[str, Any]) -> list[str]:
+    """The cells of one iteration of `status`, in the order of COLUMNS."""
+    return [
+        str(row["iteration"]),
+        interval(row["pass_at_1"], row["pass_at_1_low"], row["pass_at_1_high"]),
+        percent(row["greedy_accuracy"]),
+        number(row["reward_mean"]),
+        number(row["kl_behavior"]),
+        count(row["tokens"]),
+        duration(row["seconds"]["generate"]),
+        duration(row["seconds"]["train"]),
+    ]

@@ -1,0 +1,154 @@
+"""Completions of rollouts artifacts, chosen by a query. Tokens are read of the chosen ones only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from pipeline.common.errors import UserError
+from pipeline.look.show.places import Place, artifacts_in, store_around
+from pipeline.look.show.query import Query
+from pipeline.look.show.reading import read
+from pipeline.store import Artifact, scan_table
+from schemas import Rollouts, Shaped
+
+KEY = ["group_id", "sample_index"]
+SETS = ("rollouts", "sampled", "greedy")
+_SCALARS = ["prompt_id", "reward", "status", "finish_reason", "policy_version"]
+_WHOLE = ["prompt_text", "completion_text", "answer", "error", "completion_token_ids", "behavior_logprobs", "action_mask"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One rollouts artifact, with what belongs to it."""
+
+    rollouts: Artifact
+    name: str
+    """rollouts, sampled or greedy; else the beginning of its id."""
+    shaped: Artifact | None = None
+    policy: Artifact | None = None
+    """The checkpoint that answered, for its tokenizer."""
+    note: str | None = None
+    """Why there are no advantages."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One row, with what the list shows of it and its tokens."""
+
+    row: dict[str, Any]
+    """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (their mean)."""
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a query found."""
+
+    shown: tuple[Completion, ...]
+    matched: int
+    there: int
+    """Completions that were looked at."""
+    reward_mean: float | None
+    """Of those that matched."""
+
+
+def answers_of(place: Place, names: Sequence[str], shaped: Artifact | None = None) -> list[Answers]:
+    """The rollouts of a place.
+
+    Args:
+        names: of the sets of a run's iteration; none for its training rollouts.
+        shaped: whose advantages are shown, in place of those that the place has.
+
+    Raises:
+        UserError: there are none, or the shaped table is not of them.
+    """
+    if place.run is not None:
+        found = []
+        for step in place.run.iterations:
+            for name in names or ("rollouts",):
+                part = getattr(step.answers, name) if step.answers else None
+                if part is not None:
+                    found.append(Answers(part, name, step.shaped if name == "rollouts" else None, step.policy))
+    else:
+        found = [_alone(use.artifact) for use in place.uses if use.artifact.kind == "rollouts"]
+    if not found:
+        raise UserError(f"{place.url}: no completions there yet")
+    if shaped is None:
+        return found
+    parents = {parent.id for parent in shaped.manifest.content.parents}
+    if shaped.kind != "shaped" or not any(part.rollouts.id in parents for part in found):
+        raise UserError(f"--shaped {shaped.url}: a {shaped.kind} artifact, and not one that was made from these rollouts")
+    return [replace(part, shaped=shaped, note=None) if part.rollouts.id in parents else part for part in found]
+
+
+def _alone(rollouts: Artifact) -> Answers:
+    """A rollouts artifact with what its store has of it. Of several shaped tables none is taken: they differ."""
+    store = store_around(rollouts)
+    shaped = [table for table in artifacts_in(store, "shaped") if rollouts.id in {p.id for p in table.manifest.content.parents}]
+    by = {parent.id for parent in rollouts.manifest.content.parents if parent.role == "policy"}
+    policy = next((checkpoint for checkpoint in artifacts_in(store, "checkpoint") if checkpoint.id in by), None)
+    note = None
+    if len(shaped) > 1:
+        note = f"no advantages: {len(shaped)} shaped tables were made from {rollouts.id[:8]}; name one with --shaped"
+    purpose = rollouts.recipe.get("purpose")
+    name = "rollouts" if purpose == "train" else str(purpose or rollouts.id[:8])
+    return Answers(rollouts, name, shaped[0] if len(shaped) == 1 else None, policy, note)
+
+
+def select(answers: Iterable[Answers], query: Query) -> Selection:
+    """The completions that a query asks for, in its order.
+
+    Raises:
+        UserError: a filter that cannot be understood.
+        DataError, IntegrityError: a table cannot be read.
+    """
+    parts = list(answers)
+    found = pl.concat([_scalars(part, number, query) for number, part in enumerate(parts)], how="vertical")
+    there = sum(int(part.rollouts.summary.get("completions", 0)) for part in parts)
+    if order := query.order():
+        found = found.sort(order[0], descending=order[1], nulls_last=True, maintain_order=True)
+    shown = found.head(query.rows)
+    by_key: dict[tuple[Any, ...], Completion] = {}
+    for (number,), keys in shown.group_by("part"):
+        part = parts[int(number)]
+        for row in _whole(part, keys):
+            by_key[number, row["group_id"], row["sample_index"]] = Completion(row, part)
+    mean = found["reward"].mean()
+    return Selection(
+        shown=tuple(by_key[key] for key in shown.select("part", *KEY).iter_rows()),
+        matched=len(found),
+        there=there,
+        reward_mean=float(mean) if isinstance(mean, float) else None,
+    )
+
+
+def _scalars(part: Answers, number: int, query: Query) -> pl.DataFrame:
+    """What filters and orders need, of the completions that match: key, reward, advantage, tokens, logprob, part."""
+    rows = scan_table(part.rollouts, Rollouts).filter(query.filter())
+    rows = rows.select(
+        *KEY,
+        *_SCALARS,
+        tokens=pl.col("completion_token_ids").list.len().cast(pl.Int64),
+        logprob=pl.col("behavior_logprobs").list.mean().cast(pl.Float64),
+        part=pl.lit(number),
+    )
+    return _with_advantage(read(rows, part.rollouts), part)
+
+
+def _with_advantage(rows: pl.DataFrame, part: Answers) -> pl.DataFrame:
+    if part.shaped is None:
+        return rows.with_columns(advantage=pl.lit(None, dtype=pl.Float32))
+    advantages = read(scan_table(part.shaped, Shaped).select(*KEY, "advantage"), part.shaped)
+    return rows.join(advantages, on=KEY, how="left", maintain_order="left")
+
+
+def _whole(part: Answers, keys: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of some keys with their texts and tokens."""
+    rows = scan_table(part.rollouts, Rollouts)
+    extra = [name for name in rows.collect_schema().names() if Rollouts.is_extra(name)]
+    columns = rows.select(*KEY, *_WHOLE, *extra).join(keys.lazy().select(KEY), on=KEY, how="semi")
+    return keys.join(read(columns, part.rollouts), on=KEY, how="inner").to_dicts()

@@ -1,0 +1,53 @@
+"""What a tracker is given: every optimizer step and every evaluation of a run, read from its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.look.report.status import status
+from pipeline.run.record import Run
+from pipeline.store import Artifact, read_table
+from schemas import Metrics, Timing
+
+EVALUATED = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "greedy_accuracy", "reward_mean", "tokens")
+NOT_FIGURES = ("step", "epoch")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Figures at one place of a run."""
+
+    step: int
+    """Optimizer steps before it, counted over the whole run: the x axis of every figure."""
+    time: float
+    """Seconds since 1970: when the training, or the evaluation, of that iteration was finished."""
+    figures: dict[str, float]
+    """By name: train/loss, train/kl_behavior, eval/pass_at_1 and so on. What is undefined or not finite is left out."""
+
+
+def points(run: Run) -> Iterator[Point]:
+    """Every point of a run, in the order of steps."""
+    step = 0
+    for iteration, row in zip(run.iterations, status(run)["iterations"], strict=True):
+        if iteration.evaluation:
+            figures = {f"eval/{name}": row[name] for name in EVALUATED}
+            yield Point(step, _finished(iteration.evaluation), {"iteration": iteration.iteration, **_finite(figures)})
+        if iteration.checkpoint is None:
+            continue
+        when = _finished(iteration.checkpoint)
+        metrics, timing = read_table(iteration.checkpoint, Metrics), read_table(iteration.checkpoint, Timing)
+        for figures in metrics.join(timing, on="step", how="left").sort("step").iter_rows(named=True):
+            named = {f"train/{name}": value for name, value in figures.items() if name not in NOT_FIGURES}
+            yield Point(step, when, {"iteration": iteration.iteration, **_finite(named)})
+            step += 1
+
+
+def _finite(figures: dict[str, float | int | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+
+
+def _finished(artifact: Artifact) -> float:
+    return datetime.fromisoformat(artifact.manifest.provenance.created).timestamp()

@@ -1,0 +1,77 @@
+"""The trackers by name, and sending a run to one. Each is an optional library, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.common.errors import StageFailed, UserError
+from pipeline.look.trackers.series import Point, points
+from pipeline.run.record import Run
+from schemas.manifest import digest
+
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+"""Name, which is also the module beside this one, and the package that it needs."""
+
+MAY_CHANGE = ("iterations", "stop", "run_dir", "store", "trackers")
+"""Settings that do not make it another run."""
+
+LONGEST_WHY = 300
+"""Characters that are shown of a library's error."""
+
+
+class Send(Protocol):
+    """One tracker. Sending the same run again must not leave its figures there twice."""
+
+    def __call__(self, name: str, identity: str, settings: dict[str, Any], points: Iterable[Point], place: Path) -> str:
+        """Send a run.
+
+        Args:
+            name: of the run.
+            identity: 16 hex digits that stay the same while the run goes on.
+            settings: the run's config, by dotted key.
+            points: its figures.
+            place: directory for trackers that write files.
+
+        Returns:
+            Where to look.
+        """
+        ...
+
+
+def send(run: Run, tracker: str, place: Path) -> str:
+    """Send a run's figures to a tracker, as far as the run is. Returns where to look.
+
+    Raises:
+        UserError: no such tracker, its library is not installed, or the run has no figures yet.
+        StageFailed: the library says why it does not take them.
+    """
+    if tracker not in TRACKERS:
+        raise UserError(f"no tracker {tracker!r}; there are {', '.join(TRACKERS)}")
+    if not run.iterations:
+        raise UserError(f"{run.config.name}: the run has no figures yet; send them once it has begun to generate")
+    try:
+        module = importlib.import_module(f"pipeline.look.trackers.{tracker}_tracker")
+    except ImportError as error:
+        raise UserError(f"{tracker} is not installed ({error}); `pip install {TRACKERS[tracker]}`") from None
+    to: Send = module.send
+    settings = run.config.model_dump(mode="json")
+    same = {key: value for key, value in settings.items() if key not in MAY_CHANGE}
+    identity = digest({"base": run.iterations[0].policy.id, "config": same})[:16]
+    figures = list(points(run))
+    try:
+        return to(run.config.name, identity, dict(_flat(settings)), figures, place)
+    except Exception as error:  # each library has kinds of its own: no login, no such server, a full disk
+        why = " ".join(str(error).split())[:LONGEST_WHY] or type(error).__name__
+        raise StageFailed(f"{tracker}: {why}. Mend that and run the same command again.") from error
+
+
+def _flat(tree: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    """Settings by dotted key; lists are texts."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value if isinstance(value, str | int | float | bool) else str(value)

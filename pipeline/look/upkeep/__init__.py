@@ -1,0 +1,1 @@
+"""`rollbook repair`, `gc`, `sign` and `verify`."""

@@ -1,0 +1,104 @@
+"""What `rollbook check` looks at: everything that can be wrong before a process is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.algorithms import Algorithm, resolve
+from pipeline.algorithms.cells.cell import BEHAVIOR
+from pipeline.common.errors import DataError, UserError
+from pipeline.common.text import visible
+from pipeline.config.run import RunConfig
+from pipeline.prepare.rehearsal import rehearse
+from pipeline.rewards.registry import check_reward_config
+from pipeline.shape.mix.shares import check_replay, described
+from pipeline.shape.mix.tokens import check_tokens
+from pipeline.shape.settings import check_shape
+from pipeline.sources import models as base_model
+from pipeline.sources import prompts
+from pipeline.sources.prompts import NO_CHAT_TEMPLATE
+from pipeline.store import Store
+
+NAME_WIDTH = 11
+"""Characters of a line that hold its name."""
+
+
+def check_algorithm(config: RunConfig) -> Algorithm:
+    """The run's algorithm, if it fits the run's sampling, shaping, replayed rollouts and graders.
+
+    Raises:
+        UserError: an unknown algorithm, setting or grader, or sampling, shaping or rollouts that the algorithm cannot use.
+    """
+    algorithm = check_training(config)
+    if BEHAVIOR in algorithm.needs and config.generate.cuts_support:
+        raise UserError(
+            f"generate: {algorithm.name} needs the ratio pi/mu, and top_p, top_k or min_p cut the distribution that mu is. "
+            "Use top_p: 1, top_k: 0, min_p: 0, or a method without a ratio (such as reinforce)"
+        )
+    if BEHAVIOR in algorithm.needs and config.generate.temperature == 0:
+        raise UserError(
+            f"generate.temperature: {algorithm.name} needs the ratio pi/mu, which greedy completions do not have; use a value "
+            "above 0"
+        )
+    return algorithm
+
+
+def check_training(config: RunConfig) -> Algorithm:
+    """The run's algorithm, if it fits the run's shaping, replayed rollouts and graders, wherever its own rollouts are from.
+
+    Raises:
+        UserError: an unknown algorithm, setting or grader, or shaping or rollouts that the algorithm cannot use.
+    """
+    algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
+    check_reward_config(config.reward)
+    check_shape(config.shape, algorithm)
+    check_replay(config.replay, algorithm)
+    return algorithm
+
+
+def check_config(config: RunConfig) -> list[str]:
+    """Look at everything a run will need. Returns what was found, a line each.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    algorithm = check_algorithm(config)
+    if algorithm.source:
+        rehearse(algorithm)
+    files = base_model.model_files(base_model.locate(config.model), trust_remote_code=config.model.trust_remote_code)
+    if "tokenizer.json" in files:
+        check_tokens(config.replay, files["tokenizer.json"])
+    prompts.template_renderer(config.data.template)
+    if config.data.chat and not base_model.has_chat_template(files):
+        raise UserError(NO_CHAT_TEMPLATE)
+    train, train_bad = prompts.load(config.data.train)
+    heldout, heldout_bad = prompts.load(config.data.heldout)
+    shared = heldout.join(train, on="question", how="semi")
+    if len(shared) and not config.data.allow_overlap:
+        raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")
+    bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
+    lines = [
+        f"model      {config.model.path} ({_architecture(files['config.json'])})",
+        f"prompts    {len(train)} for training, {len(heldout)} held out",
+        *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
+        f"rewards    {', '.join(component.column for component in config.reward.components)}",
+        f"algorithm  {algorithm.name}: {algorithm.summary}",
+        *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
+        *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
+        f"store      {Store(config.store_url).home.describe()}",
+        f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
+    ]
+    if warning := algorithm.warning(config.train.epochs):
+        lines.append(f"warning    {warning}")
+    return [*(visible(line) for line in lines), "ok"]
+
+
+def named(lines: list[str]) -> list[tuple[str, str]]:
+    """What `check_config` found, without its closing ok: the name at the beginning of each line, and the rest."""
+    return [(line[:NAME_WIDTH].strip(), line[NAME_WIDTH:]) for line in lines[:-1]]
+
+
+def _architecture(config: Path) -> str:
+    named = json.loads(config.read_text(encoding="utf-8")).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "unknown architecture"

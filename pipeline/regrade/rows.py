@@ -1,0 +1,62 @@
+"""Stored completions as graders are given them, and their rows with other rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from pipeline.config.reward import RewardConfig
+from pipeline.generate.shards import group_id
+from pipeline.rewards.items import RewardItem, RewardResult
+from schemas import Rollouts
+
+GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "finish_reason")
+
+
+def items_of(frame: pl.DataFrame, prompts: Mapping[str, Mapping[str, Any]]) -> Iterator[RewardItem]:
+    """Rows of `Rollouts` as graders are given them.
+
+    Args:
+        prompts: rows of the prompts by their id. Of a prompt that is not among them, graders are given what the row has.
+    """
+    for row in frame.select(GIVEN).iter_rows(named=True):
+        prompt = prompts.get(row["prompt_id"]) or _own_prompt(row)
+        place = (row["group_id"], row["sample_index"])
+        yield RewardItem(row["completion_text"], row["answer"], prompt, *place, row["finish_reason"])
+
+
+def _own_prompt(row: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: row[name] for name in ("prompt_id", "prompt_text", "answer")}
+    return {**known, "question": row["prompt_text"], "metadata": {}}
+
+
+def regraded(
+    frame: pl.DataFrame, results: Sequence[RewardResult], old_key: str, new_key: str, reward: RewardConfig
+) -> pl.DataFrame:
+    """Rows of `Rollouts` with other rewards, as generation with these graders writes them.
+
+    A completion that the engine failed on stays one. The names of groups end with the artifact that they are in.
+    """
+    stored = frame["status"]
+    failed = pl.Series([result.error for result in results], dtype=pl.String)
+    broken = stored == "engine_error"
+    cut = (frame["finish_reason"] == "length").fill_null(False)
+    answered = pl.select(
+        pl.when(stored != "reward_error").then(stored).when(cut).then(pl.lit("truncated")).otherwise(pl.lit("ok"))
+    ).to_series()
+    status = pl.when(broken).then(stored).when(failed.is_not_null()).then(pl.lit("reward_error")).otherwise(answered)
+    rewards = pl.Series([result.reward for result in results], dtype=pl.Float64)
+    old, new = group_id("", old_key), group_id("", new_key)
+    columns = {
+        component.column: pl.Series([result.components[component.column] for result in results], dtype=pl.Float64)
+        for component in reward.components
+    }
+    return frame.select(*Rollouts.columns()).with_columns(
+        group_id=pl.col("group_id").str.strip_suffix(old) + new,
+        reward=pl.when(broken).then(None).otherwise(rewards),
+        status=status,
+        error=pl.when(broken).then(pl.col("error")).otherwise(failed),
+        **columns,
+    )

@@ -1,0 +1,197 @@
+"""The grade stage: reads stored rollouts shard by shard and writes them with the rewards of other graders.
+
+Two things are asked of it. Where a run wants rollouts that differ from stored ones in their graders only, what it makes is what
+generation would have made, byte for byte: sampling is seeded. And `rollbook grade` makes an artifact of its own, whose parent is
+the graded one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from pipeline.common.errors import DataError, UserError
+from pipeline.config.reward import RewardConfig
+from pipeline.generate.shards import prompt_for_grader, remarks_name, remarks_of
+from pipeline.generate.summary import read_scalars, summarize
+from pipeline.generate.unknowns import count_unknowns
+from pipeline.regrade.rows import items_of, regraded
+from pipeline.rewards.items import RewardItem, RewardResult
+from pipeline.rewards.pool import RewardPool
+from pipeline.rewards.registry import places_of
+from pipeline.run.process import Event, Reporter
+from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.store.store import verified
+from pipeline.store.tables import check_columns
+from schemas import Prompts, Remarks, Rollouts
+
+PROGRESS_SECONDS = 0.5
+AHEAD = 2
+"""Shards that are held at once: one is graded while the next waits."""
+
+
+def grade(spec: Event, reporter: Reporter) -> Event:
+    """Make the rollouts artifacts of a spec, going on from shards that an earlier attempt finished.
+
+    Args:
+        spec: store, reward, and jobs: a list of {request, rollouts (path of the artifact whose completions are graded),
+            prompts (path of their prompts; null if they are not here)}.
+
+    Returns:
+        {"artifacts": paths, in the order of the jobs}.
+
+    Raises:
+        UserError: a grader that cannot be used, too many failed rewards.
+        IntegrityError: the stored rollouts are not what their manifest says.
+    """
+    reward = RewardConfig.model_validate(spec["reward"])
+    made = []
+    with _Pool(reward, reporter) as pool:
+        for job in spec["jobs"]:
+            with Store(spec["store"], reporter.note).work(Request.from_json(job["request"])) as work:
+                made.append(work if isinstance(work, Artifact) else _Job(work, job, reward).grade(pool, reporter))
+    return {"artifacts": [str(artifact.path) for artifact in made]}
+
+
+class _Pool:
+    """A reward pool that starts when it is first needed."""
+
+    def __init__(self, reward: RewardConfig, reporter: Reporter) -> None:
+        self._reward, self._reporter = reward, reporter
+        self._pool: RewardPool | None = None
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    @property
+    def started(self) -> RewardPool:
+        if self._pool is None:
+            self._pool = RewardPool(self._reward).__enter__()
+            for note in self._pool.notes:
+                self._reporter.note(note)
+        return self._pool
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Rows that are being graded."""
+
+    name: str
+    frame: pl.DataFrame
+    grades: list[Future[list[RewardResult]]]
+    """Of each group."""
+
+
+class _Job:
+    """One rollouts artifact to make."""
+
+    def __init__(self, work: Work, job: Mapping[str, Any], reward: RewardConfig) -> None:
+        self.work, self.reward = work, reward
+        self.source = verified(job["rollouts"])
+        self.prompts = _prompts(verified(job["prompts"])) if job["prompts"] else {}
+        self.files = self.source.tables("rollouts")
+        self.total = sum(file.rows or 0 for file in self.source.files if file.table and file.table.startswith("rollouts/"))
+        self.failed = 0
+
+    def grade(self, pool: _Pool, reporter: Reporter) -> Artifact:
+        work = self.work
+        work.room(sum(path.stat().st_size for path in self.files), f"{self.total:,} graded completions")
+        missing = [path for path in self.files if not self._is_there(path.name)]
+        meter = _Meter(reporter, sum(pq.read_metadata(path).num_rows for path in missing))
+        waiting: deque[_Shard] = deque()
+        for path in missing:
+            waiting.append(self._submitted(path, pool.started))
+            if len(waiting) == AHEAD:
+                self._write(waiting.popleft(), meter)
+        while waiting:
+            self._write(waiting.popleft(), meter)
+        meter.tell(last=True)
+        files = [work.path / path.name for path in self.files]
+        rows = read_scalars(files)
+        errors = rows.filter(pl.col("status") == "reward_error")["error"]
+        self._refuse_many_failures(len(errors), errors)
+        said = pool.started.notes if missing else []
+        notes = {"graded_from": {"id": self.source.id, "place": self.source.url}, **places_of(self.reward.components)}
+        summary = {**summarize(rows), **count_unknowns(self.source.summary, files, ())}
+        return work.finish(summary, notes=notes | ({"graders_said": said} if said else {}))
+
+    def _is_there(self, name: str) -> bool:
+        """Whether an earlier attempt wrote a file and all its rewards. Where rewards failed it is graded again."""
+        self.work.has_table(remarks_name(name), Remarks)
+        if not self.work.has_table(name, Rollouts):
+            return False
+        return "reward_error" not in pl.read_parquet(self.work.path / name, columns=["status"], glob=False)["status"]
+
+    def _submitted(self, path: Path, pool: RewardPool) -> _Shard:
+        check_columns(path, Rollouts)
+        frame = pl.read_parquet(path, glob=False)
+        if frame.is_empty():
+            raise DataError(f"{path}: no rows to grade")
+        groups = itertools.groupby(items_of(frame, self.prompts), key=lambda item: item.group_id)
+        return _Shard(path.name, frame, [pool.submit(list[RewardItem](group)) for _, group in groups])
+
+    def _write(self, shard: _Shard, meter: _Meter) -> None:
+        """Write a shard when it is graded."""
+        results: list[RewardResult] = []
+        for future in shard.grades:
+            found = future.result()
+            results += found
+            meter.count(len(found))
+        frame = regraded(shard.frame, results, self.source.manifest.content.key, self.work.request.key, self.reward)
+        names = zip(frame["group_id"], frame["sample_index"], results, strict=True)
+        remarks = remarks_of((group, sample, result.remarks) for group, sample, result in names)
+        if len(remarks):
+            self.work.write_table(remarks_name(shard.name), remarks, Remarks)
+        self.work.write_table(shard.name, frame, Rollouts)
+        failed = frame.filter(pl.col("status") == "reward_error")["error"]
+        self.failed += len(failed)
+        self._refuse_many_failures(self.failed, failed)
+
+    def _refuse_many_failures(self, failed: int, errors: pl.Series) -> None:
+        if failed > self.reward.max_failed_share * self.total:
+            raise UserError(
+                f"{self.work.path}: {failed} of {self.total} rewards failed, more than "
+                f"reward.max_failed_share={self.reward.max_failed_share}. One of them: {errors[0]}. What is graded is kept; mend "
+                "that and run the same command again; max_failed_share, or --max-failed, allows more"
+            )
+
+
+class _Meter:
+    """Progress in completions."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._reporter, self._total = reporter, total
+        self._done = 0
+        self._told = time.monotonic()
+
+    def count(self, completions: int) -> None:
+        self._done += completions
+        self.tell()
+
+    def tell(self, last: bool = False) -> None:
+        now = time.monotonic()
+        if last or now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            self._reporter.progress(self._done, self._total, "completions")
+
+
+def _prompts(artifact: Artifact) -> dict[str, dict[str, Any]]:
+    """What graders are given of each prompt, by its id."""
+    return {row["prompt_id"]: prompt_for_grader(row) for row in _rows(artifact)}
+
+
+def _rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    yield from read_table(artifact, Prompts).iter_rows(named=True)

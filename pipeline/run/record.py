@@ -1,0 +1,192 @@
+"""What there is of a run, and its record on disk: run.json in the run directory, which names every artifact by id and place."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import IntegrityError, UserError
+from pipeline.config.run import RunConfig
+from pipeline.run.parts import Part
+from pipeline.run.stopping import Stop, best_of
+from pipeline.store import Artifact
+from pipeline.store.files import write_text
+from pipeline.store.store import load_artifact
+from schemas.manifest import UNSEALED, sealed
+
+RECORD = "run.json"
+FORMAT = "rollbook-run/1"
+PARTS = ("rollouts", "sampled", "greedy")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one checkpoint answered, from one start of the engine."""
+
+    sampled: Artifact
+    """Held-out prompts, several samples each."""
+    greedy: Artifact | None
+    """Held-out prompts at temperature 0."""
+    rollouts: Artifact | None
+    """Training prompts; None for the last checkpoint."""
+
+
+@dataclass
+class Iteration:
+    """One checkpoint: its evaluation, and the training that led away from it."""
+
+    iteration: int
+    policy: Artifact
+    answers: Answers | None = None
+    evaluation: Artifact | None = None
+    shaped: Artifact | None = None
+    scores: dict[str, Artifact] = field(default_factory=dict)
+    """Cached logprobs by role, for algorithms that need them."""
+    replayed: tuple[Part, ...] = ()
+    """Rollouts of other times that were trained on too."""
+    checkpoint: Artifact | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that is trained on, the iteration's own rollouts first; nothing before they are shaped."""
+        rollouts = self.answers.rollouts if self.answers else None
+        if rollouts is None or self.shaped is None:
+            return ()
+        return (Part(rollouts, self.shaped, self.scores), *self.replayed)
+
+
+@dataclass
+class Run:
+    """What there is of a run, in order. Iteration 0 is the base model."""
+
+    config: RunConfig
+    train_prompts: Artifact | None = None
+    heldout_prompts: Artifact | None = None
+    iterations: list[Iteration] = field(default_factory=list)
+    missing: str | None = None
+    """The first stage that is not finished yet; None when the run is complete."""
+    stopped: Stop | None = None
+    """The rule that ended the run before its last iteration."""
+
+    def rollouts_before(self, iteration: int) -> list[Artifact]:
+        """Training rollouts of earlier iterations, newest first."""
+        before = (step.answers.rollouts for step in reversed(self.iterations) if step.iteration < iteration and step.answers)
+        return [rollouts for rollouts in before if rollouts]
+
+
+def save_run(run: Run, directory: Path) -> None:
+    """Write the record. Artifacts inside the directory are named relative to it, so that it can be moved."""
+
+    def reference(artifact: Artifact | None) -> dict[str, str] | None:
+        if artifact is None:
+            return None
+        path, place = artifact.url, artifact.path
+        if path == str(place):  # a directory, not a bucket
+            inside = place.resolve().is_relative_to(directory.resolve())
+            path = os.path.relpath(place, directory) if inside else str(place.resolve())
+        return {"kind": artifact.kind, "id": artifact.id, "path": path}
+
+    iterations = [
+        {
+            "iteration": step.iteration,
+            "policy": reference(step.policy),
+            **{part: reference(getattr(step.answers, part)) if step.answers else None for part in PARTS},
+            **{part: reference(getattr(step, part)) for part in ("evaluation", "shaped", "checkpoint")},
+            "scores": {role: reference(artifact) for role, artifact in step.scores.items()},
+            "replayed": [{role: reference(artifact) for role, artifact in part.artifacts.items()} for part in step.replayed],
+        }
+        for step in run.iterations
+    ]
+    record = {
+        "format": FORMAT,
+        "seal": UNSEALED,
+        "config": run.config.model_dump(mode="json"),
+        "missing": run.missing,
+        "stopped": asdict(run.stopped) if run.stopped else None,
+        "best": reference(best.policy) if (best := best_of(run)) else None,
+        "train_prompts": reference(run.train_prompts),
+        "heldout_prompts": reference(run.heldout_prompts),
+        "iterations": iterations,
+    }
+    text = sealed(json.dumps(record, indent=2) + "\n")
+    file = directory / RECORD
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+
+
+def recorded_config(directory: Path) -> RunConfig | None:
+    """The settings of a run's record, wherever its artifacts are; None if there is no record.
+
+    Raises:
+        IntegrityError: the record is damaged.
+    """
+    file = directory / RECORD
+    try:
+        return RunConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
+
+
+def directory_of(place: Path) -> Path:
+    """A run's directory, named by itself or by the record in it."""
+    return place if place.is_dir() else place.parent
+
+
+def load_run(directory: str | Path) -> Run:
+    """Read a run's record and open its artifacts.
+
+    Raises:
+        UserError: no run there.
+        IntegrityError: an artifact is missing or is not the one that was recorded.
+    """
+    place = Path(directory)
+    file = place / RECORD if place.is_dir() else place
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise UserError(f"{file}: format {record['format']!r}; this version of rollbook reads {FORMAT!r}")
+        return _run_of(record, file.parent)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{place}: no run there (it has no {RECORD}). Name a run directory such as runs/demo") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
+
+
+def _run_of(record: dict[str, Any], directory: Path) -> Run:
+    def artifact(reference: dict[str, Any] | None) -> Artifact | None:
+        return _open(reference, directory) if reference is not None else None
+
+    config = RunConfig.model_validate(record["config"])
+    run = Run(config, artifact(record["train_prompts"]), artifact(record["heldout_prompts"]), missing=record["missing"])
+    run.stopped = Stop(**record["stopped"]) if record["stopped"] else None
+    for entry in record["iterations"]:
+        policy = _open(entry["policy"], directory)
+        sampled = artifact(entry["sampled"])
+        answers = Answers(sampled, artifact(entry["greedy"]), artifact(entry["rollouts"])) if sampled else None
+        rest = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
+        scores = {role: found for role, ref in entry["scores"].items() if (found := artifact(ref))}
+        replayed = tuple(_part({role: _open(ref, directory) for role, ref in part.items()}) for part in entry["replayed"])
+        run.iterations.append(Iteration(entry["iteration"], policy, answers, scores=scores, replayed=replayed, **rest))
+    return run
+
+
+def _part(artifacts: dict[str, Artifact]) -> Part:
+    return Part(artifacts.pop("rollouts"), artifacts.pop("shaped"), artifacts)
+
+
+def _open(reference: dict[str, Any], directory: Path) -> Artifact:
+    path = reference["path"]
+    found = load_artifact(path if path.startswith("s3://") else directory / path)
+    if found.id != reference["id"]:
+        raise IntegrityError(f"{found.url}: has id {found.id[:16]}, the run recorded {reference['id'][:16]}")
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:200]

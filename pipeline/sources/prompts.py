@@ -1,0 +1,251 @@
+"""Prompts from JSONL, Parquet or a Hugging Face dataset: read, checked, rendered, kept as an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import polars as pl
+
+from pipeline.common.errors import DataError, UserError
+from pipeline.common.spelled import spelled
+from pipeline.config.data import PromptSource
+from pipeline.sources.readers import Misfit, Rows, read_rows, refuse_missing
+from pipeline.store import Artifact, Request, Store, read_table
+from pipeline.store.files import sha256_of
+from pipeline.store.work import Work
+from schemas import Prompts, SetAside
+
+Render = Callable[[list[str]], list[str]]
+COLUMNS = ("prompt_id", "question", "answer", "metadata")
+NO_CHAT_TEMPLATE = "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template"
+DAY = datetime(2024, 7, 26)
+"""What chat templates that write today's date (Llama 3.2's) are told it is: their own date where they are not told one."""
+MOST_TOLD = 5
+"""Bad rows that a refusal names."""
+
+
+def source_hash(source: PromptSource) -> str:
+    """What identifies the source's content: the hash of its bytes, or a hub dataset's name and revision.
+
+    Raises:
+        UserError: no such file, and not a hub name either.
+    """
+    path = Path(source.path)
+    if path.is_file():
+        return sha256_of(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listing = "\n".join(f"{file.relative_to(path)} {sha256_of(file)}" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    refuse_missing(source)
+    return f"hub:{source.path}@{source.revision or 'default'}"
+
+
+def make_prompts(
+    store: Store, request: Request, source: PromptSource, render: Render, disjoint_from: Artifact | None
+) -> Artifact:
+    """Read, check and render a source.
+
+    Args:
+        render: turns questions into the texts given to the model.
+        disjoint_from: prompts that this source must not overlap with.
+
+    Raises:
+        DataError: names the file, and the row and column of the first problems.
+    """
+    with store.work(request) as work:
+        if not isinstance(work, Work):
+            return work
+        frame, bad = load(source)
+        if disjoint_from is not None:
+            _refuse_overlap(source, frame, disjoint_from)
+        frame = frame.with_columns(prompt_text=pl.Series(render(frame["question"].to_list()), dtype=pl.String))
+        work.write_table("prompts.parquet", frame, Prompts)
+        summary = {"prompts": len(frame)}
+        if not bad.is_empty():
+            work.write_table("set-aside.parquet", bad, SetAside)
+            summary["set_aside"] = len(bad)
+        return work.finish(summary, notes={"read_from": source.path})
+
+
+def template_renderer(template: str) -> Render:
+    """Fill {question} in; every other brace stays as it is.
+
+    Raises:
+        UserError: the template does not mention {question}.
+    """
+    if "{question}" not in template:
+        raise UserError("data.template: has no {question} in it")
+    return lambda questions: [template.replace("{question}", question) for question in questions]
+
+
+def chat_renderer(tokenizer: Any, template: str, system: str | None) -> Render:
+    """Render with the model's chat template, as a user's message with the assistant's turn opened. The same on every day.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or it refuses the messages.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(NO_CHAT_TEMPLATE)
+    fill = template_renderer(template)
+    head = [{"role": "system", "content": system}] if system else []
+
+    def render(questions: list[str]) -> list[str]:
+        chats = [[*head, {"role": "user", "content": text}] for text in fill(questions)]
+        try:
+            return list(
+                tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime)
+            )
+        except jinja2.TemplateError as error:
+            raise UserError(f"data.chat: the model's chat template refuses these messages: {error}") from None
+
+    return render
+
+
+class Sifted(NamedTuple):
+    """A source's rows."""
+
+    good: pl.DataFrame
+    """prompt_id, question, answer, metadata."""
+    bad: pl.DataFrame
+    """The others: rows of a `SetAside` table, in the order of the source."""
+
+
+def load(source: PromptSource) -> Sifted:
+    """Split a source into rows that fit and rows that do not.
+
+    Raises:
+        DataError: a row does not fit and the source does not set such rows aside, or none fits; names file, row and column.
+    """
+    name, found = source.path, read_rows(source)
+    if not found.rows and not found.bad:
+        raise DataError(f"{name}: no rows. A prompts file needs at least one question with its answer")
+    for role, column in (("question", source.question), ("answer", source.answer), ("prompt_id", source.prompt_id)):
+        if found.rows and column is not None and column not in found.columns:
+            there = ", ".join(found.columns) or "no columns"
+            raise DataError(f"{name}: no column {column!r} for the {role}; it has {there}. Name the right one in data.*.{role}")
+    good, bad = _sift(source, found)
+    if bad and (source.bad_rows == "refuse" or good.is_empty()):
+        raise DataError(_refusal(name, found.unit, bad, len(good)))
+    rows = [(f"{found.unit} {row.number}", row.reasons, row.content) for row in bad]
+    return Sifted(good, pl.DataFrame(rows, schema=dict.fromkeys(SetAside.columns(), pl.String), orient="row"))
+
+
+def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[Misfit]]:
+    texts, numbers, bad = [], [], list(found.bad)
+    answer_of, used = _answer_reader(source), {source.question, source.answer, source.prompt_id}
+    first: dict[tuple[str | None, ...], int] = {}
+    for number, row in zip(found.numbers, found.rows, strict=True):
+        try:
+            question, answer = _text(row, source.question), answer_of(row)
+            prompt_id = _text(row, source.prompt_id) if source.prompt_id else _hashed_id(question)
+            if (before := first.setdefault((prompt_id, question, answer), number)) != number:
+                raise ValueError(f"repeats {found.unit} {before}")
+            texts.append((prompt_id, question, answer, _metadata(row, used)))
+            numbers.append(number)
+        except (ValueError, RecursionError) as error:
+            bad.append(Misfit(number, str(error), _as_json(row)))
+    frame = pl.DataFrame(texts, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+    checked = Prompts.check(frame.with_columns(prompt_text=pl.lit("")))
+    for row in checked.bad.iter_rows(named=True):
+        content = _as_json({name: row[name] for name in COLUMNS})
+        bad.append(Misfit(numbers[row["row"]], _explained(row, source), content))
+    return checked.good.select(COLUMNS), sorted(bad)
+
+
+def _text(row: dict[str, Any], column: str) -> str | None:
+    """A value as text: numbers as people write them, NaN as null.
+
+    Raises:
+        ValueError: it is neither text nor a number.
+    """
+    value = row.get(column)
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(f"column {column} holds a {type(value).__name__}, expected text")
+    return None if value is None or value != value else spelled(value)
+
+
+def _answer_reader(source: PromptSource) -> Callable[[dict[str, Any]], str | None]:
+    """What takes the answer out of a row.
+
+    Raises:
+        UserError: answer_pattern is not a regular expression.
+    """
+    if source.answer_pattern is None:
+        return lambda row: _text(row, source.answer)
+    try:
+        pattern = re.compile(source.answer_pattern)
+    except re.error as error:
+        raise UserError(f"answer_pattern: not a regular expression: {error}") from None
+
+    def read(row: dict[str, Any]) -> str:
+        match = pattern.search(_text(row, source.answer) or "")
+        answer = match and match.group(1 if pattern.groups else 0)
+        if answer is None:
+            raise ValueError(f"column {source.answer} does not match answer_pattern {source.answer_pattern!r}")
+        return answer.strip()
+
+    return read
+
+
+def _metadata(row: dict[str, Any], used: set[str | None]) -> str | None:
+    """The other columns. What a column `metadata` holds stands beside them, unless a name would be there twice."""
+    rest = {key: value for key, value in row.items() if key not in used}
+    inner = _as_object(rest.get("metadata"))
+    if inner is not None and not inner.keys() & (rest.keys() - {"metadata"}):
+        rest = {**{key: value for key, value in rest.items() if key != "metadata"}, **inner}
+    return _as_json(rest) if rest else None
+
+
+def _as_object(value: Any) -> dict[str, Any] | None:
+    """A JSON object, or text that holds one."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, dict) else None
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
+
+
+def _hashed_id(question: str | None) -> str:
+    return f"prompt-{hashlib.sha256((question or '').encode()).hexdigest()[:12]}"
+
+
+def _explained(row: dict[str, Any], source: PromptSource) -> str:
+    """A bad row's reasons; of a repeated id, what is repeated."""
+    if "prompt_id is there twice" not in row["reasons"]:
+        return str(row["reasons"])
+    what = "Give every row an id of its own" if source.prompt_id else "Its question is there with another answer"
+    return f"{row['reasons']} ({row['prompt_id']!r}). {what}"
+
+
+def _refusal(name: str, unit: str, bad: list[Misfit], good: int) -> str:
+    """The first bad rows with their reasons, and the remedy."""
+    told = [f"{name}, {unit} {bad[0].number}: {bad[0].reasons}"]
+    told += [f"{unit} {row.number}: {row.reasons}" for row in bad[1:MOST_TOLD]]
+    if len(bad) > 1:
+        told.append(f"{len(bad)} of {len(bad) + good} rows do not fit.")
+    remedy = "Mend them" if len(bad) > 1 else "Mend it"
+    if good:
+        remedy += ", or set bad_rows: set_aside in that source to go on without such rows"
+    return "\n  ".join([*told, remedy + "."])
+
+
+def _refuse_overlap(source: PromptSource, frame: pl.DataFrame, other: Artifact) -> None:
+    shared = frame.join(read_table(other, Prompts, ["question"]), on="question", how="semi")
+    if not shared.is_empty():
+        raise DataError(
+            f"{source.path}: {len(shared)} questions are also training prompts, the first is {shared['prompt_id'][0]!r}. "
+            "Remove them, or set data.allow_overlap: true"
+        )

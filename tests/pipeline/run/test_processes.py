@@ -1,0 +1,92 @@
+"""Processes that live on: one per stage, taken again, and replaced where they cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.common.errors import DataError, StageCrashed
+from pipeline.run.process import Event
+from pipeline.run.processes import Processes
+
+STAGE = """
+import os, signal
+from pipeline.common.errors import DataError
+from pipeline.run.process import Unfit, serve
+
+before = []
+
+def work(spec, reporter):
+    if spec["do"] == "fail":
+        raise DataError("no")
+    if spec["do"] == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if spec["do"] == "change" and before:
+        raise Unfit("worked before")
+    before.append(spec["do"])
+    return {"pid": os.getpid(), "before": before}
+
+serve(work)
+"""
+
+
+class Stage:
+    """A stage that remembers what it did."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "remembering.py").write_text(STAGE, encoding="utf-8")
+        self.processes = Processes({"PYTHONPATH": str(directory)})
+        self.log = directory / "stage.log"
+
+    def __call__(self, do: str) -> Event:
+        return self.processes.run("remembering", {"do": do}, self.log, lambda event: None)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    yield stage
+    stage.processes.close()
+
+
+def test_the_same_process_is_taken_again(stage: Stage) -> None:
+    stage.processes.warm_up("remembering", stage.log)
+    stage.processes.warm_up("remembering", stage.log)
+    first, second = stage("a"), stage("b")
+    assert first["pid"] == second["pid"]
+    assert second["before"] == ["a", "b"]
+
+
+def test_work_that_does_not_fit_is_done_by_a_fresh_process(stage: Stage) -> None:
+    first, second, third = stage("a"), stage("change"), stage("b")
+    assert first["pid"] != second["pid"] == third["pid"]
+    assert third["before"] == ["change", "b"]
+
+
+@pytest.mark.parametrize(("do", "kind"), [("fail", DataError), ("crash", StageCrashed)])
+def test_after_an_error_the_next_process_is_a_fresh_one(stage: Stage, do: str, kind: type[Exception]) -> None:
+    first = stage("a")
+    with pytest.raises(kind):
+        stage(do)
+    assert stage("b")["before"] == ["b"]
+    assert not Path(f"/proc/{first['pid']}").exists()
+
+
+def test_a_process_that_was_killed_while_idle_is_replaced(stage: Stage) -> None:
+    first = stage("a")
+    os.kill(first["pid"], signal.SIGKILL)
+    while stage.processes._idle["remembering"].is_alive:
+        time.sleep(0.01)
+    assert stage("b")["before"] == ["b"]
+
+
+def test_closing_ends_idle_processes(stage: Stage) -> None:
+    first = stage("a")
+    stage.processes.close()
+    assert not Path(f"/proc/{first['pid']}").exists()
+    assert stage("b")["before"] == ["b"]
