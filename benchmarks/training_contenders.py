@@ -1,6 +1,7 @@
 """Who takes part in benchmarks/training_step.py, each on the same stored completions with the same loss and optimizer.
 
     rollbook  the train stage as `rollbook run` runs it.
+    before    the same of an earlier commit, from a checkout of it.
     padded    a plain loop over transformers' model, written with care: rows [prompt, completion] of like length together,
               padded on the right to the longest of the batch, so that causal attention needs no mask; logits only from the
               shortest prompt of the batch on (logits_to_keep); no entropy, no metrics.

@@ -3,8 +3,11 @@
     python benchmarks/training_step.py                                  # every cell: hours on two cores
     python benchmarks/training_step.py --shape long-8 --size 20M --vocabulary 8k
     python benchmarks/training_step.py --shape gpu --size 0.5B --vocabulary 150k --dtype bfloat16      # on a GPU
+    python benchmarks/training_step.py --before ../earlier --contender rollbook,before --shape short --size 1M
 
 TRL must be importable: `pip install -e .[bench]` adds it to this environment; `--trl-python` names another one's interpreter.
+`before` is the train stage of an earlier commit: `git worktree add ../earlier COMMIT`, then `--before ../earlier`. That
+checkout's own benchmark runs it, in a process of its own, on the artifacts that this one made.
 
 Per cell (shape x model x vocabulary) every contender first computes loss and gradient of the step, and nothing is timed
 unless they agree. Then rounds are timed in turn: each contender in a process of its own, whose first step is left out.
@@ -55,16 +58,20 @@ def arguments() -> argparse.Namespace:
     several("shape", list(SHAPES), [name for name in SHAPES if name != "gpu"])
     several("size", list(SIZES), [name for name in SIZES if name != "0.5B"])
     several("vocabulary", list(VOCABULARIES), list(VOCABULARIES))
-    several("contender", ["rollbook", "padded", "kept", "trl"], ["rollbook", "padded", "trl"])
+    several("contender", ["rollbook", "before", "padded", "kept", "trl"], ["rollbook", "padded", "trl"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, for the contender `before`")
     parser.add_argument("--trl-python", default=sys.executable, help="interpreter of an environment that has TRL")
     parser.add_argument("--launcher", default="", help='put before each timed process, such as "taskset -c 0,1"')
     parser.add_argument("--store", default=str(Path(tempfile.gettempdir()) / "rollbook-benchmark"), help="for models and data")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_step.json"))
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if "before" in args.contender and not (args.before and (args.before / "benchmarks" / Path(__file__).name).exists()):
+        parser.error("the contender `before` needs --before CHECKOUT, which has a benchmarks/training_step.py")
+    return args
 
 
 def measure(cell: Cell, args: argparse.Namespace) -> None:
@@ -80,7 +87,7 @@ def measure(cell: Cell, args: argparse.Namespace) -> None:
             timed = child(args, contender, {"do": "time", "contender": contender, **order}, args.launcher)
             rounds[-1][contender] = timed
             print(f"  round {number + 1}, {contender}: {timed['seconds']} s, CPU {timed['cpu_seconds']} s", flush=True)
-    figures = summary(cell, rounds, differences)
+    figures = summary(cell, rounds, differences, args.before)
     show(figures)
     record(args.out, f"{cell.name}, {cell.dtype}", figures)
 
@@ -105,11 +112,13 @@ def agree(order: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 def child(args: argparse.Namespace, contender: str, order: dict[str, Any], launcher: str = "") -> Any:
     """What a process of its own answers to an order."""
     python = args.trl_python if contender == "trl" else sys.executable
+    checkout = args.before.resolve() if contender == "before" else Path(__file__).resolve().parents[1]
     with tempfile.NamedTemporaryFile() as answer:
-        order = {**order, "answer": answer.name}
-        command = [*shlex.split(launcher), python, __file__, "--work", json.dumps(order)]
+        order = {**order, "answer": answer.name} | ({"contender": "rollbook"} if contender == "before" else {})
+        script = str(checkout / "benchmarks" / Path(__file__).name)
+        command = [*shlex.split(launcher), python, script, "--work", json.dumps(order)]
         # Threads that wait for work sleep instead of spinning, so that CPU seconds count work.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(checkout)}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         if done.returncode:
             sys.exit(f"{contender} failed:\n{done.stdout[-4000:]}")
@@ -149,7 +158,12 @@ def check(order: dict[str, Any], cell: Cell) -> dict[str, float]:
     return {"loss": loss, "gradient_difference": (apart / size) ** 0.5}
 
 
-def summary(cell: Cell, rounds: list[dict[str, Any]], differences: dict[str, Any]) -> dict[str, Any]:
+def commit_of(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def summary(cell: Cell, rounds: list[dict[str, Any]], differences: dict[str, Any], before: Path | None) -> dict[str, Any]:
     tokens, every = step_tokens(cell)
     figures: dict[str, Any] = {
         "machine": machine(),
@@ -169,6 +183,8 @@ def summary(cell: Cell, rounds: list[dict[str, Any]], differences: dict[str, Any
             "peak_gib": statistics.median(one[name]["peak"] for one in rounds) / 2**30,
             **differences[name],
         }
+        if name == "before" and before:
+            figures["contenders"][name]["commit"] = commit_of(before)
         if "rollbook" in rounds[0]:
             for clock in ("seconds", "cpu_seconds"):
                 times = [statistics.median(one[name][clock]) / statistics.median(one["rollbook"][clock]) for one in rounds]
@@ -215,7 +231,7 @@ def _without_places(words: list[str]) -> list[str]:
     for word in words:
         if skip:
             skip = False
-        elif word in ("--trl-python", "--launcher", "--store", "--out"):
+        elif word in ("--before", "--trl-python", "--launcher", "--store", "--out"):
             skip = True
         else:
             kept.append(word)
