@@ -24,7 +24,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long and not needs"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest -m needs --needed

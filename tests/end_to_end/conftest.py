@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flows.server import SETTINGS
 from pipeline.run.record import load_run
 from pipeline.store import Artifact, Store
 
@@ -124,7 +129,7 @@ class Rollbook:
 
     program = ROLLBOOK
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         self._started: list[Started] = []
         self._home = home
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLBOOK_"))}
@@ -133,6 +138,7 @@ class Rollbook:
             "PREFECT_HOME": str(home),
             "PREFECT_MEMO_STORE_PATH": str(home / "memo.toml"),
             "COLUMNS": "160",
+            **environment,
         }
 
     def start(self, *arguments: object, cwd: Path | None = None, **environment: str) -> Started:
@@ -200,6 +206,32 @@ def rollbook(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollbook]:
+    """`rollbook`, but all commands share one Prefect server: for tests that look at something else."""
+    home = tmp_path_factory.mktemp("served")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = Rollbook(home, PREFECT_API_URL=f"http://127.0.0.1:{port}/api")
+    arguments = [sys.executable, "-m", "flows.server", str(port)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, env={**SETTINGS, **command.environment}) as server:
+        while not answers(f"http://127.0.0.1:{port}/api/health"):
+            assert server.poll() is None, "Prefect's server ended at its start"
+            time.sleep(0.2)
+        yield command
+        command.end_all()
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
 def write_config() -> Callable[..., Path]:
     """write_config(path, **changes): the tiny run's YAML file, its sections updated key by key."""
 
@@ -215,12 +247,18 @@ def write_config() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def finished(rollbook: Rollbook, write_config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """The tiny run, done once: two starts of vLLM."""
-    directory = tmp_path_factory.mktemp("finished")
-    config = write_config(directory / "tiny.yaml")
-    command = rollbook("run", config, "--set", f"run_dir={directory / 'run'}")
-    assert command.status == 0, command.err
-    return FinishedRun(config, directory / "run", command)
+    """The tiny run, done once, whichever worker of pytest-xdist asks first; the others wait for it. No test changes it."""
+    directory = tmp_path_factory.getbasetemp()
+    directory = (directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory) / "finished"
+    directory.mkdir(exist_ok=True)
+    config, run, ended = directory / "tiny.yaml", directory / "run", directory / "ended.json"
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ended.exists():
+            command = rollbook("run", write_config(config), "--set", f"run_dir={run}")
+            assert command.status == 0, command.err
+            ended.write_text(json.dumps(asdict(command)), encoding="utf-8")
+    return FinishedRun(config, run, Ended(**json.loads(ended.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture(scope="session")

@@ -51,32 +51,32 @@ def finished_kinds(run: Path) -> list[str]:
     return sorted(artifact.kind for artifact in Store(run / "artifacts").artifacts())
 
 
-def test_a_model_that_vllm_cannot_run(rollbook: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_model_that_vllm_cannot_run(served: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
     model = tmp_path / "model"
     GPT2LMHeadModel(GPT2Config(vocab_size=259, n_positions=256, n_embd=20, n_layer=1, n_head=2)).save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ROOT / "data/base" / name, model / name)
-    message = only_message(rollbook("run", small(write_config, tmp_path, model={"path": str(model)})))
+    message = only_message(served("run", small(write_config, tmp_path, model={"path": str(model)})))
     assert "vLLM" in message and "cannot" in message and "10" in message  # the head dimension, in the words of vLLM
     assert finished_kinds(tmp_path / "run") == ["checkpoint", "prompts", "prompts"]
 
 
-def test_an_architecture_that_nobody_knows(rollbook: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_architecture_that_nobody_knows(served: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(ROOT / "data/base", model)
     config = model / "config.json"
     config.write_text(config.read_text().replace('"qwen2"', '"abacus"').replace("Qwen2ForCausalLM", "AbacusForCausalLM"))
-    message = only_message(rollbook("run", small(write_config, tmp_path, model={"path": str(model)})))
+    message = only_message(served("run", small(write_config, tmp_path, model={"path": str(model)})))
     assert "abacus" in message
     assert finished_kinds(tmp_path / "run") == ["checkpoint", "prompts", "prompts"]
 
 
-def test_a_prompt_longer_than_the_context(rollbook: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_prompt_longer_than_the_context(served: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
     rows = pl.DataFrame({"prompt_id": ["short", "long"], "question": ["1+1", "1+" * 150 + "1"], "answer": ["2", "151"]})
     rows.write_parquet(tmp_path / "train.parquet")
     source = {"path": str(tmp_path / "train.parquet"), "prompt_id": "prompt_id"}
     config = small(write_config, tmp_path, data={"train": source})
-    message = only_message(rollbook("run", config))
+    message = only_message(served("run", config))
     assert "'long' has 304 tokens, but the context holds 256" in message
     assert "raise engine.max_model_len" in message
     assert finished_kinds(tmp_path / "run") == ["checkpoint", "prompts", "prompts"]
@@ -107,7 +107,7 @@ def test_what_the_engine_refuses_is_a_reply_with_its_reason() -> None:
 
 
 def test_a_grader_that_always_raises_and_is_then_given_what_it_misses(
-    rollbook: Any, write_config: Callable[..., Path], tmp_path: Path
+    served: Any, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     source = """
         from pathlib import Path
@@ -117,7 +117,7 @@ def test_a_grader_that_always_raises_and_is_then_given_what_it_misses(
     """
     (tmp_path / "graders.py").write_text(textwrap.dedent(source))
     config = small(write_config, tmp_path, reward={"components": [{"grader": "graders:grade"}]})
-    message = only_message(rollbook("run", config, cwd=tmp_path))
+    message = only_message(served("run", config, cwd=tmp_path))
     assert "rewards failed, more than reward.max_failed_share=0.2" in message
     assert "FileNotFoundError" in message and "worth.txt" in message
     assert "mend the grader and run the same command again" in message
@@ -127,7 +127,7 @@ def test_a_grader_that_always_raises_and_is_then_given_what_it_misses(
     assert kept["behavior_logprobs"].null_count() == 0
 
     (tmp_path / "worth.txt").write_text("2.0")
-    ended = rollbook("evaluate", config, cwd=tmp_path)
+    ended = served("evaluate", config, cwd=tmp_path)
     assert ended.status == 0, ended.err
     mended = rollouts_in(tmp_path / "run")
     assert set(mended["status"]) <= {"ok", "truncated"}

@@ -26,16 +26,16 @@ def ids_of(store: Path) -> dict[str, str]:
     return {artifact.path.name: artifact.id for artifact in Store(store).artifacts() if artifact.kind == "rollouts"}
 
 
-def test_another_reward_grades_and_generates_nothing(rollbook: Any, finished: Any, write_config: Any, tmp_path: Path) -> None:
+def test_another_reward_grades_and_generates_nothing(served: Any, finished: Any, write_config: Any, tmp_path: Path) -> None:
     run = finished.without(tmp_path / "graded")
     stored = ids_of(run / "artifacts")
     config = write_config(tmp_path / "other.yaml", reward=OTHER)
-    graded = rollbook("generate", config, "--set", f"run_dir={run}")
+    graded = served("generate", config, "--set", f"run_dir={run}")
     assert graded.status == 0 and "starting vLLM" not in graded.err, graded.err
     made = {name: identity for name, identity in ids_of(run / "artifacts").items() if name not in stored}
     assert len(made) == 3 and (run / "logs" / "grade-0.log").exists()
 
-    direct = rollbook("generate", config, "--set", f"run_dir={tmp_path / 'direct'}")
+    direct = served("generate", config, "--set", f"run_dir={tmp_path / 'direct'}")
     assert direct.status == 0, direct.err
     assert ids_of(tmp_path / "direct" / "artifacts") == made
 

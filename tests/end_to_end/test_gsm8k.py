@@ -113,7 +113,7 @@ def model(texts: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def run(
-    rollbook: Any,
+    served: Any,
     write_config: Callable[..., Path],
     texts: tuple[Path, Path],
     model: Path,
@@ -142,7 +142,7 @@ def run(
     )
     for algorithm in ("rec-oneside-nois", "grpo"):
         settings = (f"train.algorithm={algorithm}", f"run_dir={directory / algorithm}")
-        ended = rollbook("train", config, *(part for setting in settings for part in ("--set", setting)))
+        ended = served("train", config, *(part for setting in settings for part in ("--set", setting)))
         assert ended.status == 0, ended.err
         assert ("already there" in ended.err) == (algorithm == "grpo")
     return load_run(directory / "grpo")

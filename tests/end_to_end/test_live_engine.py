@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_fresh_engine_gives_the_bytes_of_a_reloaded_one(
-    rollbook: Any, finished: Any, tmp_path: Path, ids: Callable[[Path], dict[str, str]]
+    served: Any, finished: Any, tmp_path: Path, ids: Callable[[Path], dict[str, str]]
 ) -> None:
     """Iteration 1 was answered by the process of iteration 0, unless its engine's check failed: then its log names a start."""
     logs = finished.directory / "logs"
@@ -28,6 +28,6 @@ def test_a_fresh_engine_gives_the_bytes_of_a_reloaded_one(
     assert answers and answers.greedy
     for artifact in (answers.sampled, answers.greedy):
         shutil.rmtree(run / artifact.path.relative_to(finished.directory))
-    ended = rollbook("run", finished.config, "--set", f"run_dir={run}")
+    ended = served("run", finished.config, "--set", f"run_dir={run}")
     assert ended.status == 0, ended.err
     assert ids(run) == ids(finished.directory)

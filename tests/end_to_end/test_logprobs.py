@@ -121,9 +121,9 @@ def test_held_out_seeds_are_those_of_the_prompt_whatever_the_checkpoint(finished
 
 
 @pytest.mark.slow
-def test_other_batches_and_shards_give_the_same_completions(finished: Any, rollbook: Any, tmp_path: Path) -> None:
+def test_other_batches_and_shards_give_the_same_completions(finished: Any, served: Any, tmp_path: Path) -> None:
     changes = ("engine.max_num_seqs=3", "generate.shard_groups=3", f"run_dir={tmp_path / 'run'}")
-    ended = rollbook("generate", finished.config, *(part for change in changes for part in ("--set", change)))
+    ended = served("generate", finished.config, *(part for change in changes for part in ("--set", change)))
     assert ended.status == 0, ended.err
     other = load_run(tmp_path / "run").iterations[0].answers
     assert other is not None

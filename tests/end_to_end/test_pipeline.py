@@ -139,14 +139,12 @@ def test_the_same_command_does_nothing_twice(finished: Any, rollbook: Any) -> No
 
 
 @pytest.mark.slow
-def test_stage_by_stage_gives_the_same_artifacts_and_run_finds_them(
-    finished: Any, rollbook: Any, ids: Ids, tmp_path: Path
-) -> None:
+def test_stage_by_stage_gives_the_same_artifacts_and_run_finds_them(finished: Any, served: Any, ids: Ids, tmp_path: Path) -> None:
     expected = ids(finished.directory)
     run = tmp_path / "run"
 
     def go(*command: str) -> dict[str, str]:
-        ended = rollbook(command[0], finished.config, *command[1:], "--set", f"run_dir={run}")
+        ended = served(command[0], finished.config, *command[1:], "--set", f"run_dir={run}")
         assert ended.status == 0, ended.err
         assert "Traceback" not in ended.err
         return ids(run)
@@ -168,11 +166,11 @@ def test_stage_by_stage_gives_the_same_artifacts_and_run_finds_them(
 
 
 @pytest.mark.slow
-def test_more_iterations_go_on_from_what_is_there(finished: Any, rollbook: Any, ids: Ids, tmp_path: Path) -> None:
+def test_more_iterations_go_on_from_what_is_there(finished: Any, served: Any, ids: Ids, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.directory, run)
     before = files_of(run / "artifacts")
-    ended = rollbook("run", finished.config, "--set", f"run_dir={run}", "--set", "iterations=2")
+    ended = served("run", finished.config, "--set", f"run_dir={run}", "--set", "iterations=2")
     assert ended.status == 0, ended.err
     after = files_of(run / "artifacts")
     assert {name: after[name] for name in before if "locks" not in name} == {

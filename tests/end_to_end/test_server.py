@@ -65,7 +65,7 @@ def _is_up(url: str) -> bool:
         return False
 
 
-def test_a_server_gives_the_rows_of_the_offline_engine(rollbook: Any, finished: Any, server: str, tmp_path: Path) -> None:
+def test_a_server_gives_the_rows_of_the_offline_engine(served: Any, finished: Any, server: str, tmp_path: Path) -> None:
     run = finished.without(tmp_path / "run", "generate")
     command = (*finished.again(run), "--set", f"engine.server={server}")
     after = load_run(finished.directory).iterations[1].answers
@@ -73,7 +73,7 @@ def test_a_server_gives_the_rows_of_the_offline_engine(rollbook: Any, finished: 
     for artifact in (after.sampled, after.greedy):
         shutil.rmtree(run / artifact.path.relative_to(finished.directory))
 
-    ended = rollbook(*command)
+    ended = served(*command)
 
     assert ended.status == 1
     assert f"serves '{BASE}'" in ended.err
