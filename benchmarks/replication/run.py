@@ -25,12 +25,12 @@ from typing import Any
 
 import polars as pl
 from matrix import ARMS, GROUP, PROMPTS_PER_STEP, RATES, REGIMES, SEEDS, Job, jobs
+from pipeline.generate.order import heldout_request, rollouts_request
 
 from pipeline.common.errors import UserError
 from pipeline.config.load import load_config
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import engine_environment
-from pipeline.run import requests
 from pipeline.run.local import LocalStages
 from pipeline.run.parts import Part
 from pipeline.run.processes import Processes
@@ -86,7 +86,7 @@ class Run:
         self._judge(stages, 0, base, heldout)
         step = 0
         for number in range(regime.rounds):
-            request = requests.rollouts_request(stages.config, number, policy, train)
+            request = rollouts_request(stages.config, number, policy, train)
             rollouts = stages.answers(f"generate {number}", policy, {"rollouts": (request, train)})["rollouts"]
             self.rows.append({"step": step, "reward_mean": rollouts.summary["reward_mean"]})
             for epochs in regime.epochs:
@@ -109,7 +109,7 @@ class Run:
         return self.checkpoints[-1]
 
     def _judge(self, stages: LocalStages, step: int, policy: Artifact, heldout: Artifact) -> None:
-        request = requests.heldout_request(stages.config, policy, heldout, greedy=False)
+        request = heldout_request(stages.config, policy, heldout, greedy=False)
         sampled = stages.answers(f"judge {step}", policy, {"sampled": (request, heldout)})["sampled"]
         tokens = sampled.summary["tokens"] / sampled.summary["completions"]
         self.rows.append({"step": step, "pass_at_1": sampled.summary["reward_mean"], "completion_tokens": tokens})

@@ -9,19 +9,25 @@ from pipeline.algorithms import resolve
 from pipeline.algorithms.cells.cell import PROXIMAL, REFERENCE
 from pipeline.config.data import PromptSource
 from pipeline.config.run import RunConfig
+from pipeline.evaluate.order import evaluate_request
 from pipeline.generate.engine import engine_environment
+from pipeline.generate.order import heldout_request, rollouts_request
 from pipeline.generate.siblings import find_sibling
-from pipeline.run import requests
 from pipeline.run.parts import Part
 from pipeline.run.process import Event
 from pipeline.run.processes import Processes
 from pipeline.run.record import Answers
+from pipeline.score.order import score_request
+from pipeline.shape.mix.order import mix_request
 from pipeline.shape.mix.shares import groups_of_each, sources_of
+from pipeline.shape.order import shape_request
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
 from pipeline.sources.prompts import Render, chat_renderer, template_renderer
+from pipeline.sources.readers.order import import_request, prompts_request
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.store import load_artifact
+from pipeline.train.order import train_request
 
 OnStage = Callable[[str, Event], None]
 """Called with a stage's title and an event: started, progress, note, found, finished."""
@@ -69,7 +75,7 @@ class LocalStages:
         files = base_model.model_files(directory, trust_remote_code=section.trust_remote_code)
         hashes = base_model.hashes_of(files)
         original = base_model.original_of(directory, hashes)
-        request = requests.import_request(hashes, original)
+        request = import_request(hashes, original)
 
         def make() -> Artifact:
             return base_model.import_model(self.store, request, files, section.path, original)
@@ -85,7 +91,7 @@ class LocalStages:
     def _prompts(self, title: str, source: PromptSource, base: Artifact, disjoint_from: Artifact | None) -> Artifact:
         model = base if self.config.data.chat else None
         digest = prompts.source_hash(source)
-        request = requests.prompts_request(self.config, source, digest, model=model, disjoint_from=disjoint_from)
+        request = prompts_request(self.config, source, digest, model=model, disjoint_from=disjoint_from)
 
         def make() -> Artifact:
             return prompts.make_prompts(self.store, request, source, self._renderer(base), disjoint_from)
@@ -104,11 +110,11 @@ class LocalStages:
 
     def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
         """Everything that a checkpoint must answer. `train` is None for the last checkpoint."""
-        wanted = {"sampled": (requests.heldout_request(self.config, policy, heldout, greedy=False), heldout)}
+        wanted = {"sampled": (heldout_request(self.config, policy, heldout, greedy=False), heldout)}
         if self.config.evaluate.greedy:
-            wanted["greedy"] = requests.heldout_request(self.config, policy, heldout, greedy=True), heldout
+            wanted["greedy"] = heldout_request(self.config, policy, heldout, greedy=True), heldout
         if train is not None:
-            wanted["rollouts"] = requests.rollouts_request(self.config, iteration, policy, train), train
+            wanted["rollouts"] = rollouts_request(self.config, iteration, policy, train), train
         found = self.answers(f"generate {iteration}", policy, wanted)
         return Answers(found["sampled"], found.get("greedy"), found.get("rollouts"))
 
@@ -151,7 +157,7 @@ class LocalStages:
 
     def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
         """Figures of a checkpoint."""
-        request = requests.evaluate_request(self.config, policy, answers.sampled, answers.greedy)
+        request = evaluate_request(self.config, policy, answers.sampled, answers.greedy)
         greedy = str(answers.greedy.path) if answers.greedy else None
         return self._artifact("evaluate", iteration, request, {"sampled": str(answers.sampled.path), "greedy": greedy})
 
@@ -163,7 +169,7 @@ class LocalStages:
         section = self.config.train
         spec = {"algorithm": section.algorithm, "algorithm_args": section.algorithm_args}
         spec["shape"] = self.config.shape.model_dump(mode="json")
-        return requests.shape_request(self.config, iteration, rollouts), {"rollouts": str(rollouts.path), **spec}
+        return shape_request(self.config, iteration, rollouts), {"rollouts": str(rollouts.path), **spec}
 
     def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
         """What is trained on beside an iteration's own rollouts: others, shaped, with the groups that are drawn for it.
@@ -187,7 +193,7 @@ class LocalStages:
     def _drawn(self, iteration: int, title: str, parts: Sequence[tuple[Part, int]]) -> tuple[Part, ...]:
         """The parts with that many of their groups; those that give all of them as they are."""
         wanted = {
-            number: requests.mix_request(self.config, iteration, part.rollouts, part.shaped, count)
+            number: mix_request(self.config, iteration, part.rollouts, part.shaped, count)
             for number, (part, count) in enumerate(parts)
             if count < part.shaped.summary["kept_groups"] or self.config.replay.loss_weight != 1
         }
@@ -209,7 +215,7 @@ class LocalStages:
         scores = {}
         for role, checkpoint_of in wanted.items():
             checkpoint = checkpoint_of()
-            request = requests.score_request(self.config, rollouts, checkpoint)
+            request = score_request(self.config, rollouts, checkpoint)
             paths = {"rollouts": str(rollouts.path), "checkpoint": str(checkpoint.path)}
             settings = self.config.train.model_dump(mode="json")
             scores[role] = self._artifact("score", iteration, request, {**paths, "train": settings})
@@ -217,7 +223,7 @@ class LocalStages:
 
     def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
         """The next checkpoint."""
-        request = requests.train_request(self.config, iteration, policy, parts)
+        request = train_request(self.config, iteration, policy, parts)
         if self.store.find(request) is None and self.last != ("train", iteration):
             self.warm_up()
         spec = {"policy": str(policy.path), "parts": [part.to_json() for part in parts]}

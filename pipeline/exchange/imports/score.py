@@ -12,9 +12,10 @@ from pipeline.config.train import TrainConfig
 from pipeline.exchange.imports.scored import missing, scored_request, with_scores
 from pipeline.generate.engine import engine_environment
 from pipeline.run.local import OnStage
+from pipeline.run.order import STAGES
 from pipeline.run.processes import Processes
-from pipeline.run.requests import STAGES, import_request
 from pipeline.sources import models as base_model
+from pipeline.sources.readers.order import import_request
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.store import load_artifact
 

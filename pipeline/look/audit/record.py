@@ -14,14 +14,19 @@ from pipeline.algorithms import ALGORITHMS, plugins
 from pipeline.common.errors import UserError
 from pipeline.config.reward import RewardComponent
 from pipeline.config.run import RunConfig
+from pipeline.evaluate.order import evaluate_request
+from pipeline.generate.order import heldout_request, rollouts_request
 from pipeline.look.audit.findings import Ledger, Spot
 from pipeline.look.audit.holdings import Held, Shelf, unique_keys
 from pipeline.look.audit.scope import Scope, can_be, references_in
 from pipeline.rewards.registry import BATCHED, settled
-from pipeline.run import requests
 from pipeline.run.parts import Part
 from pipeline.run.record import FORMAT, RECORD
+from pipeline.score.order import score_request
+from pipeline.shape.order import shape_request
+from pipeline.sources.readers.order import prompts_request
 from pipeline.store import Artifact, Request
+from pipeline.train.order import train_request
 from schemas.manifest import UNSEALED, seal_holds
 
 RERUN = "Restore it from a copy, or run the same command again: finished work is found, and the record is written anew."
@@ -149,7 +154,7 @@ class _Recipes:
                 model = _artifact(base) if data.chat else None
                 digest = str(_part(prompts.recipe, "source").get("hash"))
                 options = {"model": model, "disjoint_from": _artifact(apart)}
-                yield prompts, requests.prompts_request(self._config, source, digest, **options)
+                yield prompts, prompts_request(self._config, source, digest, **options)
         for entry in record["iterations"]:
             yield from self._answers(entry, train, heldout)
             yield from self._trained(entry, base)
@@ -163,15 +168,15 @@ class _Recipes:
         for answers, is_greedy in ((sampled, False), (greedy, True)):
             if answers is not None and heldout is not None:
                 config = self._on(answers)
-                request = requests.heldout_request(config, policy.artifact, heldout.artifact, greedy=is_greedy)
+                request = heldout_request(config, policy.artifact, heldout.artifact, greedy=is_greedy)
                 yield answers, self._graded(request, answers)
         if rollouts is not None and train is not None:
-            request = requests.rollouts_request(self._on(rollouts), entry["iteration"], policy.artifact, train.artifact)
+            request = rollouts_request(self._on(rollouts), entry["iteration"], policy.artifact, train.artifact)
             yield rollouts, self._graded(request, rollouts)
         if evaluation is not None and sampled is not None:
             yield (
                 evaluation,
-                requests.evaluate_request(self._config, policy.artifact, sampled.artifact, _artifact(greedy)),
+                evaluate_request(self._config, policy.artifact, sampled.artifact, _artifact(greedy)),
             )
 
     def _trained(self, entry: Mapping[str, Any], base: Held | None) -> Iterator[tuple[Held, Request]]:
@@ -188,12 +193,12 @@ class _Recipes:
         policy, rollouts, shaped, made = (get(entry[name]) for name in ("policy", "rollouts", "shaped", "checkpoint"))
         if policy is None or rollouts is None or shaped is None:
             return
-        yield shaped, requests.shape_request(self._config, number, rollouts.artifact)
+        yield shaped, shape_request(self._config, number, rollouts.artifact)
         scores = {role: held for role, reference in entry["scores"].items() if (held := get(reference))}
         for role, held in scores.items():
             checkpoint = base if role == "reference" else policy
             if checkpoint is not None:
-                yield held, requests.score_request(self._on(held), rollouts.artifact, checkpoint.artifact)
+                yield held, score_request(self._on(held), rollouts.artifact, checkpoint.artifact)
         parts = [Part(rollouts.artifact, shaped.artifact, {role: held.artifact for role, held in scores.items()})]
         for replayed in entry.get("replayed") or ():
             found = {role: held.artifact for role, reference in replayed.items() if (held := get(reference))}
@@ -201,7 +206,7 @@ class _Recipes:
                 return  # reported where references are checked
             parts.append(Part(found.pop("rollouts"), found.pop("shaped"), found))
         if made is not None and len(scores) == len(entry["scores"]):
-            yield made, requests.train_request(self._on(made), number, policy.artifact, parts)
+            yield made, train_request(self._on(made), number, policy.artifact, parts)
 
     def _on(self, held: Held) -> RunConfig:
         """The config on the machine that made an artifact: there, dtype auto was resolved."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pipeline.common.errors import UserError
 from pipeline.look.upkeep.ground import Ground, Item, Reason
+from pipeline.run.order import STAGES
 from pipeline.run.record import Run
-from pipeline.run.requests import STAGES
 from pipeline.store import Artifact, Store
 from pipeline.store.store import load_artifact
 

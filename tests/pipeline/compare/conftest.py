@@ -10,13 +10,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pipeline.evaluate.order import evaluate_request
+from pipeline.generate.order import heldout_request
+from pipeline.shape.order import shape_request
+from pipeline.train.order import train_request
 
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, Snapshot, Variant
 from pipeline.compare.trials import Judged, Trial, Trials
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.stage import summarize
-from pipeline.run import requests
 from pipeline.run.parts import Part
 from pipeline.run.record import Answers, Iteration, Run, save_run
 from pipeline.store import Artifact, Request, Store, Work
@@ -85,13 +88,13 @@ class Synthetic:
         """A trial of an algorithm; `strength` is about the gain of pass@1, `columns` replace those of the metrics."""
         config = plan.training(variant)
         share = 0.25 + strength * (1 - math.exp(-variant.epochs))
-        shaped = self._finish(requests.shape_request(config, 0, self.rollouts), {}, {})
+        shaped = self._finish(shape_request(config, 0, self.rollouts), {}, {})
         parts = (Part(self.rollouts, shaped),)
         draw = random.Random(f"{variant.choice.label} {variant.seed}")
         rows = [{**step_row(step, strength, draw), **columns} for step in range(variant.epochs * STEPS)]
         timing = [{"step": n, "seconds": 0.5, "tokens_per_second": 900.0, "data_seconds": 0.01} for n in range(len(rows))]
         tables = {"metrics.parquet": (frame_of(rows, Metrics), Metrics), "timing.parquet": (frame_of(timing, Timing), Timing)}
-        request = requests.train_request(config, 0, self.base, parts)
+        request = train_request(config, 0, self.base, parts)
         checkpoint = self._finish(request, tables, {"iteration": 1})
         return Trial(parts, checkpoint, self.judged(plan.judging(variant), checkpoint, share, 30 + 20 * strength))
 
@@ -114,9 +117,9 @@ class Synthetic:
         ]
         frame = frame_of(rows, Evaluation)
         sampled, greedy = (
-            self._finish(requests.heldout_request(config, policy, self.heldout, greedy=mode), {}, {}) for mode in (False, True)
+            self._finish(heldout_request(config, policy, self.heldout, greedy=mode), {}, {}) for mode in (False, True)
         )
-        request = requests.evaluate_request(config, policy, sampled, greedy)
+        request = evaluate_request(config, policy, sampled, greedy)
         evaluation = self._finish(request, {"evaluation.parquet": (frame, Evaluation)}, summarize(frame, request.recipe))
         return Judged(Answers(sampled, greedy, None), evaluation)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline.generate.order import heldout_request
+from pipeline.train.order import train_request
 
 from pipeline.common.errors import UserError
 from pipeline.compare import choices
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, find_snapshot, make_plan
-from pipeline.run import requests
 from pipeline.run.parts import Part
 from pipeline.store import Request, Work
 
@@ -100,18 +101,16 @@ def test_a_curve_has_a_trial_after_every_epoch(run: Any) -> None:
 def test_seeds_vary_the_training_and_not_the_judgment(run: Any) -> None:
     plan = make_plan(run.root, ["grpo,reinforce"], seeds=3)
     policy, heldout = plan.snapshot.policy, plan.snapshot.heldout
-    keys = {
-        requests.heldout_request(plan.judging(variant), policy, heldout, greedy=False).key for variant in [*plan.variants(), None]
-    }
-    assert keys == {requests.heldout_request(run.config, policy, heldout, greedy=False).key}
+    keys = {heldout_request(plan.judging(variant), policy, heldout, greedy=False).key for variant in [*plan.variants(), None]}
+    assert keys == {heldout_request(run.config, policy, heldout, greedy=False).key}
     assert sorted({plan.training(variant).seed for variant in plan.variants()}) == [7, 8, 9]
 
 
 def test_the_first_trial_of_the_runs_own_algorithm_is_the_runs_own_training(run: Any) -> None:
     plan = make_plan(run.root, ["rec-oneside-nois"], seeds=2)
     parents = (plan.snapshot.policy, [Part(plan.snapshot.rollouts, plan.snapshot.rollouts)])
-    own = requests.train_request(run.config, 0, *parents).key
-    assert [requests.train_request(plan.training(v), 0, *parents).key == own for v in plan.variants()] == [True, False]
+    own = train_request(run.config, 0, *parents).key
+    assert [train_request(plan.training(v), 0, *parents).key == own for v in plan.variants()] == [True, False]
 
 
 def test_a_snapshot_is_found_by_its_run_or_by_its_rollouts(run: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pipeline.evaluate.order import evaluate_request
 
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.stage import evaluate, summarize
 from pipeline.run.process import Reporter
-from pipeline.run.requests import evaluate_request
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact
 from schemas import Evaluation, Rollouts

@@ -10,13 +10,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pipeline.generate.order import rollouts_request
+from pipeline.sources.readers.order import import_request
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.shards import Shard
 from pipeline.generate.stage import generate
-from pipeline.run import requests
 from pipeline.run.process import Reporter
 from pipeline.sources import models as base_model
 from pipeline.store import Artifact, Request, Store, Work
@@ -52,7 +53,7 @@ class Project:
     def __init__(self, root: Path, config: RunConfig) -> None:
         self.store, self.config = Store(root), config
         files = base_model.model_files(BASE)
-        self.policy = base_model.import_model(self.store, requests.import_request({"all": "1"}), files, "here", None)
+        self.policy = base_model.import_model(self.store, import_request({"all": "1"}), files, "here", None)
         rows = [{"prompt_id": f"p{n}", "question": f"{n}+1", "answer": "1", "prompt_text": f"Q:{n}+1="} for n in range(PROMPTS)]
         with self.store.work(Request("prompts", "prompts/1", {"chat": False})) as work:
             assert isinstance(work, Work)
@@ -62,7 +63,7 @@ class Project:
     def generate(self, engine: Any, components: Sequence[dict[str, Any]]) -> Artifact:
         reward = self.config.reward.model_validate({"components": components})
         config = self.config.model_copy(update={"reward": reward})
-        request = requests.rollouts_request(config, 0, self.policy, self.prompts)
+        request = rollouts_request(config, 0, self.policy, self.prompts)
         spec = {
             "store": str(self.store.root),
             "policy": str(self.policy.path),

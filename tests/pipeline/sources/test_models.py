@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline.sources.readers.order import import_request
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
-from pipeline.run.requests import import_request
 from pipeline.sources.models import has_chat_template, hashes_of, import_model, locate, model_files, original_of
 from pipeline.store import Artifact, Store
 

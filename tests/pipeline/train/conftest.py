@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from pipeline.score.order import score_request
+from pipeline.train.order import train_request
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config
 
@@ -21,7 +23,6 @@ from pipeline.algorithms import resolve
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
 from pipeline.run.process import Event, Reporter
-from pipeline.run.requests import score_request, train_request
 from pipeline.score.stage import score
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import load_artifact

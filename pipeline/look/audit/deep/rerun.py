@@ -13,8 +13,8 @@ from pipeline.common.errors import UserError
 from pipeline.look.audit.deep.declared import shaped_by
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.world import World
+from pipeline.run.order import STAGES
 from pipeline.run.process import Event, Reporter
-from pipeline.run.requests import STAGES
 from pipeline.store import Artifact, Request
 from pipeline.store.store import load_artifact
 from schemas import TABLES

@@ -11,6 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from pipeline.evaluate.order import evaluate_request
+from pipeline.shape.order import shape_request
+from pipeline.sources.readers.order import import_request
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -23,7 +26,6 @@ from pipeline.exchange.exports.dataset import write_dataset
 from pipeline.exchange.exports.folder import RECORD, export_folder
 from pipeline.exchange.exports.model import write_model
 from pipeline.exchange.imports.stage import import_rollouts, order_of
-from pipeline.run.requests import evaluate_request, import_request, shape_request
 from pipeline.shape.stage import shape
 from pipeline.sources.models import hashes_of, import_model, model_files
 from pipeline.store import Artifact, Store

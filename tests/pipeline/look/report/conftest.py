@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pipeline.train.order import train_request
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from flows.chain import chain
@@ -17,7 +18,6 @@ from pipeline.config.run import RunConfig
 from pipeline.run.local import Missing
 from pipeline.run.parts import Part
 from pipeline.run.record import Answers, Run
-from pipeline.run.requests import train_request
 from pipeline.store import Artifact, Request, Store
 from schemas import Evaluation, Metrics, Prompts, Rollouts, Shaped, Timing
 
