@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,42 @@ def write_model() -> Callable[..., Path]:
         return directory
 
     return write
+
+
+@pytest.fixture(scope="session")
+def save_tokenizer() -> Callable[..., Any]:
+    """save_tokenizer(directory, "spaces", tokenizer_class="LlamaTokenizerFast"): a small tokenizer.json with settings beside it.
+
+    bytes: byte-level, as GPT-2's. spaces: words carry the space before them and texts lose their first one, as Llama's.
+    Both put <s> before a text. Returns it as the tokenizers library has it.
+    """
+    import tokenizers as library
+
+    def save(directory: Path, kind: str, **settings: Any) -> Any:
+        made = library.Tokenizer(library.models.BPE(byte_fallback=kind == "spaces"))
+        alphabet: list[str] = []
+        if kind == "bytes":
+            made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            made.decoder = library.decoders.ByteLevel()
+            alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+        else:
+            made.pre_tokenizer = library.pre_tokenizers.Metaspace(prepend_scheme="first")
+            parts = [library.decoders.Replace("▁", " "), library.decoders.Fuse(), library.decoders.Strip(" ", 1, 0)]
+            made.decoder = library.decoders.Sequence(parts)
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=400, special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=alphabet, show_progress=False
+        )
+        made.train_from_iterator(["Please work out 24+7. The answer is 31. Stop here, now."] * 20, trainer)
+        made.post_processor = library.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+        directory.mkdir(parents=True, exist_ok=True)
+        made.save(str(directory / "tokenizer.json"))
+        beside = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **settings}
+        (directory / "tokenizer_config.json").write_text(json.dumps(beside), encoding="utf-8")
+        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": made.get_vocab_size()}
+        (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return made
+
+    return save
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.common.device import has_gpu
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
+from pipeline.sources.tokenizer import for_engine
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -59,8 +61,10 @@ class Reply:
     """Of the sampled tokens, after temperature and cuts."""
     finish_reason: str | None
     text: str | None
-    """Only if stop texts made the engine decode; else the caller decodes the tokens."""
+    """As it is stored, or the engine's own up to the stop text that ended it; None: the tokens say it all."""
     error: str | None
+    stopped_by: str | None = None
+    """The stop text that ended it."""
 
 
 class Answerer(Protocol):
@@ -104,8 +108,10 @@ class Engine:
         from vllm import LLM
 
         on_gpu = has_gpu()
+        self._scratch = tempfile.TemporaryDirectory(prefix="rollbook-")
         settings: dict[str, Any] = {
             "model": str(model),
+            "tokenizer": str(for_engine(model, Path(self._scratch.name), trust_remote_code=trust_remote_code)),
             "load_format": "safetensors",
             "dtype": dtype,
             "seed": 0,
@@ -227,11 +233,12 @@ def _reply(ask: Ask, output: RequestOutput) -> Reply:
         if [flat.token_ids[i] for i in first] != tokens:
             return Reply(ask.key, tokens, [], completion.finish_reason, None, "the engine's logprobs are of other tokens")
         logprobs = [min(flat.logprobs[i], 0.0) for i in first]
-    text = completion.text if ask.sampling.stop else None
+    stopped_by = completion.stop_reason if isinstance(completion.stop_reason, str) else None
+    text = None if stopped_by is None else completion.text
     error = None
     if completion.finish_reason not in ("stop", "length"):
         error = f"the engine ended it with {completion.finish_reason!r}"
-    return Reply(ask.key, tokens, logprobs, completion.finish_reason, text, error)
+    return Reply(ask.key, tokens, logprobs, completion.finish_reason, text, error, stopped_by)
 
 
 def reason_of(error: BaseException) -> str:

@@ -174,7 +174,18 @@ def shards_of(job: Job, size: int) -> list[Shard]:
 
 
 def text_of(reply: Reply, tokenizer: Decoder) -> str:
-    return tokenizer.decode(reply.token_ids, skip_special_tokens=True) if reply.text is None else reply.text
+    """What graders see: what the tokens spell, up to the stop text that ended them, and the same whatever `stop` is.
+
+    The engine's own text may begin with a space that no tokenizer gives of the completion alone. It is taken where it alone
+    holds the stop text.
+    """
+    if reply.text is not None and reply.stopped_by is None:
+        return reply.text
+    whole = tokenizer.decode(reply.token_ids, skip_special_tokens=True)
+    if reply.text is None or reply.stopped_by is None:
+        return whole
+    head, found, _ = whole.partition(reply.stopped_by)
+    return head if found else reply.text
 
 
 def prompt_for_grader(row: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import places_of
 from pipeline.run.estimates import rollouts_bytes
 from pipeline.run.process import Event, Reporter
+from pipeline.sources.tokenizer import encode, load_tokenizer
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact, verified
 from schemas import Prompts, Remarks, Rollouts
@@ -72,15 +73,13 @@ class _Jobs:
     """The jobs that are not finished yet, their shards that are missing, failed or badly graded, and the engine that answers."""
 
     def __init__(self, spec: Event, policy: Artifact, reward: RewardConfig, works: dict[int, Work], store: Store) -> None:
-        from transformers import AutoTokenizer
-
         self.reward = reward
         self.works = works
         self.spec = spec
         self.policy = policy
         self.engine_config = EngineConfig.model_validate(spec["engine"])
         self.dtype = next(iter(works.values())).request.recipe["dtype"]
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=spec["trust_remote_code"])
+        self.tokenizer: Any = load_tokenizer(policy.path, trust_remote_code=spec["trust_remote_code"])
         context = context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
         jobs = [self._job(number, work, verified(spec["jobs"][number]["prompts"]), context) for number, work in works.items()]
         self.shards: list[Shard] = []
@@ -109,7 +108,7 @@ class _Jobs:
         frame = read_table(prompts, Prompts)
         frame = frame[select_prompts(len(frame), selection["prompts"], selection["iteration"] or 0, selection["seed"])]
         # A chat template writes its special tokens into the text; any other text gets those that the tokenizer adds.
-        tokens = self.tokenizer(frame["prompt_text"].to_list(), add_special_tokens=not prompts.recipe["chat"])["input_ids"]
+        tokens = encode(self.tokenizer, frame["prompt_text"].to_list(), special=not prompts.recipe["chat"])
         completions = len(frame) * recipe["samples"]
         work.room(rollouts_bytes(completions, recipe["sampling"]["max_tokens"]), f"rollouts of {completions:,} completions")
         names = GroupNames()

@@ -25,6 +25,7 @@ from pipeline.sources import models as base_model
 from pipeline.sources import prompts
 from pipeline.sources.prompts import Render, chat_renderer, template_renderer
 from pipeline.sources.readers.order import import_request, prompts_request
+from pipeline.sources.tokenizer import load_tokenizer
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.store import load_artifact
 from pipeline.train.order import train_request
@@ -102,10 +103,8 @@ class LocalStages:
         data = self.config.data
         if not data.chat:
             return template_renderer(data.template)
-        from transformers import AutoTokenizer
-
         base.verify()
-        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=self.config.model.trust_remote_code)
+        tokenizer = load_tokenizer(base.path, trust_remote_code=self.config.model.trust_remote_code)
         return chat_renderer(tokenizer, data.template, data.system)
 
     def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:

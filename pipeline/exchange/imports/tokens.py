@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.exchange.imports.known import Known, Messages
 from pipeline.sources.models import TOKENIZERS, model_files
 from pipeline.sources.prompts import DAY, template_renderer
+from pipeline.sources.tokenizer import encode, load_tokenizer
 from pipeline.store.files import sha256_of
 
 Eos = Literal["auto", "always", "never"]
@@ -62,7 +62,9 @@ class Tokens:
         """
         self._rendering, self._whole_answers = rendering, whole_answers
         self._fill = template_renderer(rendering.template)
-        self._tokenizer: Any = _load(model, trust_remote_code) if model else None
+        self._tokenizer: Any = load_tokenizer(model, trust_remote_code=trust_remote_code) if model else None
+        if self._tokenizer:
+            self._tokenizer.model_max_length = sys.maxsize  # or transformers says that longer texts lead to errors
         self.vocabulary: int | None = _vocabulary(model, self._tokenizer) if model else None
         if rendering.chat and not (self._tokenizer and self._tokenizer.chat_template):
             raise UserError("--chat: name a --model whose tokenizer has a chat template")
@@ -133,7 +135,7 @@ class Tokens:
 
     def _encoded(self, text: str, *, special: bool) -> list[int]:
         tokenizer = self._needed("the source has text without token ids")
-        return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+        return encode(tokenizer, [text], special=special)[0]
 
     def _decoded(self, tokens: list[int], *, skip_special: bool) -> str:
         tokenizer = self._needed("the source has token ids without text")
@@ -173,18 +175,6 @@ def tokenizer_hashes(model: Path, *, trust_remote_code: bool = False) -> dict[st
     files = model_files(model, trust_remote_code=trust_remote_code)
     names = [name for name in files if name in (*TOKENIZERS, *BESIDE) or name.endswith(".tiktoken")]
     return {name: sha256_of(files[name]) for name in sorted(names)}
-
-
-def _load(model: Path, trust_remote_code: bool) -> Any:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise UserError(f"{model}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    tokenizer.model_max_length = sys.maxsize  # transformers would say that longer texts lead to errors, which nobody asked
-    return tokenizer
 
 
 def _vocabulary(model: Path, tokenizer: Any) -> int:

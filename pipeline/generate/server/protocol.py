@@ -59,8 +59,9 @@ def reply_of(ask: Ask, answer: dict[str, Any], url: str, max_tokens: int) -> Rep
             "Start the server with a larger --max-model-len, and without a limit of its own on max_new_tokens"
         )
     error = None if finish in ("stop", "length") else f"the server ended it with {finish!r}"
-    text = str(choice.get("text", "")) if ask.sampling.stop else None
-    return Reply(ask.key, tokens, logprobs, finish if isinstance(finish, str) else None, text, error)
+    stopped_by = choice["stop_reason"] if isinstance(choice.get("stop_reason"), str) else None
+    text = None if stopped_by is None else str(choice.get("text", ""))
+    return Reply(ask.key, tokens, logprobs, finish if isinstance(finish, str) else None, text, error, stopped_by)
 
 
 def _choice(answer: dict[str, Any], url: str) -> dict[str, Any]:

@@ -79,14 +79,16 @@ class RewardModel:
         threads: int,
     ) -> None:
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
+
+        from pipeline.sources.tokenizer import load_tokenizer
 
         torch.set_num_threads(threads)
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if self._device == "cuda" and not torch.cuda.is_available():
             raise UserError("args.device: cuda, and no GPU is to be seen. Use cpu, or auto")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            self._tokenizer: Any = load_tokenizer(path, trust_remote_code=False)
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 path, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
@@ -117,8 +119,9 @@ class RewardModel:
         return scores
 
     def _batch(self, items: Sequence[RewardItem]) -> list[Score]:
-        texts = [self._text(item) for item in items]
-        tokens = self._tokenizer(texts, add_special_tokens=not self._chat)["input_ids"]
+        from pipeline.sources.tokenizer import encode
+
+        tokens = encode(self._tokenizer, [self._text(item) for item in items], special=not self._chat)
         fits = [0 < len(ids) <= self._longest for ids in tokens]
         taken = [ids for ids, fit in zip(tokens, fits, strict=True) if fit]
         values = iter(self._scores(taken) if taken else [])

@@ -95,6 +95,21 @@ def test_a_shard_is_graded_once_all_its_groups_are_whole(pool: RewardPool) -> No
     assert shard.is_graded
 
 
+class LikeLlama(Words):
+    """Texts lose their first space, which is token 9."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        return "".join("_abcdefgh "[token] for token in token_ids).lstrip(" ")
+
+
+def test_graders_see_the_same_text_with_and_without_a_stop_text() -> None:
+    tokens = [9, 1, 2, 9, 3]
+    assert text_of(reply(0, 0, tokens), LikeLlama()) == "ab c"
+    assert text_of(reply(0, 0, tokens, text=" ab", stopped_by=" c"), LikeLlama()) == "ab"
+    assert text_of(reply(0, 0, tokens, text="", stopped_by=" ab"), LikeLlama()) == ""  # the engine alone has that stop text
+    assert text_of(reply(0, 0, tokens, text=" as it is stored"), LikeLlama()) == " as it is stored"
+
+
 def test_rows_are_in_the_order_of_the_prompts_however_completions_finished(pool: RewardPool, tmp_path: Path) -> None:
     (shard,) = shards_of(job_of(groups=2), 2)
     answers = {(0, 0): [1, 2, 0], (0, 1): [1], (1, 0): [2], (1, 1): [1, 2]}

@@ -14,6 +14,7 @@ from pipeline.look.audit.hygiene import rollouts_figures
 from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, TableFile, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from pipeline.look.audit.tables.copies import Copies
+from pipeline.look.audit.tables.spelling import SPELLED, Spelling
 from pipeline.look.audit.tokens import Decoder, vocabulary_of
 from pipeline.rewards.registry import UNIT_SCORES
 from schemas import Origins, Prompts, Rollouts, SetAside
@@ -98,8 +99,15 @@ class RolloutsChecks(Checks):
         self._check_prompts(batch, spot)
 
     def check_some(self, batch: Batch, table: type[Table], spot: Spot) -> None:
-        if table is Rollouts and batch.whole:
-            self._check_texts(batch, spot)
+        if table is Rollouts and batch.whole and self._decoder is not None:
+            rows = batch.frame.with_row_index("row", batch.first).select("row", *SPELLED)
+            if not self.world.deep:
+                rows = rows.gather_every(max(1, len(rows) // TEXTS))
+            spelling = Spelling(self._decoder, tuple(self._sampling.get("stop") or ()), spot)
+            spelling.check_texts(rows)
+            if (prompts := self.world.shelf.parent(self.held, "prompts")) and self._generated:
+                spelling.check_prompts(rows, special=not prompts.recipe.get("chat"))
+            self.world.ledger.count("schema", "completion texts decoded again", len(rows), len(batch.frame))
 
     def _origin(self, batch: Batch) -> Iterator[Rule]:
         """Who answered, and how it was sampled, as the manifest has it."""
@@ -209,31 +217,6 @@ class RolloutsChecks(Checks):
             expected = f"the {column} that the prompts artifact has for this prompt"
             rules.append(Rule(check="prompt", broken=broken, expected=expected, found=pl.col(column), column=column))
         check_rules(rows, rules, spot)
-
-    def _check_texts(self, batch: Batch, spot: Spot) -> None:
-        """Decode completions again. A stop text ends the text, but not the tokens, so the text may be their beginning."""
-        if self._decoder is None:
-            return
-        rows = batch.frame.with_row_index("row").select("row", IDS, "completion_text")
-        if not self.world.deep:
-            rows = rows.gather_every(max(1, len(rows) // TEXTS))
-        stops = bool(self._sampling.get("stop"))
-        ids, texts = rows["completion_token_ids"].to_list(), rows["completion_text"].to_list()
-        for row, tokens, text, spelled in zip(rows["row"].to_list(), ids, texts, self._decoder.texts(ids), strict=True):
-            if text == spelled or (stops and spelled.startswith(text)):
-                continue
-            full = self._decoder.full_text(tokens)
-            if text != full and not (stops and full.startswith(text)):
-                spot.error(
-                    "schema",
-                    "text",
-                    expected=f"the text that the tokens spell: {full!r}",
-                    found=text,
-                    remedy=MAKE_ANEW,
-                    row=batch.first + row,
-                    column="completion_text",
-                )
-        self.world.ledger.count("schema", "completion texts decoded again", len(rows), len(batch.frame))
 
     def check_unread(self, opened: TableFile, spot: Spot) -> None:
         """What the file's own statistics say of row groups whose lists are not read."""

@@ -47,7 +47,9 @@ def test_a_server_with_the_checkpoint_answers(serve: Any, checkpoint: Any) -> No
     served = engine_for(checkpoint(0), server.url)
     replies = answers(served, temperature=0.7, stop=("x",))
     assert served.name == "vllm 0.32.0 server float32"
-    assert all(reply.error is None and reply.text == "text" and max(reply.logprobs) <= 0 for reply in replies)
+    assert all(
+        reply.error is None and (reply.text, reply.stopped_by) == (None, None) and max(reply.logprobs) <= 0 for reply in replies
+    )
     assert {reply.finish_reason for reply in replies} == {"stop", "length"}
     path, body = server.requests[-1]
     assert path == "/v1/completions"
