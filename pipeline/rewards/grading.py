@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
-import reprlib
 import resource
 import sys
 import time
@@ -17,10 +14,10 @@ from typing import Any, BinaryIO
 from pipeline.common.errors import UserError
 from pipeline.common.own_code import serve_from
 from pipeline.rewards.batches import serve_batches
-from pipeline.rewards.items import Score
 from pipeline.rewards.linux import children
 from pipeline.rewards.protocol import REMARK_CHARACTERS, decode, encode, one_line
 from pipeline.rewards.registry import BoundGrader, prepare_all, resolve_all
+from pipeline.rewards.returned import as_score
 
 GRACE_SECONDS = 0.1
 """How long a process that a grader started may outlive the grading, so that one about to end may do so."""
@@ -88,10 +85,7 @@ def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
     try:
         completion, answer, prompt, finish_reason = decode(line)
         _seed(encode([completion, answer, prompt]))
-        returned = grader(completion, answer, prompt, finish_reason)
-        said = returned if isinstance(returned, Score) else Score(returned)
-        value: Any = said.score
-        score = float(value) if isinstance(value, numbers.Real) or _is_numpy_truth(value) else None
+        said = as_score(grader(completion, answer, prompt, finish_reason))
         remark = {} if said.remark is None else {"remark": str(said.remark)[:REMARK_CHARACTERS]}
     except MemoryError:
         return None
@@ -99,15 +93,7 @@ def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
         return {"error": one_line(f"{type(error).__name__}: {_text(error)}").removesuffix(":")}
     if said.error is not None:
         return {"error": one_line(said.error)} | remark
-    if score is None or not math.isfinite(score):
-        return {"error": one_line(f"returned {_text(said.score, shown=True)}, expected a finite number")} | remark
-    return {"score": score} | remark
-
-
-def _is_numpy_truth(value: Any) -> bool:
-    """Whether it is what NumPy's comparisons return: a truth value that Python counts among no numbers."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.bool_)
+    return {"score": said.score} | remark
 
 
 def _seed(item: bytes) -> None:
@@ -117,11 +103,11 @@ def _seed(item: bytes) -> None:
             module.seed(zlib.crc32(item))
 
 
-def _text(value: Any, *, shown: bool = False) -> str:
+def _text(error: BaseException) -> str:
     try:
-        return reprlib.repr(value) if shown else str(value)
-    except BaseException as error:
-        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+        return str(error)
+    except BaseException as other:
+        return f"a {type(error).__name__} that cannot be shown ({type(other).__name__})"
 
 
 def _left_processes(helpers: set[int]) -> bool:

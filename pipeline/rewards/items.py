@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -30,11 +30,11 @@ class RewardResult:
     """What one completion is worth."""
 
     reward: float | None
-    """Σ weight · score over the components; None if one of them has no score."""
+    """Σ weight · score over the components that apply; None if one of them has an error, or none applies."""
     components: dict[str, float | None]
-    """Score of each component, before its weight, by the component's column."""
+    """Score of each component, before its weight, by the component's column; None of one that does not apply or has an error."""
     error: str | None
-    """One line that names each component without a score and says why; None if all have one."""
+    """One line that names each component that has no score and should, and says why; None if there is a reward."""
     remarks: Mapping[str, str] = field(default_factory=dict)
     """What graders said beside their scores, such as a judge's answer, by the component's column."""
 
@@ -53,13 +53,24 @@ class Score:
 def weighted(components: Mapping[str, float | None], weights: Sequence[float], errors: Sequence[str]) -> RewardResult:
     """The result of a completion, from the score of each component and what went wrong with them.
 
+    A component without a score and without an error does not apply to this completion: the others make up its reward. Where none
+    applies, there is neither reward nor error; see `required_to_apply`.
+
     Args:
         weights: of the components, in their order.
     """
     if errors:
         return RewardResult(None, dict(components), "; ".join(errors))
-    scores = [score for score in components.values() if score is not None]
-    parts = [weight * score for weight, score in zip(weights, scores, strict=True)]
+    parts = [weight * score for weight, score in zip(weights, components.values(), strict=True) if score is not None]
+    if not parts:
+        return RewardResult(None, dict(components), None)
     if not math.isfinite(total := sum(parts)):
         return RewardResult(None, dict(components), f"reward: the weighted scores add up to {total}")
     return RewardResult(math.fsum(parts), dict(components), None)  # 0.7 + 0.2 + 0.1 is 1, and not just below it
+
+
+def required_to_apply(result: RewardResult) -> RewardResult:
+    """The result of all components: an error where none of them applies, since the completion then has no reward."""
+    if result.reward is not None or result.error is not None:
+        return result
+    return replace(result, error="; ".join(f"{column}: returned None, expected a finite number" for column in result.components))

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pipeline.rewards.batch_lane import BatchLane
-from pipeline.rewards.items import RewardItem, RewardResult, Score, weighted
+from pipeline.rewards.items import RewardItem, RewardResult, Score, required_to_apply, weighted
 from pipeline.rewards.lane import Lane
 from pipeline.rewards.process import Closing
 from pipeline.rewards.registry import BATCHED
@@ -246,7 +246,7 @@ class RewardPool:
         single = job.results[number]
         if not self._batched:
             assert single is not None
-            return single
+            return required_to_apply(single)
         batched = {column: scores[number] for column, scores in job.batched.items()}
         known = {**(single.components if single else {}), **{column: score.score for column, score in batched.items()}}
         errors = [single.error] if single and single.error else []
@@ -254,7 +254,7 @@ class RewardPool:
         components = {component.column: known[component.column] for component in self._config.components}
         result = weighted(components, [component.weight for component in self._config.components], errors)
         remarks = {column: score.remark for column, score in batched.items() if score.remark is not None}
-        return replace(result, remarks={**(single.remarks if single else {}), **remarks})
+        return required_to_apply(replace(result, remarks={**(single.remarks if single else {}), **remarks}))
 
     def _break(self, error: BaseException) -> None:
         """Workers cannot be kept running: whoever waits for results is told."""

@@ -3,7 +3,8 @@
     pool → worker   {"components": [{"grader", "args"}], "directory", "memory_mib"}     once
     worker → pool   {"ready": true} or {"refused": why}                                 once
     pool → worker   [completion, answer, prompt, finish_reason]                         for each item
-    worker → pool   {"score": number} or {"error": why}, either with "remark"           for each component, in order
+    worker → pool   {"score": number} or {"error": why}, either with "remark"           for each component, in order;
+                    a score null says that the component does not apply to the item
 
 A grader that takes many completions at once has a worker of its own ("batches" in the first message):
 

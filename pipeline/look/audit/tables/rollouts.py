@@ -16,7 +16,7 @@ from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from pipeline.look.audit.tables.copies import Copies
 from pipeline.look.audit.tables.spelling import SPELLED, Spelling
 from pipeline.look.audit.tokens import Decoder, vocabulary_of
-from pipeline.rewards.registry import UNIT_SCORES
+from pipeline.rewards.registry import BUILTINS, UNIT_SCORES
 from schemas import Origins, Prompts, Rollouts, SetAside
 from schemas.table import Table
 
@@ -24,6 +24,8 @@ TEXTS = 64
 """Completions of a batch whose text is decoded again, unless the audit is deep: then all."""
 WEIGHTED_SUM = 1e-9
 """How far a reward may lie from the sum of its weighted components, relative to their size."""
+ROUNDING = 1e-9
+"""How far above 1 the score of a built-in may lie that adds shares up."""
 COPIED = ("prompt_id", "answer", "prompt_text")
 """What a completion's row holds of its prompt."""
 IDS, LOGPROBS = pl.col("completion_token_ids"), pl.col("behavior_logprobs")
@@ -143,7 +145,7 @@ class RolloutsChecks(Checks):
             return
         if not components:
             return
-        weighted = [float(component.get("weight", 1.0)) * pl.col(name) for name, component in components.items()]
+        weighted = [float(component.get("weight", 1.0)) * _scored(name, component) for name, component in components.items()]
         total, size = pl.sum_horizontal(weighted, ignore_nulls=False), pl.sum_horizontal([part.abs() for part in weighted])
         reward = pl.col("reward")
         yield Rule(
@@ -155,7 +157,7 @@ class RolloutsChecks(Checks):
         )
         for name, component in components.items():
             if component.get("grader") in UNIT_SCORES:
-                outside = ~pl.col(name).is_between(0.0, 1.0)
+                outside = ~pl.col(name).is_between(0.0, 1.0 + ROUNDING)
                 yield Rule(check="reward range", broken=outside, expected="between 0 and 1", found=pl.col(name), column=name)
 
     def _tokens(self) -> Iterator[Rule]:
@@ -318,6 +320,12 @@ class RolloutsChecks(Checks):
 def _column(component: Mapping[str, Any]) -> str:
     """As `pipeline.config.RewardComponent.column`."""
     return f"reward_{component.get('name') or str(component.get('grader')).rpartition(':')[2].rpartition('.')[2]}"
+
+
+def _scored(name: str, component: Mapping[str, Any]) -> pl.Expr:
+    """A component's part of the reward. A function of the user's may say that it does not apply to a row; a built-in cannot."""
+    score = pl.col(name)
+    return score.fill_null(0.0) if str(component.get("grader")) not in BUILTINS else score
 
 
 def _leaves(metadata: Any) -> Iterator[tuple[str, Any]]:

@@ -61,3 +61,28 @@ def test_rewards_of_another_version_of_the_grader_are_not_compared(copied: Any, 
     said = "not done: regex: version 1 of the grader gave these, and this is version 2"
     assert any(str(f.found).startswith(said) for f in found if f.check == "not recomputed")
     assert [f for f in found if f.check == "reward"] == []
+
+
+def checks(path: Path) -> set[str]:
+    return {f.check for f in audit(str(path)).findings if f.severity == "error"} & {"reward sum", "reward range"}
+
+
+def test_a_score_above_one_by_rounding_is_sound(copied: Any) -> None:
+    path = copied.artifact("rollouts", purpose="train")
+    early, reward = pl.lit(1.0000000000000002), 1.0000000000000002 + 0.5 * pl.col("reward_late")
+    copied.rewrite(path, PART, reward_early=early, reward=reward)
+    assert checks(path) == set()
+    copied.rewrite(path, PART, reward_early=early + 1e-6, reward=reward + 1e-6)
+    assert checks(path) == {"reward range"}
+
+
+def test_a_function_of_the_users_may_not_apply_to_a_row_and_a_built_in_always_does(copied: Any) -> None:
+    path = copied.artifact("rollouts", purpose="train")
+    copied.rewrite(path, PART, reward_early=pl.lit(None, pl.Float64), reward=0.5 * pl.col("reward_late"))
+    assert checks(path) == {"reward sum"}
+
+    def own(content: dict[str, Any]) -> None:
+        content["recipe"]["reward"][0].update(grader="mine:early", args={})
+
+    copied.remake(path, own)
+    assert checks(path) == set()
