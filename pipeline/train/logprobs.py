@@ -3,8 +3,9 @@
 The vocabulary projection runs tile by tile, a tile being some positions by some of the vocabulary, and everything is done
 to a tile while it lies in the cache. With logits l = h W^T / T of one position, running over the tiles:
 
-    m = max l so far,   z = sum e^(l - m),   e = sum e^(l - m) l
-    log Z = m + log z,   logprob = l[target] - log Z,   entropy = log Z - e / z
+    m = max l so far,   z = sum e^(l - m),   e = sum e^(l - m) (l - m)
+    log Z = m + log z,   logprob = l[target] - m - log z,   entropy = log z - e / z
+    d logprob / d l = 1[target] - p,   d entropy / d l = - p (log p + entropy),   p = e^(l - log Z)
 
 A loss is computed chunk by chunk, a chunk being some whole completions: forward, loss and backward pass of one, then of the
 next. The e^(l - m) of a chunk are kept for its backward pass, as many as fit into a fixed amount of memory; beyond that, which
@@ -182,12 +183,24 @@ class _Chunk:
             of_logprob, of_entropy = (
                 None if values is None or not values[here].any() else values[here] for values in (by_logprobs, by_entropy)
             )
+            given = self._head, of, rows, self._targets[here], self._normalizer[here]
             if of_entropy is not None:
-                _through_both(self._head, of, rows, self._normalizer[here], self.entropy[here], of_logprob, of_entropy, kept)
+                _through_both(*given, self.entropy[here], of_logprob, of_entropy, kept)
             elif of_logprob is not None:
-                _through_logprobs(self._head, of, rows, self._normalizer[here], of_logprob, kept)
-        if by_logprobs is not None:
-            of.add_targets(self._tokens, self._targets, by_logprobs)
+                _through_logprobs(*given, of_logprob, kept)
+        if (of_targets := self._of_targets(by_logprobs, by_entropy)) is not None:
+            of.add_targets(self._tokens, self._targets, of_targets)
+
+    def _of_targets(self, by_logprobs: Tensor | None, by_entropy: Tensor | None) -> Tensor | None:
+        """d loss / d l of the targets themselves, as `_through_both` has it.
+
+        Each is made by itself, and never in the type of the weights: 1 - p of a confident token would be lost there.
+        """
+        found = None if by_logprobs is None else -by_logprobs * self.logprobs.expm1()
+        if by_entropy is not None:
+            of_entropy = -by_entropy * self.logprobs.exp() * (self.logprobs + self.entropy)
+            found = of_entropy if found is None else found + of_entropy
+        return found
 
 
 class _Kept:
@@ -211,44 +224,48 @@ def _statistics(head: _Head, rows: slice, targets: Tensor, kept: _Kept | None) -
         first = number == 0
         logits = head.logits(rows, columns)
         highest = logits.amax(-1) if first else torch.maximum(maximum, logits.amax(-1))
-        p = head.place(rows, columns) if kept is None else kept.tile(number)
-        torch.sub(logits, highest[:, None], out=p).exp_()
+        logits.sub_(highest[:, None])
+        p = torch.exp(logits, out=head.place(rows, columns) if kept is None else kept.tile(number))
         here = targets - columns.start
         target = logits.gather(-1, here.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        chosen = target if first else torch.where((here >= 0) & (here < logits.shape[1]), target, chosen)
-        shrunk = 0.0 if first else (maximum - highest).exp_()
-        total = total * shrunk + p.sum(-1)
-        weighted = weighted * shrunk + logits.mul_(p).sum(-1)
+        if first:
+            chosen, total, weighted = target, p.sum(-1), logits.mul_(p).sum(-1)
+        else:
+            sunk = maximum - highest
+            chosen = torch.where((here >= 0) & (here < logits.shape[1]), target, chosen + sunk)
+            weighted = (weighted + total * sunk) * sunk.exp() + logits.mul_(p).sum(-1)
+            total = total * sunk.exp() + p.sum(-1)
         maximum = highest
         if kept is not None:
             kept.maxima.append(highest)
-    normalizer = maximum + total.log()
-    return chosen - normalizer, normalizer - weighted / total, normalizer
+    log_total = total.log()
+    return chosen - log_total, log_total - weighted / total, maximum + log_total
 
 
 def _through_logprobs(
-    head: _Head, of: _Gradients, rows: slice, normalizer: Tensor, of_logprob: Tensor, kept: _Kept | None
+    head: _Head, of: _Gradients, rows: slice, targets: Tensor, normalizer: Tensor, of_logprob: Tensor, kept: _Kept | None
 ) -> None:
-    """d loss / d l = of_logprob (1[target] - p), less its first term."""
+    """d loss / d l = of_logprob (1[target] - p), but for the targets' own."""
     for number, columns in enumerate(head.columns()):
         if kept is None:
-            p = head.logits(rows, columns).sub_(normalizer[:, None]).exp_()
-            of.add(rows, columns, p, -of_logprob)
+            p, factor = head.logits(rows, columns).sub_(normalizer[:, None]).exp_(), -of_logprob
         else:
-            of.add(rows, columns, kept.tile(number), -of_logprob * (kept.maxima[number] - normalizer).exp_())
+            p, factor = kept.tile(number), -of_logprob * (kept.maxima[number] - normalizer).exp_()
+        of.add(rows, columns, _without_targets(p, columns, targets), factor)
 
 
 def _through_both(
     head: _Head,
     of: _Gradients,
     rows: slice,
+    targets: Tensor,
     normalizer: Tensor,
     entropy: Tensor,
     of_logprob: Tensor | None,
     of_entropy: Tensor,
     kept: _Kept | None,
 ) -> None:
-    """d loss / d l = of_logprob (1[target] - p) - of_entropy p (log p + entropy), less its first term."""
+    """d loss / d l = of_logprob (1[target] - p) - of_entropy p (log p + entropy), but for the targets' own."""
     for number, columns in enumerate(head.columns()):
         factor = head.place(rows, columns)
         if kept is None:
@@ -262,7 +279,15 @@ def _through_both(
         factor.mul_(of_entropy[:, None])
         if of_logprob is not None:
             factor += of_logprob[:, None]
-        of.add(rows, columns, factor.mul_(p), -scale)
+        of.add(rows, columns, _without_targets(factor.mul_(p), columns, targets), -scale)
+
+
+def _without_targets(tile: Tensor, columns: slice, targets: Int[Tensor, " rows"]) -> Float[Tensor, "rows columns"]:
+    """A tile with 0 where the target of a row is."""
+    here = targets - columns.start
+    place = here.clamp(0, tile.shape[1] - 1)[:, None]
+    elsewhere = (here < 0) | (here >= tile.shape[1])
+    return tile.scatter_(-1, place, tile.gather(-1, place).where(elsewhere[:, None], 0.0))
 
 
 class _Head:
@@ -330,13 +355,13 @@ class _Gradients:
         else:
             self._weight[columns] += of_logits.T @ scaled
 
-    def add_targets(self, rows: slice, targets: Int[Tensor, " rows"], of_logprob: Float[Tensor, " rows"]) -> None:
-        """What the logits of the targets themselves get."""
-        self._scaled[rows] += of_logprob[:, None] * self._full_weight[targets]
+    def add_targets(self, rows: slice, targets: Int[Tensor, " rows"], of_logits: Float[Tensor, " rows"]) -> None:
+        """The targets' share, from the derivative by their logits."""
+        self._scaled[rows] += of_logits[:, None] * self._full_weight[targets]
         if self._weight is not None:
-            self._weight.index_add_(0, targets, of_logprob[:, None] * self.head.scaled[rows])
+            self._weight.index_add_(0, targets, of_logits[:, None] * self.head.scaled[rows])
         if self._bias is not None:
-            self._bias.index_add_(0, targets, of_logprob / self.head.temperature[rows])
+            self._bias.index_add_(0, targets, of_logits / self.head.temperature[rows])
 
     def results(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         of_hidden = self._scaled.div_(self.head.temperature[:, None]).to(hidden.dtype)

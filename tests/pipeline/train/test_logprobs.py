@@ -256,6 +256,44 @@ def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float32]
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+@pytest.mark.parametrize("entropy_counts", [0.0, 0.1])
+@pytest.mark.parametrize("p", [1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.995, 0.999, 0.9999])
+def test_in_bf16_no_gradient_is_worse_than_that_of_all_logits_at_once(
+    p: float, entropy_counts: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(monkeypatch, 16, 200, kept)
+    given = tokens_of_probability(p)
+
+    def loss(_: Tensor, logprobs: Tensor, entropy: Tensor) -> Tensor:
+        return logprobs.sum() + entropy_counts * entropy.sum()
+
+    def plain(hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        log_p = (hidden @ weight.T).float().log_softmax(-1)
+        return log_p.gather(-1, given[3][:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+
+    exact = at_once((*(tensor.detach().double().requires_grad_() for tensor in given[:2]), *given[2:]), loss)[1]  # type: ignore[arg-type, union-attr]
+    of_plain = torch.autograd.grad(loss(given[3], *plain(*given)), given[:2])
+    for found, other, expected in zip(tiled(given, loss)[1], of_plain, exact, strict=True):
+        error, of_other = (float((one.double() - expected).norm() / expected.norm()) for one in (found, other))
+        assert error <= 1.05 * of_other
+
+
+def tokens_of_probability(p: float, tokens: int = 64, width: int = 64, vocabulary: int = 512) -> Inputs:
+    """Hidden states and weights in bf16 under which each token's target has about this probability."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocabulary, width, generator=random).bfloat16()
+    start, targets = 0.3 * torch.randn(tokens, width, generator=random), torch.randint(vocabulary, (tokens,), generator=random)
+    low, high = torch.full((tokens, 1), -3.0), torch.full((tokens, 1), 3.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        log_p = ((start + middle * weight[targets].float()) @ weight.float().T).log_softmax(-1)
+        below = log_p.gather(-1, targets[:, None]).exp() < p
+        low, high = middle.where(below, low), high.where(below, middle)
+    hidden = (start + low * weight[targets].float()).bfloat16()
+    return hidden.requires_grad_(), weight.requires_grad_(), None, targets, torch.ones(tokens)
+
+
 class Largest(TorchDispatchMode):
     """Remembers the number of elements of the largest tensor that any operation made."""
 
