@@ -52,7 +52,7 @@ def chain(
     def done(stage: str) -> bool:
         number = run.iterations[-1].iteration
         run.missing = f"{AFTER[stage]} {number + (stage == 'train')}"
-        if stage in ("evaluate", "train"):
+        if stage != "generate":
             run.stopped = stop_of(run)
         last = stage == "evaluate" and number == config.iterations
         if last or run.stopped:

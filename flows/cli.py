@@ -226,7 +226,7 @@ def _run(
     from flows.chain import chain
     from pipeline.config.load import load_config, with_plugins
     from pipeline.config.run import RunConfig
-    from pipeline.prepare.check import check_algorithm, check_config
+    from pipeline.prepare.check import check_algorithm, check_config, named
     from pipeline.run.local import LocalStages
     from pipeline.run.record import save_run
 
@@ -238,7 +238,9 @@ def _run(
     found = chain(config, LocalStages(config, only_look=True), until=until)
     done = found.missing is None or (until is not None and _reached(found, until))
     if not done:
-        check_config(config)
+        for what, text in named(check_config(config)):
+            if what == "warning":
+                typer.echo(f"rollbook: {text}", err=True)
         found = _work(config, until)
     elif until is None:
         save_run(found, config.directory)

@@ -51,7 +51,7 @@ class RunConfig(Model):
     evaluate: EvaluateConfig = EvaluateConfig()
     """How checkpoints are judged."""
     stop: StopConfig = StopConfig()
-    """When to end before the last iteration. Rules that are not set never do."""
+    """When to end before the last iteration. Rules that are null never do."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
 

@@ -26,3 +26,6 @@ class StopConfig(Model):
     """End when a larger share of an iteration's rewards failed."""
     max_tokens: int | None = Field(default=None, ge=1)
     """End once this many tokens were generated, held-out answers included."""
+    no_signal: int | None = Field(default=1, ge=1)
+    """End after this many rounds in a row whose rewards teach nothing: no reward differs within any group, so that every
+    advantage is 0, or all rewards are equal. Such a round is not trained. null goes on all the same."""

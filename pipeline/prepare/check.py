@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.algorithms import Algorithm, resolve
@@ -15,6 +16,7 @@ from pipeline.rewards.registry import check_reward_config
 from pipeline.shape.mix.shares import check_replay, described
 from pipeline.shape.mix.tokens import check_tokens
 from pipeline.shape.settings import check_shape
+from pipeline.shape.signal import cannot_learn
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
 from pipeline.sources.prompts import NO_CHAT_TEMPLATE
@@ -89,9 +91,26 @@ def check_config(config: RunConfig) -> list[str]:
         f"store      {Store(config.store_url).home.describe()}",
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
-    if warning := algorithm.warning(config.train.epochs):
-        lines.append(f"warning    {warning}")
+    lines += [f"warning    {warning}" for warning in warnings_of(config, algorithm, base_model.positions(files["config.json"]))]
     return [*(visible(line) for line in lines), "ok"]
+
+
+def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) -> Iterator[str]:
+    """What a run can be started with and is hardly meant.
+
+    Args:
+        positions: tokens that the model takes, if it says so.
+    """
+    if warning := algorithm.warning(config.train.epochs):
+        yield warning
+    yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
+    context = min((limit for limit in (positions, config.engine.max_model_len) if limit), default=None)
+    if context and config.generate.max_tokens >= context:
+        what = "engine.max_model_len" if context == config.engine.max_model_len else "the model's context"
+        yield (
+            f"generate.max_tokens is {config.generate.max_tokens}, and {what} is {context} tokens, prompt and completion "
+            "together: completions are cut before max_tokens"
+        )
 
 
 def named(lines: list[str]) -> list[tuple[str, str]]:

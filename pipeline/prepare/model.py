@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,10 +41,7 @@ class Model:
         """Positions it has, if it says so."""
         if not self.files:
             return None
-        settings = json.loads(self.files["config.json"].read_text(encoding="utf-8"))
-        text = settings.get("text_config", settings)
-        found = text.get("max_position_embeddings") if isinstance(text, dict) else None
-        return found if isinstance(found, int) else None
+        return base_model.positions(self.files["config.json"])
 
     def longest(self, texts: Sequence[str]) -> int | None:
         """Tokens of the longest of the first texts, if the tokenizer can be asked cheaply.

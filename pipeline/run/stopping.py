@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.stop import StopConfig
+from pipeline.run.silence import silence
 
 if TYPE_CHECKING:
     from pipeline.run.record import Iteration, Run
@@ -28,10 +30,10 @@ def stop_of(run: Run) -> Stop | None:
     """The first rule of `stop` that the run's newest iteration breaks.
 
     Args:
-        run: at least one iteration, the newest evaluated or trained.
+        run: at least one iteration, the newest evaluated, shaped or trained.
     """
     settings, now = run.config.stop, run.iterations[-1]
-    for rule in (_failed_rewards, _collapse, _target, _patience, _tokens):
+    for rule in (_failed_rewards, _no_signal, _collapse, _target, _patience, _tokens):
         for name, why in rule(settings, run, now):
             return Stop(name, now.iteration, why, healthy=rule in (_target, _tokens))
     return None
@@ -60,6 +62,22 @@ def _failed_rewards(settings: StopConfig, run: Run, now: Iteration) -> Broken:
     share = rollouts.summary["statuses"].get("reward_error", 0) / max(rollouts.summary["completions"], 1)
     if share > settings.max_failed_rewards:
         yield "max_failed_rewards", f"{share:.1%} of the rewards failed, more than {settings.max_failed_rewards:.1%}"
+
+
+def _no_signal(settings: StopConfig, run: Run, now: Iteration) -> Broken:
+    """Rounds in a row whose rewards teach nothing, the newest among them. Rounds that train nothing at all do not count."""
+    rounds = [step for step in run.iterations if any(part.shaped.summary.get("kept") for part in step.parts)]
+    silent = list(takewhile(silence_of, reversed(rounds)))
+    if settings.no_signal is None or len(silent) < settings.no_signal or silent[0] is not now:
+        return
+    often = f" ({len(silent)} rounds in a row)" if len(silent) > 1 else ""
+    remedy = f"`rollbook show {run.config.directory}` has them; stop.no_signal: null goes on all the same"
+    yield "no_signal", f"{silence_of(now)}{often}, so there is nothing to learn from. {remedy}"
+
+
+def silence_of(step: Iteration) -> str | None:
+    """Why an iteration's rewards teach nothing; None if they do, or before they are shaped."""
+    return silence([part.shaped.summary for part in step.parts])
 
 
 def _collapse(settings: StopConfig, run: Run, now: Iteration) -> Broken:

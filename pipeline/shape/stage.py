@@ -16,11 +16,13 @@ from pipeline.algorithms.plugins import unchanged
 from pipeline.algorithms.preference import Preference
 from pipeline.config.shape import ShapeConfig
 from pipeline.run.process import Event, Reporter
+from pipeline.run.silence import silence
 from pipeline.shape.behavior import has_behavior
 from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, shaped_table, with_pairs
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.settings import check_shape
+from pipeline.shape.signal import one_reward
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import scan_table
@@ -72,7 +74,10 @@ class _Shaping:
             if not (self._paired(path) and self.work.has_table(path.name, Shaped)):
                 self._write(path, rule)
             reporter.progress(number + 1, len(self.files), "files")
-        return self.work.finish(self._summary())
+        summary = self._summary()
+        if why := silence([summary]):
+            reporter.note(f"{why}: {self.algorithm.name} learns nothing from these rollouts")
+        return self.work.finish(summary)
 
     def _write(self, path: Path, rule: ClassRule) -> None:
         rows = self._rows(path)
@@ -139,7 +144,8 @@ class _Shaping:
         shaped = pl.read_parquet(sorted(self.work.path.glob("part-*.parquet")), glob=False)
         rewards = pl.scan_parquet(self.files, glob=False).select("group_id", "reward").drop_nulls().collect()
         groups = rewards.group_by("group_id").agg(dead=is_dead(pl.col("reward")).first())
-        return {**fates(shaped), "groups": self.rollouts.summary["groups"], "zero_variance_groups": int(groups["dead"].sum())}
+        sizes = {"groups": self.rollouts.summary["groups"], "zero_variance_groups": int(groups["dead"].sum())}
+        return {**fates(shaped), **sizes, **one_reward(rewards["reward"], self.algorithm)}
 
 
 def fates(shaped: pl.DataFrame) -> dict[str, Any]:

@@ -103,6 +103,14 @@ def has_chat_template(files: dict[str, Path]) -> bool:
     return "tokenizer_config.json" in files and bool(_json_object(files["tokenizer_config.json"]).get("chat_template"))
 
 
+def positions(config: Path) -> int | None:
+    """Tokens that a model's prompt and completion may have together, if its config.json says so."""
+    settings = _json_object(config)
+    text = settings.get("text_config", settings)
+    found = [text.get(name) for name in ("max_position_embeddings", "n_positions")] if isinstance(text, dict) else []
+    return next((value for value in found if isinstance(value, int)), None)
+
+
 def _refuse_own_code(path: Path, settings: dict[str, Any]) -> None:
     """Some models ship code beside weights that transformers can run without it; others cannot do without.
 

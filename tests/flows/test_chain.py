@@ -166,6 +166,21 @@ def test_what_there_is_is_told_after_every_stage(make_config: Config, make_artif
     assert told[-1] is None
 
 
+def test_rewards_that_teach_nothing_end_the_run_before_it_trains(make_config: Config, make_artifact: Make) -> None:
+    class Flat(Recorded):
+        def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
+            self._note(f"shape {iteration}")
+            return self.make("shaped", kept=8, positives=0, negatives=0, groups=2, zero_variance_groups=2)
+
+    stages = Flat(make_artifact)
+    run = chain(make_config({"iterations": 2}), stages)
+    assert stages.asked == WHOLE[:5]
+    assert run.missing is None
+    assert run.stopped is not None and run.stopped.rule == "no_signal"
+    look = Flat(make_artifact)
+    assert chain(make_config({"iterations": 2, "stop.no_signal": None}), look, until=("shape", 0)).missing == "train 0"
+
+
 def test_an_error_of_a_stage_is_not_swallowed(make_config: Config, make_artifact: Make) -> None:
     class Failing(Recorded):
         def shape(self, iteration: int, rollouts: Artifact) -> Artifact:

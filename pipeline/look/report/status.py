@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.common.text import json_safe
 from pipeline.run.record import Iteration, Run
-from pipeline.run.stopping import best_of, pass_at_1
+from pipeline.run.silence import is_flat
+from pipeline.run.stopping import best_of, pass_at_1, silence_of
 from pipeline.store import Artifact
 
 TRAINING_FIGURES = ("kl_behavior", "entropy")
@@ -27,10 +28,23 @@ def status(run: Run) -> dict[str, Any]:
         "missing": run.missing,
         "stopped": asdict(run.stopped) if run.stopped else None,
         "best": _best(run),
+        "warnings": [warning for step in run.iterations if (warning := _warning(step))],
         "iterations": [_iteration(step) for step in run.iterations],
     }
     safe: dict[str, Any] = json_safe(result)
     return safe
+
+
+def _warning(step: Iteration) -> str | None:
+    """What is wrong with an iteration's rewards as far as learning goes, if anything is."""
+    which = f"iteration {step.iteration}"
+    if why := silence_of(step):
+        return f"{which}: {why}, so there is nothing to learn from"
+    answers = step.answers.rollouts.summary if step.answers and step.answers.rollouts else {}
+    one_each = answers.get("completions", 0) <= answers.get("groups", 0)
+    if step.shaped and is_flat(step.shaped.summary) and not one_each:
+        return f"{which}: no reward differs within any of its {step.shaped.summary['groups']:,} groups"
+    return None
 
 
 def _best(run: Run) -> dict[str, Any] | None:

@@ -37,7 +37,10 @@ def iteration_table(run: Run) -> Table:
 
 
 def closing_lines(run: Run) -> list[str]:
-    """What follows the table: where the run stands, and its best checkpoint. A record of a stranger's steers no terminal."""
+    """What follows the table: where the run stands, its best checkpoint, and what to look at.
+
+    A record of a stranger's steers no terminal.
+    """
     now = status(run)
     best = now["best"]
     if now["stopped"]:
@@ -46,6 +49,7 @@ def closing_lines(run: Run) -> list[str]:
         lines = [f"next:      {now['missing'] or 'nothing, the run is complete'}"]
     if best:
         lines.append(f"best:      iteration {best['iteration']}, {best['checkpoint']['path']}")
+    lines += [f"warning:   {warning}" for warning in now["warnings"]]
     return [visible(line) for line in lines]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from pipeline.config.run import RunConfig
+from pipeline.run.parts import Part
 from pipeline.run.record import Answers, Iteration, Run
 from pipeline.run.stopping import best_of, generated_tokens, stop_of
 from pipeline.store import Artifact
@@ -89,6 +90,84 @@ def test_too_many_failed_rewards_end_the_run(run_of: Runs, make_artifact: Make) 
     stop = stop_of(run)
     assert stop is not None
     assert "20.0% of the rewards failed, more than 10.0%" in stop.why
+
+
+ROUNDS = {
+    "flat": {"kept": 8, "positives": 0, "negatives": 0, "groups": 2, "zero_variance_groups": 2},
+    "mixed": {"kept": 8, "positives": 3, "negatives": 3, "groups": 2, "zero_variance_groups": 1},
+    "dropped": {"kept": 0, "positives": 0, "negatives": 0, "groups": 2, "zero_variance_groups": 2},
+    "alike": {"kept": 8, "positives": 8, "negatives": 0, "groups": 2, "zero_variance_groups": 2, "only_reward": 1.0},
+    "unknown": {},
+}
+"""Summaries of shaped rollouts."""
+
+
+@pytest.fixture
+def shaped_run(make_config: Callable[..., RunConfig], make_artifact: Make) -> Callable[..., Run]:
+    """shaped_run({}, ["mixed", "flat"]): one iteration per summary of its shaped rollouts, the newest not yet trained."""
+
+    def make(rules: dict[str, Any], rounds: list[str], replayed: Sequence[str] = ()) -> Run:
+        run = Run(make_config({"iterations": 9, **rules}))
+        for number, name in enumerate(rounds):
+            answers = Answers(make_artifact("rollouts", of=number), None, make_artifact("rollouts", by=number))
+            step = Iteration(number, make_artifact("checkpoint", by=number), answers)
+            step.shaped = make_artifact("shaped", by=number, **ROUNDS[name])
+            run.iterations.append(step)
+        for number, name in enumerate(replayed):
+            part = Part(make_artifact("rollouts", again=number), make_artifact("shaped", again=number, **ROUNDS[name]))
+            run.iterations[-1].replayed += (part,)
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("rules", "rounds", "replayed", "why"),
+    [
+        ({}, ["flat"], [], "no reward differs within any of 2 groups, so"),
+        ({}, ["mixed", "flat"], [], "no reward differs within any of 2 groups, so"),
+        ({}, ["alike"], [], "all rewards are 1, so"),
+        ({}, ["flat"], ["flat"], "no reward differs within any of 4 groups, so"),
+        ({"stop.no_signal": 2}, ["flat", "flat"], [], "no reward differs within any of 2 groups (2 rounds in a row), so"),
+        ({"stop.no_signal": 2}, ["flat", "dropped", "alike"], [], "all rewards are 1 (2 rounds in a row), so"),
+    ],
+    ids=str,
+)
+def test_rewards_that_teach_nothing_end_the_run(
+    shaped_run: Runs, rules: dict[str, Any], rounds: list[str], replayed: list[str], why: str
+) -> None:
+    stop = stop_of(shaped_run(rules, rounds, replayed))
+    assert stop is not None
+    assert (stop.rule, stop.iteration, stop.healthy) == ("no_signal", len(rounds) - 1, False)
+    assert stop.why.startswith(why)
+    assert "stop.no_signal: null goes on all the same" in stop.why
+
+
+@pytest.mark.parametrize(
+    ("rules", "rounds", "replayed"),
+    [
+        ({}, ["mixed"], []),
+        ({}, ["dropped", "dropped", "dropped"], []),
+        ({}, ["flat", "mixed"], []),
+        ({}, ["flat"], ["mixed"]),
+        ({}, ["alike"], ["mixed"]),
+        ({"stop.no_signal": None}, ["flat", "flat", "flat"], []),
+        ({"stop.no_signal": 2}, ["flat", "mixed", "flat"], []),
+        ({"stop.no_signal": 3}, ["alike", "flat"], []),
+        ({}, ["unknown"], []),
+    ],
+    ids=str,
+)
+def test_a_round_that_teaches_something_or_trains_nothing_lets_the_run_go_on(
+    shaped_run: Runs, rules: dict[str, Any], rounds: list[str], replayed: list[str]
+) -> None:
+    assert stop_of(shaped_run(rules, rounds, replayed)) is None
+
+
+def test_a_round_before_which_others_were_silent_is_judged_once_it_is_shaped(shaped_run: Runs) -> None:
+    run = shaped_run({}, ["flat", "flat"])
+    run.iterations[-1].shaped = None
+    assert stop_of(run) is None
 
 
 def test_the_best_checkpoint_is_the_earliest_of_the_highest(run_of: Runs) -> None:

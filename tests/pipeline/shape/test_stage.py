@@ -13,6 +13,7 @@ from pipeline.shape.order import shape_request
 from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.process import Reporter
+from pipeline.run.silence import is_flat, silence
 from pipeline.shape.stage import shape
 from pipeline.store import Artifact, Store, read_table
 from pipeline.store.store import load_artifact
@@ -210,3 +211,29 @@ def test_a_setting_that_the_algorithm_cannot_have_is_refused_before_anything_is_
     with pytest.raises(UserError, match=r"shape\.positive_weight and negative_weight: red-weight weighs completions itself"):
         run(make_rollouts(FILES), "red-weight", positive_weight=2.0)
     assert not list(store.root.glob("shaped/*/part-*"))
+
+
+ALIKE = {"part-00000.parquet": {"a": [("ok", 1.0)] * 2, "b": [("ok", 1.0)] * 2}}
+FLAT = {"part-00000.parquet": {"a": [("ok", 1.0)] * 2}, "part-00001.parquet": {"b": [("ok", 0.0)] * 2}}
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "raft", "topr"])
+def test_the_summary_says_that_all_rewards_are_equal(make_rollouts: MakeRollouts, run: Run, algorithm: str) -> None:
+    alike = run(make_rollouts(ALIKE), algorithm).summary
+    assert alike["only_reward"] == 1.0
+    assert silence([alike]) == "all rewards are 1"
+    assert "only_reward" not in run(make_rollouts(FLAT), algorithm).summary
+
+
+def test_rewards_that_differ_between_groups_teach_what_does_not_compare_within_them(
+    make_rollouts: MakeRollouts, run: Run
+) -> None:
+    flat = make_rollouts(FLAT)
+    assert silence([run(flat, "grpo").summary]) == "no reward differs within any of 2 groups"
+    assert silence([run(flat, "raft").summary]) is None
+    assert is_flat(run(flat, "raft").summary)
+    assert silence([run(make_rollouts(FILES), "grpo").summary]) is None
+
+
+def test_an_algorithm_that_goes_by_no_reward_is_not_told_of_them(make_rollouts: MakeRollouts, run: Run) -> None:
+    assert silence([run(make_rollouts(ALIKE), "sft").summary]) is None
