@@ -23,7 +23,7 @@ from flows.commands.completion import algorithm_names
 from flows.commands.streams import outlive_readers
 from pipeline.common.errors import IntegrityError, UserError, as_answer
 from pipeline.common.text import visible
-from pipeline.run.process import COMMAND
+from pipeline.store.provenance import COMMAND
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,9 +120,9 @@ def status(
 ) -> None:
     """Show how far a run is, and its figures per iteration."""
     from flows.commands.console import answer_console
-    from pipeline.look.report.status import status as status_of
     from pipeline.look.report.terminal import closing_lines, iteration_table
     from pipeline.run.record import load_run
+    from pipeline.run.status import status as status_of
 
     found = load_run(run_directory)
     if as_json:
@@ -213,7 +213,7 @@ spec.register(app)
 
 def _say_page(page: Path, runs: list[Any], as_json: bool) -> None:
     if as_json:
-        from pipeline.look.report.status import status as status_of
+        from pipeline.run.status import status as status_of
 
         typer.echo(json.dumps({"page": str(page), "runs": [status_of(run) for run in runs]}, indent=2))
     else:
@@ -354,7 +354,7 @@ def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> Non
             os.utime(page, ns=(record.st_mtime_ns, record.st_mtime_ns))  # it belongs to that record, whatever clocks say
         console.print(f"report:    {page}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
-        from pipeline.look.report.status import status as status_of
+        from pipeline.run.status import status as status_of
 
         typer.echo(json.dumps(status_of(found), indent=2))
 

@@ -21,11 +21,11 @@ from prefect.tasks import Task
 from flows.chain import chain, generates_next
 from pipeline.common.errors import StageCrashed
 from pipeline.config.run import RunConfig
-from pipeline.look.report.status import status
 from pipeline.run.local import LocalStages, OnStage
 from pipeline.run.parts import Part
 from pipeline.run.process import Event
 from pipeline.run.record import Answers, Run, save_run
+from pipeline.run.status import status
 from pipeline.run.stopping import Pause
 from pipeline.store import Artifact
 

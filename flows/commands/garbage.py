@@ -12,13 +12,13 @@ import typer
 from pipeline.common.errors import UserError
 from pipeline.common.text import visible
 from pipeline.look.show.places import artifacts_in, store_around, uses_of
-from pipeline.look.upkeep.bucket_ground import BucketGround
+from pipeline.look.upkeep.bucket_inventory import BucketInventory
 from pipeline.look.upkeep.garbage import ABOUT, Garbage, Users, delete, find_garbage
-from pipeline.look.upkeep.ground import Ground, Item, LocalGround
+from pipeline.look.upkeep.inventory import Inventory, Item, LocalInventory
 from pipeline.run.record import RECORD, load_run
 from pipeline.store import Store
 from pipeline.store.cache import store_of
-from pipeline.store.mirror import BucketHome
+from pipeline.store.mirror import BucketBackend
 from pipeline.store.space import readable
 
 MOST = 12
@@ -31,45 +31,45 @@ def collect(path: str, really: bool, run_directories: Sequence[Path], no_other_r
     Raises:
         UserError: no store there, or somebody works in it.
     """
-    ground, directories = _store_and_runs(path, run_directories)
+    inventory, directories = _store_and_runs(path, run_directories)
     if no_other_runs and not directories:
         raise UserError(f"--no-other-runs: name the runs that use {path} with --run; without one, every artifact would go")
     runs = [load_run(directory) for directory in directories]
-    unfinished = [name for directory in directories for name in _unfinished_comparisons(directory, ground.url)]
-    found = find_garbage(ground, Users(runs, unfinished, all_known=no_other_runs, abandon=abandon))
-    gone = list(delete(ground, found.items)) if really else []
+    unfinished = [name for directory in directories for name in _unfinished_comparisons(directory, inventory.url)]
+    found = find_garbage(inventory, Users(runs, unfinished, all_known=no_other_runs, abandon=abandon))
+    gone = list(delete(inventory, found.items)) if really else []
     if as_json:
-        typer.echo(json.dumps(_as_json(ground.url, found, gone), indent=2))
+        typer.echo(json.dumps(_as_json(inventory.url, found, gone), indent=2))
     else:
         _print(found, gone, really)
 
 
-def _store_and_runs(path: str, more: Sequence[Path]) -> tuple[Ground, list[Path]]:
+def _store_and_runs(path: str, more: Sequence[Path]) -> tuple[Inventory, list[Path]]:
     """The store, and the directories of runs that use it."""
     here = Path(path)
     if path.startswith("s3:") or store_of(here) is not None:
-        return _ground(Store(path)), list(more)
+        return _inventory(Store(path)), list(more)
     if (here / RECORD).exists():
         run = load_run(here)
         stores = {store.url: store for use in uses_of(run) if (store := store_around(use.artifact))}
         if len(stores) > 1:
             raise UserError(f"{path}: its artifacts lie in several stores; name one of {', '.join(sorted(stores))}")
         store = next(iter(stores.values()), Store((here / "artifacts").absolute()))
-        return _ground(store), [here, *more]
-    ground = LocalGround(here.absolute())
-    if not ground.folders():
+        return _inventory(store), [here, *more]
+    inventory = LocalInventory(here.absolute())
+    if not inventory.folders():
         raise UserError(f"{path}: neither a run (with {RECORD}) nor a store")
     around = [here.absolute().parent] if (here.absolute().parent / RECORD).exists() else []
-    return ground, [*around, *more]
+    return inventory, [*around, *more]
 
 
-def _ground(store: Store) -> Ground:
-    if not isinstance(store.home, BucketHome):
-        return LocalGround(store.root)
-    ground = BucketGround(store.home)
-    if not ground.folders():
+def _inventory(store: Store) -> Inventory:
+    if not isinstance(store.backend, BucketBackend):
+        return LocalInventory(store.root)
+    inventory = BucketInventory(store.backend)
+    if not inventory.folders():
         raise UserError(f"{store.url}: no store there")
-    return ground
+    return inventory
 
 
 def _unfinished_comparisons(directory: Path, url: str) -> list[str]:

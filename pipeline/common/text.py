@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
 ABSENT = "–"
+LONGEST_CODE = 200
+"""Characters of a value in a code span."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -99,3 +102,13 @@ def visible(text: str) -> str:
     ('a‹U+001B›[31m‹U+0000›', '‹U+202E›cod.exe')
     """
     return text.translate(_VISIBLE)
+
+
+def code(value: object) -> str:
+    """A value as it is, in a code span: what strangers wrote is no markup.
+
+    >>> code("a`b|c")
+    '`a b c`'
+    """
+    text = re.sub(r"[`|\s\x00-\x1f]+", " ", str(value)).strip()[:LONGEST_CODE]
+    return f"`{text or ' '}`"

@@ -14,7 +14,7 @@ from pipeline.compare.ranking import figures_of, rank
 from pipeline.compare.trials import Trial, Trials
 from pipeline.config.run import RunConfig
 from pipeline.config.train import GUARDS, WORK_SETTINGS
-from pipeline.look.report.status import seconds_of
+from pipeline.run.status import seconds_of
 from pipeline.store import Artifact, Request, read_table
 from schemas import Comparison, ComparisonTiming, Metrics
 from schemas.manifest import Parent

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.artifact import open_artifact
 from pipeline.store.files import write_text
-from pipeline.store.store import open_artifact
-from pipeline.store.work import SCRATCH
+from pipeline.store.layout import SCRATCH
 
 REQUEST = "request.json"
 
@@ -21,7 +21,7 @@ def find_sibling(store: Store, request: Request) -> Artifact | None:
     Its stage, its parents and its recipe are those of the request, except for `reward`. Looked at are manifests alone.
     """
     wanted = _without_rewards(request.to_json())
-    for place, text in store.home.finished(request.kind):
+    for place, text in store.backend.finished(request.kind):
         try:
             content = json.loads(text)["content"]
             if _without_rewards({name: content[name] for name in wanted}) == wanted:

@@ -110,7 +110,9 @@ class _Jobs:
         # A chat template writes its special tokens into the text; any other text gets those that the tokenizer adds.
         tokens = encode(self.tokenizer, frame["prompt_text"].to_list(), special=not prompts.recipe["chat"])
         completions = len(frame) * recipe["samples"]
-        work.room(rollouts_bytes(completions, recipe["sampling"]["max_tokens"]), f"rollouts of {completions:,} completions")
+        work.require_space(
+            rollouts_bytes(completions, recipe["sampling"]["max_tokens"]), f"rollouts of {completions:,} completions"
+        )
         names = GroupNames()
         groups = [Group(row, ids, names.next(row["prompt_id"])) for row, ids in zip(frame.to_dicts(), tokens, strict=True)]
         for group in groups:

@@ -14,6 +14,8 @@ OF_ROLLOUTS = {
     "scored": pl.col("logprobs_mode") == "scored",
 }
 OF_ORIGINS = {"retokenized": pl.col("tokens") == "retokenized"}
+LACKS_LOGPROBS = pl.col("behavior_logprobs").is_null() | (pl.col("logprobs_mode") == "unknown")
+"""Rows whose logprobs are not known, or not known to be the policy's: a later scoring fills them in."""
 
 
 def count_unknowns(names: Collection[str], rollouts: Sequence[Path], origins: Sequence[Path]) -> dict[str, int]:

@@ -88,7 +88,7 @@ def check_config(config: RunConfig) -> list[str]:
         f"algorithm  {algorithm.name}: {algorithm.summary}",
         *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
         *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
-        f"store      {Store(config.store_url).home.describe()}",
+        f"store      {Store(config.store_url).backend.describe()}",
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
     lines += [f"warning    {warning}" for warning in warnings_of(config, algorithm, base_model.positions(files["config.json"]))]

@@ -108,7 +108,7 @@ class _Job:
 
     def grade(self, pool: _Pool, reporter: Reporter) -> Artifact:
         work = self.work
-        work.room(sum(path.stat().st_size for path in self.files), f"{self.total:,} graded completions")
+        work.require_space(sum(path.stat().st_size for path in self.files), f"{self.total:,} graded completions")
         missing = [path for path in self.files if not self._is_there(path.name)]
         meter = _Meter(reporter, sum(pq.read_metadata(path).num_rows for path in missing))
         waiting: deque[_Shard] = deque()

@@ -28,8 +28,6 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 STOP_SECONDS = 8.0
 """How long a child may take to end after it was asked to."""
-COMMAND = "ROLLBOOK_COMMAND"
-"""Variable that hands the user's command line, as JSON, down to every process that works for it."""
 UNFIT_STATUS = 75
 """Exit status of a child that leaves its work to a fresh process (EX_TEMPFAIL)."""
 POLL_MILLISECONDS = 500

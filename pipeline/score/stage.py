@@ -11,9 +11,9 @@ from pipeline.config.train import TrainConfig
 from pipeline.run.estimates import scores_bytes
 from pipeline.run.process import Event, Reporter
 from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.layout import SCRATCH
 from pipeline.store.store import load_artifact, verified
 from pipeline.store.tables import scan_table
-from pipeline.store.work import SCRATCH
 from pipeline.train.batch import collate
 from pipeline.train.check import make_ready
 from pipeline.train.feed import deal
@@ -60,7 +60,7 @@ def score(spec: Event, reporter: Reporter) -> Event:
 def _files(spec: Event, work: Work) -> tuple[list[Path], list[Path]]:
     """Files of the rollouts that are still to be scored, and all of them."""
     rollouts = verified(spec["rollouts"])
-    work.room(scores_bytes(rollouts), "scores")
+    work.require_space(scores_bytes(rollouts), "scores")
     scan_table(rollouts, Rollouts)
     files = rollouts.tables("rollouts")
     return [path for path in files if not work.has_table(path.name, Scores)], files

@@ -11,8 +11,8 @@ from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
 from pipeline.sources.readers import LFS
 from pipeline.store import Artifact, Request, Store
-from pipeline.store.cache import MANIFEST
 from pipeline.store.files import sha256_of, whole_file
+from pipeline.store.layout import MANIFEST
 from pipeline.store.place import REMEDY
 from pipeline.store.store import load_artifact, verified
 from pipeline.store.work import Work
@@ -247,7 +247,7 @@ def import_model(store: Store, request: Request, files: dict[str, Path], origin:
     with store.work(request) as work:
         if not isinstance(work, Work):
             return work
-        work.room(sum(path.stat().st_size for path in files.values()), "a copy of the model")
+        work.require_space(sum(path.stat().st_size for path in files.values()), "a copy of the model")
         for name, path in files.items():
             with whole_file(work.path / name) as temporary:
                 shutil.copyfile(path, temporary)

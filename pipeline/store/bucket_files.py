@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from pipeline.common.errors import IntegrityError
 from pipeline.store.bucket import Bucket
-from pipeline.store.cache import MANIFEST, Cache
+from pipeline.store.cache import Cache
 from pipeline.store.files import sha256_of, whole_file, write_text
-from pipeline.store.work import SCRATCH
+from pipeline.store.layout import MANIFEST, SCRATCH
 from schemas.manifest import File
 
 AT_ONCE = 8
@@ -89,11 +89,11 @@ class BucketFiles:
         self._cache.use(self._path)
         self._cache.make_room(needed, f"a copy of {self.url}")
 
-    def sha256(self, file: File, tell: Callable[[int], bool], *, keep: bool) -> str:
+    def sha256(self, file: File, on_piece: Callable[[int], bool], *, keep: bool) -> str:
         """Hash the object's bytes, whatever copy of it is here.
 
         Args:
-            tell: called with the number of bytes of each piece; False ends it.
+            on_piece: called with the number of bytes of each piece; False ends it.
             keep: leave a copy here, in which nothing but the listed bytes will be.
 
         Raises:
@@ -106,7 +106,7 @@ class BucketFiles:
                 hashed.update(block)
                 if into is not None:
                     into.write(block)
-                if not tell(len(block)):
+                if not on_piece(len(block)):
                     break
             return hashed.hexdigest()
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline.common.errors import UserError, writing
 from pipeline.store.files import write_text
+from pipeline.store.layout import MANIFEST
 from pipeline.store.space import free_bytes, refuse_full
 
 CACHE = "ROLLBOOK_CACHE"
@@ -29,7 +30,6 @@ CACHE_GIB = "ROLLBOOK_CACHE_GIB"
 """Variable: how large it may grow before what was used longest ago is removed. Default: 100."""
 MARKER = "store.json"
 """File that says which bucket a directory of the cache belongs to."""
-MANIFEST = "manifest.json"
 IN_USE = "in-use"
 
 _held: dict[Path, int] = {}

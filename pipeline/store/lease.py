@@ -44,14 +44,14 @@ class Lease:
         StageFailed: the storage is out of reach.
     """
 
-    def __init__(self, bucket: Bucket, key: str, machine: str, local: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, bucket: Bucket, key: str, machine: str, local: Path, notify: Callable[[str], None]) -> None:
         """
         Args:
             machine: what every process that can hold `local` has in common, and no other.
             local: file of the kernel's lock.
         """
-        self._bucket, self._key, self._machine, self._tell = bucket, key, machine, tell
-        self._local = Lock(local, tell=tell)
+        self._bucket, self._key, self._machine, self._notify = bucket, key, machine, notify
+        self._local = Lock(local, notify=notify)
         self._name = local.stem
         self._seconds = _seconds()
         self._token = uuid.uuid4().hex
@@ -110,11 +110,13 @@ class Lease:
             if held["token"] is None or held["machine"] == self._machine or silent:
                 if self._write(found[1]):
                     if silent and told:
-                        self._tell(f"{self._name}: took over from {held['holder']}, which was silent for {held['seconds']:.0f} s")
+                        self._notify(
+                            f"{self._name}: took over from {held['holder']}, which was silent for {held['seconds']:.0f} s"
+                        )
                     return
                 continue
             if not told:
-                self._tell(
+                self._notify(
                     f"waiting for {self._name}, held by {held['holder']} (if that has died, for {held['seconds']:.0f} s at most)"
                 )
                 told = True

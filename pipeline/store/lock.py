@@ -27,10 +27,10 @@ class Lock:
         StageFailed: the file cannot be made.
     """
 
-    def __init__(self, path: Path, poll_seconds: float = 0.2, tell: Callable[[str], None] = say) -> None:
+    def __init__(self, path: Path, poll_seconds: float = 0.2, notify: Callable[[str], None] = say) -> None:
         self.path = path
         self.poll_seconds = poll_seconds
-        self._tell = tell
+        self._notify = notify
         self._handle: int | None = None
 
     def __enter__(self) -> Lock:
@@ -60,7 +60,7 @@ class Lock:
         told = False
         while not self._taken():
             if not told:
-                self._tell(f"waiting for {self.path.stem}, held by {self._holder()}")
+                self._notify(f"waiting for {self.path.stem}, held by {self._holder()}")
                 told = True
             time.sleep(self.poll_seconds)
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})

@@ -21,10 +21,11 @@ from pathlib import Path, PurePosixPath
 from pipeline.common.errors import IntegrityError, StageFailed, UserError
 from pipeline.store.bucket import ABSENT, Bucket, Changed
 from pipeline.store.bucket_files import AT_ONCE, BucketFiles
-from pipeline.store.cache import MANIFEST, Cache, working
+from pipeline.store.cache import Cache, working
 from pipeline.store.files import TEMPORARY, sha256_of, sync, whole_file, write_text
+from pipeline.store.layout import LOCKS, MANIFEST
 from pipeline.store.lease import Lease, LeaseLost, holder_of
-from pipeline.store.place import LOCKS, Place, Tell
+from pipeline.store.place import Notify, Place
 
 KEPT = "kept.json"
 """Object that lists the files of the newest resume point; written after them."""
@@ -35,10 +36,10 @@ _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 """Names of folders that are also fit for directories here."""
 
 
-class BucketHome:
+class BucketBackend:
     """Artifacts in a bucket."""
 
-    def __init__(self, url: str, tell: Tell) -> None:
+    def __init__(self, url: str, notify: Notify) -> None:
         """
         Raises:
             UserError: not of the form s3://bucket/prefix.
@@ -52,7 +53,7 @@ class BucketHome:
         self._bucket = Bucket(found[1])
         self._prefix = "".join(f"{part}/" for part in (found[2] or "").split("/") if part)
         self._url = f"s3://{found[1]}/{self._prefix}".rstrip("/")
-        self._tell = tell
+        self._notify = notify
 
     @cached_property
     def _cache(self) -> Cache:
@@ -69,7 +70,7 @@ class BucketHome:
     def place(self, kind: str, name: str) -> BucketPlace:
         if not self.is_place(kind, name):
             raise UserError(f"{self._url}/{kind}/{name}: not the address of an artifact")
-        return BucketPlace(self._bucket, f"{self._prefix}{kind}/{name}/", self._cache, self.root / kind / name, self._tell)
+        return BucketPlace(self._bucket, f"{self._prefix}{kind}/{name}/", self._cache, self.root / kind / name, self._notify)
 
     def is_place(self, kind: str, name: str) -> bool:
         """Whether an artifact can have that address: it is a directory here too."""
@@ -115,7 +116,7 @@ class BucketHome:
     @contextmanager
     def locked(self, kind: str, name: str) -> Iterator[Place]:
         file = f"{kind}-{name}.lock"
-        lease = Lease(self._bucket, f"{self._prefix}{LOCKS}/{file}", self._cache.machine, self.root / LOCKS / file, self._tell)
+        lease = Lease(self._bucket, f"{self._prefix}{LOCKS}/{file}", self._cache.machine, self.root / LOCKS / file, self._notify)
         with working(), lease:
             place = self.place(kind, name)
             place.lease = lease
@@ -132,16 +133,16 @@ class BucketHome:
 class BucketPlace(BucketFiles):
     """An artifact in a folder of a bucket. `lease` is there while it is written."""
 
-    def __init__(self, bucket: Bucket, prefix: str, cache: Cache, path: Path, tell: Tell) -> None:
+    def __init__(self, bucket: Bucket, prefix: str, cache: Cache, path: Path, notify: Notify) -> None:
         super().__init__(bucket, prefix, cache, path)
-        self._tell = tell
+        self._notify = notify
         self.lease: Lease | None = None
         self._sent: dict[str, str] = {}
         """Hash of every file that the bucket has as it is here."""
         self._sending: dict[str, Future[None]] = {}
         self._keep_after = time.monotonic() + KEEP_SECONDS
 
-    def room(self, needed: int, what: str) -> None:
+    def require_space(self, needed: int, what: str) -> None:
         self._cache.use(self._path)
         self._cache.make_room(needed, what)
 
@@ -187,7 +188,7 @@ class BucketPlace(BucketFiles):
             except LeaseLost:
                 raise
             except StageFailed as error:
-                self._tell(f"{error} The work goes on; it is sent when all is done.")
+                self._notify(f"{error} The work goes on; it is sent when all is done.")
 
         self._sending[name] = _pool().submit(send)
 
@@ -243,7 +244,7 @@ class BucketPlace(BucketFiles):
         except LeaseLost:
             raise
         except (StageFailed, Changed) as error:
-            self._tell(f"{error}: the resume point is on this machine only; the work goes on")
+            self._notify(f"{error}: the resume point is on this machine only; the work goes on")
         now = time.monotonic()
         self._keep_after = now + max(KEEP_SECONDS, 10 * (now - began))
 
@@ -275,7 +276,7 @@ class BucketPlace(BucketFiles):
         for name, digest in files.items():
             file = building / PurePosixPath(name).name
             if not self._bucket.download(self._prefix + name, file) or sha256_of(file) != digest:
-                self._tell(f"{self._url_of(name)}: the resume point is not whole; going on without it")
+                self._notify(f"{self._url_of(name)}: the resume point is not whole; going on without it")
                 shutil.rmtree(building)
                 return
             sync(file)

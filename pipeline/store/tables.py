@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from pipeline.common import memory
 from pipeline.common.errors import DataError, IntegrityError
+from pipeline.store.artifact import Artifact
 from pipeline.store.space import readable
-from pipeline.store.store import Artifact
 from schemas.table import Table
 
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.common.errors import DataError, writing
+from pipeline.store.artifact import Artifact, Request, open_artifact
 from pipeline.store.files import TEMPORARY, sha256_of, sync, whole_file
+from pipeline.store.layout import SCRATCH
+from pipeline.store.place import Place
 from pipeline.store.provenance import describe_process
 from schemas.manifest import Content, File, Manifest, Provenance, digest, sealed
 from schemas.table import Table
-
-if TYPE_CHECKING:
-    from pipeline.store.place import Place
-    from pipeline.store.store import Artifact, Request
-
-SCRATCH = ".resume"
-"""Directory for what an interrupted stage needs to go on; removed once the artifact is finished."""
 
 
 class Work:
@@ -37,7 +33,7 @@ class Work:
             for leftover in self.path.rglob(TEMPORARY + "*"):
                 leftover.unlink(missing_ok=True)
 
-    def room(self, needed: float, what: str) -> None:
+    def require_space(self, needed: float, what: str) -> None:
         """Refuse to start what will not fit on the disk.
 
         Args:
@@ -48,7 +44,7 @@ class Work:
             StageFailed: there is less room than that.
         """
         there = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
-        self.place.room(max(int(needed) - there, 0), what)
+        self.place.require_space(max(int(needed) - there, 0), what)
 
     @property
     def scratch(self) -> Path:
@@ -87,8 +83,6 @@ class Work:
             outside_id: files that may differ between equal results; listed under provenance.
             notes: what the stage saw of its machine.
         """
-        from pipeline.store.store import open_artifact
-
         paths = sorted(path for path in self.path.rglob("*") if path.is_file() and not path.is_relative_to(self.scratch))
         files = [self._file(path) for path in paths]
         content = Content(

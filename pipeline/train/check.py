@@ -34,7 +34,7 @@ def make_ready(
     example: TrainingGroup,
     longest: int,
     attention: Literal["auto", "sdpa", "segments", "flex"],
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> None:
     """Make sure that a policy gives the logprobs of the model alone on sequences of such lengths.
 
@@ -56,7 +56,7 @@ def make_ready(
     except Exception as error:
         if attention != "auto" or policy.attention == "sdpa":
             raise
-        tell(f"attention: {policy.attention} does not work here ({' '.join(str(error).split())[:200]}); sdpa is used")
+        notify(f"attention: {policy.attention} does not work here ({' '.join(str(error).split())[:200]}); sdpa is used")
         policy.use_attention("sdpa")
         self_check(policy, batch)
 

@@ -19,8 +19,8 @@ from pipeline.run.estimates import training_bytes
 from pipeline.run.parts import Part
 from pipeline.run.process import Event, Reporter
 from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.layout import SCRATCH
 from pipeline.store.store import load_artifact, verified
-from pipeline.store.work import SCRATCH
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
@@ -74,7 +74,7 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         if warning := algorithm.warning(config.epochs):
             reporter.note(f"warning: {warning}")
         parts = [Part.opened(places) for places in spec["parts"]]
-        work.room(training_bytes(parent, parts, config, recipe["dtype"]), "training with its resume points")
+        work.require_space(training_bytes(parent, parts, config, recipe["dtype"]), "training with its resume points")
         snapshot = open_snapshot(snapshot_at, parts, algorithm, parent.id)
     team.wait_for_all()
     if work is None:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from pipeline.common.text import code
 from pipeline.store import Artifact
 from schemas.table import Table
-
-LONGEST = 200
-"""Characters of a value in a card."""
 
 
 def card(front: Mapping[str, Any], parts: Iterable[str]) -> str:
     """Front matter and Markdown."""
     head = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
-
-
-def code(value: object) -> str:
-    """A value as it is, in a code span: what strangers wrote is no markup.
-
-    >>> code("a`b|c")
-    '`a b c`'
-    """
-    text = re.sub(r"[`|\s\x00-\x1f]+", " ", str(value)).strip()[:LONGEST]
-    return f"`{text or ' '}`"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,7 +13,8 @@ import polars as pl
 
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.common.errors import DataError, UserError
-from pipeline.exchange.exports.card import card, code, origin, table
+from pipeline.common.text import code
+from pipeline.exchange.exports.card import card, origin, table
 from pipeline.look.show.places import store_around
 from pipeline.store import Artifact
 

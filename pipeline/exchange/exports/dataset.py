@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.common.errors import DataError
-from pipeline.exchange.exports.card import card, code, columns, figures, origin
+from pipeline.common.text import code
+from pipeline.exchange.exports.card import card, columns, figures, origin
 from pipeline.store import Artifact
 from schemas import TABLES, Rollouts
 

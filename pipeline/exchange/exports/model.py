@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError
-from pipeline.exchange.exports.card import card, code, figures, origin, table
+from pipeline.common.text import code
+from pipeline.exchange.exports.card import card, figures, origin, table
 from pipeline.look.show.places import artifacts_in, store_around
 from pipeline.sources.models import model_files
 from pipeline.store import Artifact

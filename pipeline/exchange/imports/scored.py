@@ -12,15 +12,13 @@ import polars as pl
 
 from pipeline.common.errors import UserError
 from pipeline.generate.summary import read_scalars, summarize
-from pipeline.generate.unknowns import count_unknowns
+from pipeline.generate.unknowns import LACKS_LOGPROBS, count_unknowns
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.work import Work
 from schemas import Origins, Rollouts
 
 STAGE = "scored-logprobs/1"
 KEY = ["group_id", "sample_index"]
-LACKS = pl.col("behavior_logprobs").is_null() | (pl.col("logprobs_mode") == "unknown")
-"""Rows that are filled in. Logprobs of a known mode stay."""
 
 
 def scored_request(rollouts: Artifact, scores: Artifact, checkpoint: Artifact) -> Request:
@@ -34,7 +32,7 @@ def scored_request(rollouts: Artifact, scores: Artifact, checkpoint: Artifact) -
 
 def missing(rollouts: Artifact) -> int:
     """Completions without logprobs of a known mode."""
-    lacking = pl.scan_parquet(rollouts.tables("rollouts"), glob=False).select(LACKS.sum())
+    lacking = pl.scan_parquet(rollouts.tables("rollouts"), glob=False).select(LACKS_LOGPROBS.sum())
     return int(lacking.collect().item())
 
 
@@ -72,9 +70,9 @@ def filled(rows: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     joined = rows.join(scores, on=KEY, how="left", maintain_order="left")
     empty = pl.lit([], pl.List(pl.Float32))
     found = pl.when(pl.col("completion_token_ids").list.len() == 0).then(empty).otherwise(pl.col("logprobs"))
-    if joined.select((LACKS & found.is_null()).any()).item():
+    if joined.select((LACKS_LOGPROBS & found.is_null()).any()).item():
         raise UserError("the scores are not those of these rollouts: some completions have none")
     return joined.with_columns(
-        behavior_logprobs=pl.when(LACKS).then(found).otherwise(pl.col("behavior_logprobs")),
-        logprobs_mode=pl.when(LACKS).then(pl.lit("scored")).otherwise(pl.col("logprobs_mode")),
+        behavior_logprobs=pl.when(LACKS_LOGPROBS).then(found).otherwise(pl.col("behavior_logprobs")),
+        logprobs_mode=pl.when(LACKS_LOGPROBS).then(pl.lit("scored")).otherwise(pl.col("logprobs_mode")),
     ).drop("logprobs")

@@ -16,9 +16,8 @@ from pipeline.common.errors import StageFailed, UserError
 from pipeline.look.audit.folders import KINDS, LARGEST_MANIFEST, is_signature
 from pipeline.store import Store
 from pipeline.store.bucket_files import AT_ONCE
-from pipeline.store.cache import MANIFEST
-from pipeline.store.mirror import BucketHome, BucketPlace
-from pipeline.store.place import LOCKS
+from pipeline.store.layout import LOCKS, MANIFEST
+from pipeline.store.mirror import BucketBackend, BucketPlace
 from schemas.manifest import File
 
 
@@ -73,7 +72,7 @@ class BucketFolder:
     def start(self, file: File, count: int) -> bytes:
         return self.place.start(file, count)
 
-    def sha256(self, file: File, tell: Callable[[int], bool], *, keep: bool) -> str:
+    def sha256(self, file: File, on_piece: Callable[[int], bool], *, keep: bool) -> str:
         if keep:
             with self._guard:
                 if not self._expected:
@@ -81,7 +80,7 @@ class BucketFolder:
                     self._expected = True
             if file.path.endswith(".safetensors"):
                 self.place.expect(file.bytes)
-        return self.place.sha256(file, tell, keep=keep)
+        return self.place.sha256(file, on_piece, keep=keep)
 
     def being_written(self) -> bool:
         return self._being_written()
@@ -95,29 +94,29 @@ class BucketRoot:
         Raises:
             UserError: not an address in a bucket.
         """
-        home = Store(url).home
-        assert isinstance(home, BucketHome)
-        self._home = home
+        backend = Store(url).backend
+        assert isinstance(backend, BucketBackend)
+        self._backend = backend
 
     @property
     def url(self) -> str:
-        return self._home.url
+        return self._backend.url
 
     def folder(self, kind: str, name: str) -> BucketFolder:
         """One folder."""
-        (found,) = self._folders({(kind, name): self._home.sizes(f"{kind}/{name}/")})
+        (found,) = self._folders({(kind, name): self._backend.sizes(f"{kind}/{name}/")})
         return found
 
     def kinds(self) -> list[str]:
         """Names of the folders directly in the store."""
-        return self._home.folders()
+        return self._backend.folders()
 
     def folders(self) -> Iterator[BucketFolder]:
         found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         for kind in KINDS:
-            for path, size in self._home.sizes(f"{kind}/").items():
+            for path, size in self._backend.sizes(f"{kind}/").items():
                 name, slash, rest = path.partition("/")
-                if slash and rest and self._home.is_place(kind, name):
+                if slash and rest and self._backend.is_place(kind, name):
                     found[kind, name][rest] = size
         folders = self._folders(found)
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -127,15 +126,15 @@ class BucketRoot:
     def _folders(self, found: Mapping[tuple[str, str], Mapping[str, int]]) -> list[BucketFolder]:
         return [
             BucketFolder(
-                self._home.place(kind, name),
+                self._backend.place(kind, name),
                 {path: entries[path] for path in sorted(entries)},
-                lambda kind=kind, name=name: self._home.holder(kind, name) is not None,  # type: ignore[misc]
+                lambda kind=kind, name=name: self._backend.holder(kind, name) is not None,  # type: ignore[misc]
             )
             for (kind, name), entries in found.items()
         ]
 
     def strays(self) -> Iterator[str]:
-        sizes = self._home.sizes("")
+        sizes = self._backend.sizes("")
         names: dict[str, set[str]] = defaultdict(set)
         for path in sizes:
             first, _, rest = path.partition("/")
@@ -153,4 +152,4 @@ class BucketRoot:
             return first
         name, inner, _ = rest.partition("/")
         is_file = not inner and is_signature(name, names[first])
-        return None if is_file or (inner and self._home.is_place(first, name)) else path
+        return None if is_file or (inner and self._backend.is_place(first, name)) else path

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from pipeline.common.errors import UserError
-from pipeline.store.cache import MANIFEST
+from pipeline.store.directory import Directory
 from pipeline.store.files import TEMPORARY
-from pipeline.store.place import LOCKS, SIGNATURE, Directory, Place
-from pipeline.store.work import SCRATCH
+from pipeline.store.layout import LOCKS, MANIFEST, SCRATCH, SIGNATURE
+from pipeline.store.place import Place
 from schemas.manifest import File, Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -48,11 +48,11 @@ class Folder(Protocol):
     def start(self, file: File, count: int) -> bytes:
         """The file's first bytes."""
 
-    def sha256(self, file: File, tell: Callable[[int], bool], *, keep: bool) -> str:
+    def sha256(self, file: File, on_piece: Callable[[int], bool], *, keep: bool) -> str:
         """Hash the file as the store has it.
 
         Args:
-            tell: called with the number of bytes of each piece that was read; False ends it.
+            on_piece: called with the number of bytes of each piece that was read; False ends it.
             keep: whether it will be read by `local`; then what was hashed is what is read.
         """
 
@@ -116,14 +116,14 @@ class LocalFolder:
         with self.local(file).open("rb") as handle:
             return handle.read(count)
 
-    def sha256(self, file: File, tell: Callable[[int], bool], *, keep: bool) -> str:
+    def sha256(self, file: File, on_piece: Callable[[int], bool], *, keep: bool) -> str:
         hashed = hashlib.sha256()
         block = bytearray(min(BLOCK, max(file.bytes, 1)))
         view = memoryview(block)
         with self.local(file).open("rb", buffering=0) as handle:
             while count := handle.readinto(block):
                 hashed.update(view[:count])
-                if not tell(count):
+                if not on_piece(count):
                     break
         return hashed.hexdigest()
 

@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.look.audit.findings import Ledger, Spot
 from pipeline.look.audit.folders import Folder, is_scratch
 from pipeline.store import Artifact, Request
-from pipeline.store.cache import MANIFEST
+from pipeline.store.layout import MANIFEST
 from schemas.manifest import FORMAT, UNSEALED, File, Manifest, seal_holds
 
 RESTORE = "Restore it from a copy, or delete the artifact's directory and run again to make it anew."

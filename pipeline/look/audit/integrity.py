@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pipeline.look.audit.findings import Ledger
 from pipeline.look.audit.folders import Root, is_scratch
 from pipeline.look.audit.holdings import Held, Shelf
-from pipeline.store.cache import MANIFEST
-from pipeline.store.place import ASIDE
-from pipeline.store.work import SCRATCH
+from pipeline.store.layout import ASIDE, MANIFEST, SCRATCH
 
 DELETE = "Delete it, or move it out of the store: nobody knows what it is."
 

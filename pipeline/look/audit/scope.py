@@ -14,7 +14,8 @@ from pipeline.look.audit.bucket_folders import BucketRoot
 from pipeline.look.audit.findings import LONGEST
 from pipeline.look.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, Root
 from pipeline.run.record import RECORD
-from pipeline.store.cache import MANIFEST, store_of
+from pipeline.store.cache import store_of
+from pipeline.store.layout import MANIFEST
 
 ARTIFACTS = "artifacts"
 """Where a run's own store lies in its directory."""

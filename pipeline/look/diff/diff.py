@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.common.differences import Difference, differences
 from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
-from pipeline.look.diff.differences import Difference, differences
 from pipeline.look.diff.table_difference import TableDifference, table_difference
 from pipeline.look.diff.weights import WeightDifference, weight_difference
 from pipeline.look.show.places import Place, store_around

@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.common.differences import ABSENT, Difference
 from pipeline.common.text import number, visible
 from pipeline.look.diff.diff import ArtifactDifference, RunDifference
-from pipeline.look.diff.differences import ABSENT, Difference
 from pipeline.look.diff.table_difference import TableDifference
 from pipeline.look.diff.weights import WeightDifference
 from pipeline.look.show.show import one_line

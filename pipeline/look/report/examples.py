@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from pipeline.common.text import number
+from pipeline.look.pieces import load_tokenizer, pieces, shade_of
 from pipeline.run.record import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
@@ -26,8 +26,6 @@ MOST_TOKENS = 600
 """Tokens shown of one completion."""
 MOST_CHARACTERS = 4000
 """Characters shown of a prompt, or of a completion without its tokens."""
-SHADES = (0.9, 0.5, 0.1, 0.01)
-"""Least probability of each shade, from none to the deepest but one."""
 
 
 @dataclass(frozen=True)
@@ -152,18 +150,6 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
 
 
-def load_tokenizer(path: Path) -> tuple[Tokenizer | None, str | None]:
-    if not path.is_file():
-        return None, "The policy has no tokenizer.json, so completions are shown without their tokens."
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(path)), None
-    except Exception as error:  # the library raises nothing narrower
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        return None, f"{path.name} cannot be read ({reason}), so completions are shown without their tokens."
-
-
 def _shaded(tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[bool] | None) -> list[Token]:
     tokens = []
     for text, start, end in pieces(tokenizer, ids):
@@ -173,28 +159,3 @@ def _shaded(tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float],
         hint = f"logprob {least:.2f}, probability {math.exp(least):.2g}" if drawn else "not drawn by the policy"
         tokens.append(Token(text, shade, hint))
     return tokens
-
-
-def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, int, int]]:
-    """Texts that add up to the completion, special tokens included, each with the range of tokens that spell it.
-
-    Tokens that only together spell a character (bytes of one code point) share a piece.
-    """
-    found = []
-    before = start = 0
-    for end in range(1, len(ids) + 1):
-        known = tokenizer.decode(ids[before:start], skip_special_tokens=False)
-        text = tokenizer.decode(ids[before:end], skip_special_tokens=False)
-        if (len(text) > len(known) and not text.endswith("\ufffd")) or end == len(ids):
-            found.append((text[len(known) :], start, end))
-            before, start = start, end
-    return found
-
-
-def shade_of(logprob: float) -> int:
-    """
-    >>> [shade_of(math.log(p)) for p in (1.0, 0.6, 0.3, 0.05, 0.001)]
-    [0, 1, 2, 3, 4]
-    """
-    probability = math.exp(logprob)
-    return sum(probability < least for least in SHADES)

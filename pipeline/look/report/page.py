@@ -12,12 +12,13 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.common.text import ABSENT, count, duration, interval, percent, visible
+from pipeline.look.pieces import SHADES
 from pipeline.look.report import figures, outcomes
 from pipeline.look.report.curves import read_curves, training_section
-from pipeline.look.report.examples import SHADES, read_examples
+from pipeline.look.report.examples import read_examples
 from pipeline.look.report.previous import changed_settings
-from pipeline.look.report.status import artifacts_of, status
 from pipeline.run.record import Run
+from pipeline.run.status import artifacts_of, status
 from pipeline.store import Artifact
 from pipeline.store.files import write_text
 

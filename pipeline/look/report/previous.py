@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+from pipeline.common.differences import differences
 from pipeline.common.errors import UserError
-from pipeline.look.diff.differences import differences
 from pipeline.look.report.sections import Grid
 from pipeline.run.record import RECORD, Run, load_run
 

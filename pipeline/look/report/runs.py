@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from pipeline.common.differences import differences
 from pipeline.common.errors import UserError
 from pipeline.common.text import count, duration, interval, number, percent
-from pipeline.look.diff.differences import differences
 from pipeline.look.report import figures
 from pipeline.look.report.comparison_curves import DASHES, look_of
 from pipeline.look.report.page import page_environment
 from pipeline.look.report.previous import OWN
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section
-from pipeline.look.report.status import status
 from pipeline.run.record import Run
+from pipeline.run.status import status
 from pipeline.store.files import write_text
 
 CURVES = {

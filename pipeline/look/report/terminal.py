@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.common.text import count, duration, interval, number, percent, visible
-from pipeline.look.report.status import status
 from pipeline.run.record import Run
+from pipeline.run.status import status
 
 COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")
 SHORT = {"iteration": "iter", "KL to behavior": "KL"}

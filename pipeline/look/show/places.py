@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.common.errors import UserError
-from pipeline.look.report.status import artifacts_of
 from pipeline.run.record import RECORD, Run, load_run
+from pipeline.run.status import artifacts_of
 from pipeline.store import Artifact, Store
-from pipeline.store.cache import MANIFEST, store_of
-from pipeline.store.store import load_artifact, open_artifact
+from pipeline.store.artifact import open_artifact
+from pipeline.store.cache import store_of
+from pipeline.store.layout import MANIFEST
+from pipeline.store.store import load_artifact
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,6 @@ def store_around(artifact: Artifact) -> Store:
 
 def artifacts_in(store: Store, kind: str) -> Iterator[Artifact]:
     """Artifacts of a kind. One whose manifest is damaged is passed over; `rollbook audit` names it."""
-    for place, _ in store.home.finished(kind):
+    for place, _ in store.backend.finished(kind):
         with suppress(UserError):
             yield open_artifact(place)

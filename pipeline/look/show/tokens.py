@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.text import Text
 
 from pipeline.common.text import visible
-from pipeline.look.report.examples import SHADES, load_tokenizer, pieces, shade_of
+from pipeline.look.pieces import SHADES, load_tokenizer, pieces, shade_of
 from pipeline.look.show.completions import Answers, Completion
 
 if TYPE_CHECKING:

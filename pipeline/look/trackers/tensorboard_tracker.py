@@ -15,7 +15,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from pipeline.exchange.exports.card import code
+from pipeline.common.text import code
 from pipeline.look.trackers.series import Point
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.common.errors import UserError
-from pipeline.look.upkeep.ground import Ground, Item, Reason
+from pipeline.look.upkeep.inventory import Inventory, Item, Reason
 from pipeline.run.order import STAGES
 from pipeline.run.record import Run
 from pipeline.store import Artifact, Store
@@ -46,14 +46,14 @@ class Users:
     """Whether what an unfinished run could go on from may go too."""
 
 
-def find_garbage(ground: Ground, users: Users) -> Garbage:
+def find_garbage(inventory: Inventory, users: Users) -> Garbage:
     """Look through a store.
 
     Raises:
         IntegrityError: a manifest is damaged, so that it cannot be told what its artifact was made from.
     """
-    folders = ground.folders()
-    items = [*ground.temporary(), *ground.set_aside()]
+    folders = inventory.folders()
+    items = [*inventory.temporary(), *inventory.set_aside()]
     kept: list[str] = []
     unfinished = [f"run {run.config.name}" for run in users.runs if run.missing is not None] + list(users.unfinished)
     if not users.all_known:
@@ -63,25 +63,27 @@ def find_garbage(ground: Ground, users: Users) -> Garbage:
     else:
         sizes = {folder.name: folder.bytes for folder in folders}
         items += [Item(folder.name, "unfinished", folder.bytes) for folder in folders if not folder.finished]
-        unreferenced = [f"{a.kind}/{a.path.name}" for a in _unreferenced(Store(ground.url), users.runs)]
+        unreferenced = [f"{a.kind}/{a.path.name}" for a in _unreferenced(Store(inventory.url), users.runs)]
         items += [Item(name, "unreferenced", sizes.get(name, 0)) for name in unreferenced]
-    held, free = ground.locks()
+    held, free = inventory.locks()
     gone = {item.name for item in items}
     unfinished_folders = {folder.name for folder in folders if not folder.finished}
     items += [lock for lock, of in free if of in gone or of not in unfinished_folders]
     return Garbage(tuple(items), tuple(kept), tuple(held))
 
 
-def delete(ground: Ground, items: Sequence[Item]) -> Iterator[Item]:
+def delete(inventory: Inventory, items: Sequence[Item]) -> Iterator[Item]:
     """Delete, one after the other. Yields what is gone.
 
     Raises:
         UserError: somebody holds a lock of the store.
     """
-    if held := ground.locks()[0]:
-        raise UserError(f"{ground.url}: work goes on there ({'; '.join(held)}). Nothing was deleted; try again when it is done")
+    if held := inventory.locks()[0]:
+        raise UserError(
+            f"{inventory.url}: work goes on there ({'; '.join(held)}). Nothing was deleted; try again when it is done"
+        )
     for item in items:
-        if ground.remove(item):
+        if inventory.remove(item):
             yield item
 
 

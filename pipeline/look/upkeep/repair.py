@@ -17,11 +17,10 @@ from pipeline.generate.unknowns import count_unknowns
 from pipeline.look.show.places import store_around
 from pipeline.run.order import STAGES
 from pipeline.store import Artifact, Request
-from pipeline.store.cache import MANIFEST
 from pipeline.store.files import sha256_of, sync, whole_file
+from pipeline.store.layout import ASIDE, LOCKS, MANIFEST
 from pipeline.store.lock import Lock
-from pipeline.store.mirror import BucketHome
-from pipeline.store.place import ASIDE, LOCKS
+from pipeline.store.mirror import BucketBackend
 from schemas import TABLES
 from schemas.manifest import File
 
@@ -168,9 +167,9 @@ def set_aside(damage: Damage) -> str:
     if not damage.broken:
         raise UserError(f"{artifact.url}: every file is whole; there is nothing to make anew")
     stay = [file for file in damage.whole if artifact.kind in SHARDED and file.table is not None]
-    home = store_around(artifact).home
-    if isinstance(home, BucketHome):
-        return _set_aside_there(home, artifact, stay)
+    backend = store_around(artifact).backend
+    if isinstance(backend, BucketBackend):
+        return _set_aside_there(backend, artifact, stay)
     place = artifact.path.absolute()
     store, name = place.parent.parent, place.name
     with Lock(store / LOCKS / f"{artifact.kind}-{name}.lock"), writing(place):
@@ -185,15 +184,15 @@ def set_aside(damage: Damage) -> str:
     return str(aside)
 
 
-def _set_aside_there(home: BucketHome, artifact: Artifact, stay: Sequence[File]) -> str:
+def _set_aside_there(backend: BucketBackend, artifact: Artifact, stay: Sequence[File]) -> str:
     """In a bucket: nothing is moved there, so the folder is copied, and what is not to stay is deleted."""
     name = artifact.path.name
-    with home.locked(artifact.kind, name):
+    with backend.locked(artifact.kind, name):
         kept = f"{ASIDE}/{artifact.kind}/{name}/"
-        aside = kept + _next(path.partition("/")[0] for path in home.sizes(kept))
-        home.copy(f"{artifact.kind}/{name}/", f"{aside}/")
-        home.delete(f"{artifact.kind}/{name}/", {file.path for file in stay})
-    return f"{home.url}/{aside}"
+        aside = kept + _next(path.partition("/")[0] for path in backend.sizes(kept))
+        backend.copy(f"{artifact.kind}/{name}/", f"{aside}/")
+        backend.delete(f"{artifact.kind}/{name}/", {file.path for file in stay})
+    return f"{backend.url}/{aside}"
 
 
 def _next(names: Iterable[str]) -> str:

@@ -22,9 +22,8 @@ from pipeline.common.errors import IntegrityError, UserError
 from pipeline.look.show.places import Place
 from pipeline.run.record import RECORD
 from pipeline.store import Artifact
-from pipeline.store.cache import MANIFEST
 from pipeline.store.files import TEMPORARY, whole_file
-from pipeline.store.place import SIGNATURE
+from pipeline.store.layout import MANIFEST, SIGNATURE
 
 PASSWORD = "ROLLBOOK_KEY_PASSWORD"
 """Variable: the password of an encrypted private key."""

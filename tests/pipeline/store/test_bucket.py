@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from pipeline.common.errors import IntegrityError, UserError
-from pipeline.look.upkeep.bucket_ground import BucketGround
+from pipeline.look.upkeep.bucket_inventory import BucketInventory
 from pipeline.store import Artifact, Request, Store, Work, mirror, read_table
 from pipeline.store import bucket as bucket_module
 from pipeline.store.store import load_artifact, verified
@@ -131,13 +131,13 @@ def test_resume_state_that_was_left_beside_a_manifest_can_be_deleted(bucket: Any
     made = make(Store(bucket.url))
     name, _, prefix = bucket.url.removeprefix("s3://").partition("/")
     bucket.client.put_object(Bucket=name, Key=f"{prefix}/{FOLDER}/.resume/step-00000900/state", Body=bytes(900))
-    home = Store(bucket.url).home
-    assert isinstance(home, mirror.BucketHome)
-    (left,) = BucketGround(home).temporary()
+    backend = Store(bucket.url).backend
+    assert isinstance(backend, mirror.BucketBackend)
+    (left,) = BucketInventory(backend).temporary()
     assert (left.name, left.bytes) == (f"{FOLDER}/.resume", 900)
     assert ".resume/step-00000900/state" not in made.place.names()
-    assert BucketGround(home).remove(left)
-    assert BucketGround(home).temporary() == []
+    assert BucketInventory(backend).remove(left)
+    assert BucketInventory(backend).temporary() == []
     made.verify()
 
 
@@ -231,7 +231,7 @@ def test_the_cache_is_bounded_and_spares_what_is_in_use(bucket: Any, start: Any,
     verified(one)  # this process uses it from now on
     with Store(bucket.url).work(Request("shaped", "test/1", {"name": "c"})) as work:
         assert isinstance(work, Work)
-        work.room(2**20, "a file")
+        work.require_space(2**20, "a file")
         (work.path / "file").write_bytes(b"c" * 2**20)
         work.finish({})
     assert (Path(one) / "file").exists()

@@ -61,7 +61,7 @@ def test_resume_state_is_there_until_the_manifest_is(
         (work.scratch / "step-00000900").mkdir(parents=True)
         (work.scratch / "step-00000900" / "state").write_bytes(b"900 steps")
         (work.path / "model").write_bytes(b"weights")
-        monkeypatch.setattr(f"pipeline.store.place.{step}", killed)
+        monkeypatch.setattr(f"pipeline.store.directory.{step}", killed)
         work.finish({})
     assert (work.scratch / "step-00000900" / "state").exists()
     assert (store.find(REQUEST) is not None) == finished
@@ -285,13 +285,13 @@ def test_a_file_where_the_artifact_should_be_is_named(store: Store) -> None:
 def test_work_without_room_is_refused_before_it_starts(small_disk: Path) -> None:
     with Store(small_disk / "store").work(REQUEST) as work:
         assert isinstance(work, Work)
-        work.room(100_000, "a little")
+        work.require_space(100_000, "a little")
         with pytest.raises(
             StageFailed, match=r"[0-9.]+ kB free on its disk, but a checkpoint will take about 1\.0 MB\. Make room"
         ):
-            work.room(1e6, "a checkpoint")
+            work.require_space(1e6, "a checkpoint")
         (work.path / "half").write_bytes(b"x" * 200_000)
-        work.room(250_000, "a file of which most is there")
+        work.require_space(250_000, "a file of which most is there")
 
 
 def test_a_file_above_the_limit_is_named(store: Store, start: Start) -> None:

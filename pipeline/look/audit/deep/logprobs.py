@@ -129,7 +129,7 @@ def _again(rows: pl.DataFrame, checkpoint: Held, dtype: str, path: Path) -> pl.D
     rows.select(*Rollouts.columns()).write_parquet(path)
     policy = _policy(str(checkpoint.folder.place.path), dtype)
     try:
-        make_ready(policy, next(groups_of(path)), longest_of([path]), "auto", tell=lambda note: None)
+        make_ready(policy, next(groups_of(path)), longest_of([path]), "auto", notify=lambda note: None)
     except UserError as error:
         raise CannotRerun(str(error)) from None
     return score_file(policy, path, TOKENS_AT_ONCE)

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.exchange.imports.scored import LACKS
+from pipeline.generate.unknowns import LACKS_LOGPROBS
 from pipeline.look.audit.findings import Ledger
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.rows import HEAVY, MAKE_ANEW, Share, TableFile, open_table
@@ -144,10 +144,10 @@ class Copies:
         """What scoring makes of rows: those without logprobs of a known mode get the scores', empty completions an empty list."""
         none = pl.lit([], pl.List(pl.Float32))
         made = {
-            "behavior_logprobs": pl.when(LACKS & EMPTY).then(none).otherwise(pl.col("behavior_logprobs")).hash(),
-            "logprobs_mode": pl.when(LACKS).then(pl.lit("scored")).otherwise(pl.col("logprobs_mode")).hash(),
+            "behavior_logprobs": pl.when(LACKS_LOGPROBS & EMPTY).then(none).otherwise(pl.col("behavior_logprobs")).hash(),
+            "logprobs_mode": pl.when(LACKS_LOGPROBS).then(pl.lit("scored")).otherwise(pl.col("logprobs_mode")).hash(),
         }
-        rows = self._hashes(pair.theirs, {**copied, **made, "lacking": LACKS & ~EMPTY})
+        rows = self._hashes(pair.theirs, {**copied, **made, "lacking": LACKS_LOGPROBS & ~EMPTY})
         scores = self._scores(pair.path)
         self._world.ledger.count("schema", "files of logprobs compared with the scores", int(scores is not None), 1)
         if scores is None:

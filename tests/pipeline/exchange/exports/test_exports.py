@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.text import code
 from pipeline.config.run import RunConfig
-from pipeline.exchange.exports.card import code
 from pipeline.exchange.exports.completions import Source, write_preference, write_sft
 from pipeline.exchange.exports.dataset import write_dataset
 from pipeline.exchange.exports.folder import RECORD, export_folder

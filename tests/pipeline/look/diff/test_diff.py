@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.look.diff.differences import differences
+from pipeline.common.differences import differences
 from pipeline.look.diff.weights import weight_difference
 from pipeline.store import Artifact, Request, Store, Work
 

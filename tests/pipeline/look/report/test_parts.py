@@ -12,9 +12,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.common import text
+from pipeline.look.pieces import pieces
 from pipeline.look.report import examples, figures, rewards
 from pipeline.look.report.curves import POINTS, Curves, read_curves, training_section
-from pipeline.look.report.examples import pieces, read_examples
+from pipeline.look.report.examples import read_examples
 from pipeline.look.report.rewards import reward_shares
 from pipeline.run.record import Run
 

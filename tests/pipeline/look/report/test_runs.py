@@ -14,8 +14,8 @@ from pipeline.look.report import runs as pages
 from pipeline.look.report.groups import _label, _shares, solved_panel
 from pipeline.look.report.markdown import markdown
 from pipeline.look.report.sections import Panel
-from pipeline.look.report.status import status
 from pipeline.run.record import Run
+from pipeline.run.status import status
 
 Make = Callable[..., Run]
 

@@ -161,7 +161,7 @@ def test_who_waits_for_a_lock_that_gc_removes_does_not_hold_a_ghost(tmp_path: Pa
     fcntl.flock(handle, fcntl.LOCK_EX)
 
     def wait() -> None:
-        with Lock(path, poll_seconds=0.01, tell=lambda message: None):
+        with Lock(path, poll_seconds=0.01, notify=lambda message: None):
             assert os.path.samestat(os.stat(path), os.stat(path))
             taken.set()
 

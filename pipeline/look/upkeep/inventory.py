@@ -1,4 +1,4 @@
-"""Where garbage lies: every folder, leftover and lock of a store, and removing one of them. Of a store in a directory."""
+"""What lies in a store: every folder, leftover and lock of a store, and removing one of them. Of a store in a directory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from pipeline.store.cache import MANIFEST
 from pipeline.store.files import TEMPORARY
-from pipeline.store.place import ASIDE, LOCKS, SIGNATURE
-from pipeline.store.work import SCRATCH
+from pipeline.store.layout import ASIDE, LOCKS, MANIFEST, SCRATCH, SIGNATURE
 from schemas.manifest import Kind
 
 KEY = re.compile(r"[0-9a-f]{16}")
@@ -43,7 +41,7 @@ class StoreFolder:
     finished: bool
 
 
-class Ground(Protocol):
+class Inventory(Protocol):
     """A store, as it lies there."""
 
     @property
@@ -69,7 +67,7 @@ class Ground(Protocol):
         """
 
 
-class LocalGround:
+class LocalInventory:
     """A store in a directory."""
 
     def __init__(self, root: Path) -> None:

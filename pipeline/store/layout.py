@@ -1,0 +1,20 @@
+"""What lies where in a store, by name.
+
+<store>/<kind>/<first 16 hex digits of the key>/   an artifact: manifest.json and the files it lists
+<store>/<kind>/<key>.sig                           its signature, if it was signed
+<store>/locks/<kind>-<key>.lock                    held by the process that makes it
+<store>/damaged/<kind>/<key>/<number>/             what `rollbook repair` replaced
+"""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+"""Written last: an artifact exists exactly when its manifest does."""
+LOCKS = "locks"
+"""Folder of a store for its locks."""
+ASIDE = "damaged"
+"""Folder of a store that keeps what `rollbook repair` replaced."""
+SIGNATURE = ".sig"
+"""Ends the name of a signature, which lies beside its artifact."""
+SCRATCH = ".resume"
+"""Folder of an artifact in the making for what an interrupted stage needs to go on; removed once it is finished."""
