@@ -289,13 +289,14 @@ def _completions(run: Path) -> dict[str, list[tuple[str, int]]]:
 
 def chained(config: Path, run: Path) -> None:
     """What `rollbook run` does, without Prefect, and without trying a crashed stage once more."""
+    from flows.answers import hands, working
     from flows.chain import chain
     from pipeline.config.load import load_config
-    from pipeline.run.local import LocalStages
     from pipeline.run.record import save_run
 
     settings = load_config(config, [f"run_dir={run}"])
-    chain(settings, LocalStages(settings), lambda so_far: save_run(so_far, run))
+    with hands() as processes:
+        chain(settings, working(settings, processes), lambda so_far: save_run(so_far, run))
 
 
 def main() -> None:

@@ -26,12 +26,11 @@ PLAIN = """
 import sys
 from flows.chain import chain
 from pipeline.config.load import load_config
-from pipeline.run.local import LocalStages
+from flows.answers import hands, local, working
 config = load_config("configs/demo.yaml", sys.argv[1:])
-stages = LocalStages(config)
-stages.warm_up()
-chain(config, stages)
-stages.close()
+with hands() as processes:
+    local(config, processes).warm_up("pipeline.generate")
+    chain(config, working(config, processes))
 """
 
 

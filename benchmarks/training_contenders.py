@@ -74,11 +74,10 @@ def rollbook(places: Places, cell: Cell, steps: int) -> Timed:
 
 def train_spec(places: Places, cell: Cell, epochs: int, store: str, **settings: Any) -> dict[str, Any]:
     """What the train stage is given."""
-    from pipeline.train.order import train_request
-
     from pipeline.config.run import RunConfig
     from pipeline.run.parts import Part
     from pipeline.store.store import load_artifact
+    from pipeline.train.order import train_request
 
     train = {
         "algorithm": "dapo",

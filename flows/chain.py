@@ -1,52 +1,53 @@
-"""The order of a run, written once. `Stages` says how each stage is answered: from the store, or by doing the work."""
+"""What a run asks for, in sequence, written once. Whoever answers finds it in the store, or has the work done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from pipeline.config.run import RunConfig
-from pipeline.run.local import Missing
-from pipeline.run.parts import Part
-from pipeline.run.record import Answers, Iteration, Run
+from pipeline.evaluate.order import evaluate_order
+from pipeline.generate.order import generate_order, generator
+from pipeline.run.order import Answerer, Missing, Order, only
+from pipeline.run.record import Iteration, Run, answers_of
 from pipeline.run.stopping import Pause, stop_of
+from pipeline.score.order import scored
+from pipeline.shape.mix.order import replayed
+from pipeline.shape.order import shape_order
+from pipeline.sources.order import (
+    BASE,
+    HELDOUT_PROMPTS,
+    TRAIN_PROMPTS,
+    heldout_prompts_order,
+    import_order,
+    train_prompts_order,
+)
 from pipeline.store import Artifact
+from pipeline.train.order import train_order
 
 AFTER = {"generate": "evaluate", "evaluate": "shape", "shape": "train", "train": "generate"}
 
 
-class Stages(Protocol):
-    """How each stage is answered."""
-
-    def base(self) -> Artifact: ...
-    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]: ...
-    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers: ...
-    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact: ...
-    def shape(self, iteration: int, rollouts: Artifact) -> Artifact: ...
-    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]: ...
-    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]: ...
-    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact: ...
-
-
 def chain(
     config: RunConfig,
-    stages: Stages,
+    answers: Answerer,
     on_change: Callable[[Run], None] = lambda run: None,
     until: tuple[str, int] | None = None,
     pause: Pause = lambda run: False,
+    given: Mapping[str, Artifact] | None = None,
 ) -> Run:
     """generate, evaluate, shape, train, and again, until the last checkpoint is evaluated or a rule of `stop` ends the run.
 
     Args:
         config: the run.
-        stages: answers each stage.
+        answers: has each order answered.
         on_change: called with the run so far after every stage.
         until: a stage and its iteration, such as ("train", 0): stop after it.
         pause: asked after every stage whether to leave the rest for another time.
 
+        given: what a run begins with, by the titles of its orders, where that is there already, wherever it came from.
+
     Returns:
-        The run; if `stages` raises `Missing`, what there is of it.
+        The run; if `answers` raises `Missing`, what there is of it.
     """
 
     def done(stage: str) -> bool:
@@ -60,41 +61,43 @@ def chain(
         on_change(run)
         return run.missing is None or (stage, number) == until or pause(run)
 
+    def ask(order: Order) -> Artifact:
+        return only(answers.answer(order))
+
+    there = given or {}
     run = Run(config, missing="prompts")
     try:
-        policy = stages.base()
-        run.train_prompts, run.heldout_prompts = stages.prompts(policy)
+        policy = base = there.get(BASE) or ask(import_order(config))
+        run.train_prompts = there.get(TRAIN_PROMPTS) or ask(train_prompts_order(config, base))
+        run.heldout_prompts = there.get(HELDOUT_PROMPTS) or ask(heldout_prompts_order(config, base, run.train_prompts))
         run.missing = "generate 0"
         on_change(run)
         for number in range(config.iterations + 1):
-            last = number == config.iterations
             step = Iteration(number, policy)
             run.iterations.append(step)
-            step.answers = stages.generate(number, policy, None if last else run.train_prompts, run.heldout_prompts)
+            train = run.train_prompts if number < config.iterations else None
+            answered = answers.answer(generate_order(config, number, policy, train, run.heldout_prompts))
+            step.answers = answers_of(answered, greedy=config.evaluate.greedy)
             if done("generate"):
                 break
-            step.evaluation = stages.evaluate(number, policy, step.answers)
+            step.evaluation = ask(evaluate_order(config, number, policy, step.answers))
             if done("evaluate") or step.answers.rollouts is None:
                 break
-            step.shaped = stages.shape(number, step.answers.rollouts)
-            step.replayed = stages.replay(number, step.parts[0], run.rollouts_before(number))
+            step.shaped = ask(shape_order(config, number, step.answers.rollouts))
+            step.replayed = replayed(config, answers, number, step.parts[0], run.rollouts_before(number))
             if done("shape"):
                 break
-            fresh, *replayed = scored(stages, number, policy, step.parts)
-            step.scores, step.replayed = dict(fresh.scores), tuple(replayed)
-            step.checkpoint = stages.train(number, policy, step.parts)
+            fresh, *others = scored(config, answers, number, base, policy, step.parts)
+            step.scores, step.replayed = dict(fresh.scores), tuple(others)
+            then = generator(config) if until != ("train", number) else None
+            step.checkpoint = ask(train_order(config, number, policy, step.parts, then))
             if done("train"):
                 break
             policy = step.checkpoint
     except Missing as missing:
-        run.missing = missing.stage
+        run.missing = missing.title
         on_change(run)
     return run
-
-
-def scored(stages: Stages, iteration: int, policy: Artifact, parts: Sequence[Part]) -> list[Part]:
-    """The parts with the scores that the algorithm needs."""
-    return [replace(part, scores=stages.score(iteration, policy, part.rollouts)) for part in parts]
 
 
 def generates_next(run: Run) -> bool:

@@ -223,11 +223,11 @@ def _say_page(page: Path, runs: list[Any], as_json: bool) -> None:
 def _run(
     path: Path, overrides: list[str] | None, plugins: list[str] | None, until: tuple[Stage, int] | None, as_json: bool
 ) -> None:
+    from flows.answers import looking
     from flows.chain import chain
     from pipeline.config.load import load_config, with_plugins
     from pipeline.config.run import RunConfig
     from pipeline.prepare.check import check_algorithm, check_config, named
-    from pipeline.run.local import LocalStages
     from pipeline.run.record import save_run
 
     config: RunConfig = with_plugins(load_config(path, overrides or ()), plugins or ())
@@ -235,7 +235,7 @@ def _run(
     if until and until[1] > config.iterations - (until[0] not in ("generate", "evaluate")):
         raise UserError(f"--iteration {until[1]}: this run has iterations={config.iterations}")
     _tell_of_later_rounds(config)
-    found = chain(config, LocalStages(config, only_look=True), until=until)
+    found = chain(config, looking(config), until=until)
     done = found.missing is None or (until is not None and _reached(found, until))
     if not done:
         for what, text in named(check_config(config)):

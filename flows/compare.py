@@ -6,52 +6,56 @@ A trial that fails does not stop the others; the same command tries it again, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.iterate import PrefectStages
+from flows.answers import hands, looking, working
+from flows.iterate import AsTask, ProgressArtifacts
 from flows.trials import attempt, judge_before, look
 from pipeline.common.errors import UserError
 from pipeline.compare.plan import Plan, Variant, make_plan
-from pipeline.compare.stages import TrialStages
 from pipeline.compare.table import record
 from pipeline.compare.trials import Judged, Trial, Trials
-from pipeline.generate.engine import engine_environment
-from pipeline.run.local import OnStage
+from pipeline.run.answers import Tell
+from pipeline.run.order import Answerer, Order
 from pipeline.run.process import Event
 from pipeline.run.processes import Processes
+from pipeline.store import Artifact
 
 T = TypeVar("T")
 
 
-class TrialTasks(PrefectStages):
-    """The stages of one trial, each a Prefect task with the trial's name.
+class TrialAnswers:
+    """Answers the orders of one trial, each as a Prefect task with the trial's name.
 
     Args:
         variant: None for the policy before training.
         processes: shared by all trials.
     """
 
-    def __init__(self, plan: Plan, variant: Variant | None, on_stage: OnStage, processes: Processes) -> None:
-        self._title = plan.title(variant) if variant else "before training"
-        self.last = self._title
-        super().__init__(plan.judging(variant), on_stage)
-        self.local = TrialStages(plan, variant, self._tell, processes=processes)
+    def __init__(self, plan: Plan, variant: Variant | None, on_stage: Tell, processes: Processes) -> None:
+        self.last = self._name = plan.title(variant) if variant else "before training"
+        self._bars, self._on_stage = ProgressArtifacts(), on_stage
+        config = plan.judging(variant)
+        self._inner = AsTask(working(config, processes, self._tell), looking(config), self._title)
 
-    def _tell(self, stage: str, event: Event) -> None:
-        self.last = f"{self._title}: {stage.split()[0]}"
-        self._found = event["event"] == "found"
+    def answer(self, order: Order) -> tuple[Artifact, ...]:
+        return self._inner.answer(order)
+
+    def _title(self, order: Order) -> str:
+        return f"{self._name}: {order.stage}"
+
+    def _tell(self, title: str, event: Event) -> None:
+        self.last = f"{self._name}: {title.split()[0]}"
         self._bars.tell(_key(self.last), event)
         self._on_stage(self.last, event)
 
-    def _task(self, name: str, title: str, work: Callable[[], T]) -> T:
-        return super()._task(name, f"{self._title}: {name}", work)
-
 
 @flow(name="compare", flow_run_name="{name}", persist_result=False, validate_parameters=False)
-def compare(name: str, order: Mapping[str, Any], on_stage: OnStage) -> str:
+def compare(name: str, order: Mapping[str, Any], on_stage: Tell) -> str:
     """Make every trial that is missing, and the comparison of all.
 
     Args:
@@ -71,36 +75,34 @@ def compare(name: str, order: Mapping[str, Any], on_stage: OnStage) -> str:
     return str(made.path)
 
 
-def work_on(trials: Trials, on_stage: OnStage) -> None:
+def work_on(trials: Trials, on_stage: Tell) -> None:
     """Make what is missing. Failures are written down in `trials`."""
-    processes = Processes(engine_environment())
-    try:
+    with hands() as processes:
         _work_with(processes, trials, on_stage)
-    finally:
-        processes.close()
 
 
-def _work_with(processes: Processes, trials: Trials, on_stage: OnStage) -> None:
+def _work_with(processes: Processes, trials: Trials, on_stage: Tell) -> None:
     plan = trials.plan
     if trials.before is None:
-        judged = _try(TrialTasks(plan, None, on_stage, processes), on_stage, lambda stages: judge_before(plan, stages))
+        answers = TrialAnswers(plan, None, on_stage, processes)
+        judged = _try(answers, on_stage, partial(judge_before, plan))
         if isinstance(judged, Judged):
             trials.before = judged
     for variant in trials.missing:
-        tasks = TrialTasks(plan, variant, on_stage, processes)
-        trial = _try(tasks, on_stage, lambda stages: attempt(plan, stages))
+        answers = TrialAnswers(plan, variant, on_stage, processes)
+        trial = _try(answers, on_stage, partial(attempt, plan, variant))
         if isinstance(trial, Trial):
             trials.done[variant] = trial
         else:
             trials.failed[variant] = trial
 
 
-def _try(tasks: TrialTasks, on_stage: OnStage, work: Callable[[TrialTasks], T]) -> T | str:
+def _try(answers: TrialAnswers, on_stage: Tell, work: Callable[[Answerer], T]) -> T | str:
     """What the work gives, or why it failed."""
     try:
-        return work(tasks)
+        return work(answers)
     except UserError as error:
-        on_stage(tasks.last, {"event": "failed", "message": str(error)})
+        on_stage(answers.last, {"event": "failed", "message": str(error)})
         return str(error)
 
 

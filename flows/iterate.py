@@ -7,9 +7,9 @@ that crashed is tried once more; an error of the user's is not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
@@ -18,47 +18,47 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 from prefect.tasks import Task
 
+from flows.answers import hands, local, looking, working
 from flows.chain import chain, generates_next
 from pipeline.common.errors import StageCrashed
 from pipeline.config.run import RunConfig
-from pipeline.run.local import LocalStages, OnStage
-from pipeline.run.parts import Part
+from pipeline.generate.order import generator
+from pipeline.run.answers import Tell
+from pipeline.run.order import Answerer, Missing, Order
 from pipeline.run.process import Event
-from pipeline.run.record import Answers, Run, save_run
+from pipeline.run.record import Run, save_run
 from pipeline.run.status import status
 from pipeline.run.stopping import Pause
 from pipeline.store import Artifact
 
-T = TypeVar("T")
 PROGRESS_SECONDS = 2.0
 """Seconds between updates of a progress bar in Prefect's UI: each is a request."""
 
 
-class PrefectStages:
-    """The stages of a run, each a Prefect task."""
+class AsTask:
+    """Has every order answered as a Prefect task.
 
-    def __init__(self, config: RunConfig, on_stage: OnStage) -> None:
-        self._bars = ProgressArtifacts()
-        self._on_stage = on_stage
-        self._found = False
-        self.local = LocalStages(config, self._tell)
+    Args:
+        inner: answers.
+        look: finds what is finished, to say which tasks had nothing to do.
+        title: what a task is called.
+    """
 
-    def _tell(self, stage: str, event: Event) -> None:
-        self._found = event["event"] == "found"
-        self._bars.tell(stage, event)
-        self._on_stage(stage, event)
+    def __init__(self, inner: Answerer, look: Answerer, title: Callable[[Order], str] = lambda order: order.title) -> None:
+        self._inner, self._look, self._title = inner, look, title
 
-    def _task(self, name: str, title: str, work: Callable[[], T]) -> T:
-        result: list[T] = []
+    def answer(self, order: Order) -> tuple[Artifact, ...]:
+        result: list[tuple[Artifact, ...]] = []
 
         def stage() -> State[Any]:
-            result.append(work())
-            return Completed(name="Cached") if self._found else Completed()
+            found = self._is_there(order)
+            result.append(self._inner.answer(order))
+            return Completed(name="Cached") if found else Completed()
 
         as_task = Task(
             stage,
-            name=name,
-            task_run_name=title,
+            name=order.stage,
+            task_run_name=self._title(order),
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=1,
@@ -68,32 +68,12 @@ class PrefectStages:
         as_task()
         return result[-1]
 
-    def base(self) -> Artifact:
-        return self._task("import", "base model", self.local.base)
-
-    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
-        return self._task("prompts", "prompts", lambda: self.local.prompts(base))
-
-    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
-        work = lambda: self.local.generate(iteration, policy, train, heldout)  # noqa: E731
-        return self._task("generate", f"generate {iteration}", work)
-
-    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
-        return self._task("evaluate", f"evaluate {iteration}", lambda: self.local.evaluate(iteration, policy, answers))
-
-    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
-        return self._task("shape", f"shape {iteration}", lambda: self.local.shape(iteration, rollouts))
-
-    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
-        return self._task("score", f"score {iteration}", lambda: self.local.score(iteration, policy, rollouts))
-
-    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
-        if not self.local.config.replay.is_on:
-            return ()
-        return self._task("replay", f"replay {iteration}", lambda: self.local.replay(iteration, fresh, earlier))
-
-    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
-        return self._task("train", f"train {iteration}", lambda: self.local.train(iteration, policy, parts))
+    def _is_there(self, order: Order) -> bool:
+        try:
+            self._look.answer(order)
+        except Missing:
+            return False
+        return True
 
 
 def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -129,7 +109,7 @@ def iterate(
     name: str,
     config: dict[str, Any],
     until: list[Any] | None = None,
-    on_stage: OnStage | None = None,
+    on_stage: Tell | None = None,
     max_hours: float | None = None,
 ) -> None:
     """N rounds of generate, evaluate, shape, train.
@@ -145,15 +125,23 @@ def iterate(
     pause: Pause = lambda run: max_hours is not None and time.monotonic() - started > 3600 * max_hours  # noqa: E731
     settings = RunConfig.model_validate(config)
     last = (str(until[0]), int(until[1])) if until else None
-    stages = PrefectStages(settings, on_stage or _log)
-    stages.local.last = last
-    if generates_next(chain(settings, LocalStages(settings, only_look=True), until=last)):
-        stages.local.warm_up()
-    try:
-        run = chain(settings, stages, lambda run: save_run(run, settings.directory), last, pause)
-    finally:
-        stages.local.close()
+    tell = told(ProgressArtifacts(), on_stage or _log)
+    with hands() as processes:
+        if generates_next(chain(settings, looking(settings), until=last)):
+            local(settings, processes).warm_up(generator(settings))
+        answers = AsTask(working(settings, processes, tell), looking(settings))
+        run = chain(settings, answers, lambda run: save_run(run, settings.directory), last, pause)
     publish(run)
+
+
+def told(bars: ProgressArtifacts, also: Tell) -> Tell:
+    """Tells progress bars of Prefect's UI, and somebody else."""
+
+    def tell(title: str, event: Event) -> None:
+        bars.tell(title, event)
+        also(title, event)
+
+    return tell
 
 
 def _log(stage: str, event: Event) -> None:

@@ -12,6 +12,7 @@ from prefect.events import emit_event
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
+from flows.answers import looking
 from flows.chain import chain
 from flows.iterate import iterate
 from flows.server import check_named_server
@@ -21,7 +22,6 @@ from pipeline.config.run import RunConfig
 from pipeline.look.report.page import write_report
 from pipeline.look.report.terminal import closing_lines
 from pipeline.prepare.check import check_config
-from pipeline.run.local import LocalStages
 from pipeline.run.record import Run, load_run, recorded_config, save_run
 from pipeline.store.lock import Lock
 
@@ -72,7 +72,7 @@ def look(config: RunConfig) -> tuple[Run, int]:
     recorded = recorded_config(config.directory)
     aim = max(config.iterations, recorded.iterations if recorded else 0)
     while True:
-        found = chain(change_config(config, [f"iterations={aim}"]), LocalStages(config, only_look=True))
+        found = chain(change_config(config, [f"iterations={aim}"]), looking(config))
         if found.missing is not None or found.stopped:
             return found, aim
         aim += config.iterations

@@ -25,16 +25,20 @@ from typing import Any
 
 import polars as pl
 from matrix import ARMS, GROUP, PROMPTS_PER_STEP, RATES, REGIMES, SEEDS, Job, jobs
-from pipeline.generate.order import heldout_request, rollouts_request
 
+from flows.answers import working
 from pipeline.common.errors import UserError
 from pipeline.config.load import load_config
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import engine_environment
-from pipeline.run.local import LocalStages
+from pipeline.generate.order import answers_order, generator, heldout_request, rollouts_job, rollouts_request
+from pipeline.run.order import Order, only
 from pipeline.run.parts import Part
 from pipeline.run.processes import Processes
+from pipeline.shape.order import shape_order
+from pipeline.sources.order import heldout_prompts_order, import_order, train_prompts_order
 from pipeline.store import Artifact, read_table
+from pipeline.train.order import train_order
 from schemas import Metrics
 
 CONFIG = "configs/demo.yaml"
@@ -67,30 +71,34 @@ def config_of(job: Job, root: Path, heldout: int, epochs: int) -> RunConfig:
 
 
 class Run:
-    """One job: its stages, and what it found."""
+    """One job: what it asks for, and what it found."""
 
     def __init__(self, job: Job, root: Path, heldout: int, processes: Processes) -> None:
         self.job, self.root, self.heldout, self.processes = job, root, heldout, processes
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: list[Artifact] = []
 
-    def stages(self, epochs: int = 1) -> LocalStages:
-        return LocalStages(config_of(self.job, self.root, self.heldout, epochs), processes=self.processes)
+    def config(self, epochs: int = 1) -> RunConfig:
+        return config_of(self.job, self.root, self.heldout, epochs)
+
+    def ask(self, config: RunConfig, order: Order) -> Artifact:
+        return only(working(config, self.processes).answer(order))
 
     def run(self) -> list[dict[str, Any]]:
         """Returns a row per optimizer step and per judgment."""
         regime = self.job.regime
-        stages = self.stages()
-        policy = base = stages.base()
-        train, heldout = stages.prompts(base)
-        self._judge(stages, 0, base, heldout)
+        config = self.config()
+        policy = base = self.ask(config, import_order(config))
+        train = self.ask(config, train_prompts_order(config, base))
+        heldout = self.ask(config, heldout_prompts_order(config, base, train))
+        self._judge(config, 0, base, heldout)
         step = 0
         for number in range(regime.rounds):
-            request = rollouts_request(stages.config, number, policy, train)
-            rollouts = stages.answers(f"generate {number}", policy, {"rollouts": (request, train)})["rollouts"]
+            job = rollouts_job(rollouts_request(config, number, policy, train), train)
+            rollouts = self.ask(config, answers_order(config, f"generate {number}", policy, job))
             self.rows.append({"step": step, "reward_mean": rollouts.summary["reward_mean"]})
             for epochs in regime.epochs:
-                after = self.stages(epochs)
+                after = self.config(epochs)
                 checkpoint = self._trained(after, number, policy, rollouts)
                 if epochs == regime.epochs[-1]:
                     steps = self._steps(checkpoint, step)
@@ -103,14 +111,15 @@ class Run:
             shutil.rmtree(checkpoint.path, ignore_errors=True)  # 5 MB each, and the figures are kept
         return self.rows
 
-    def _trained(self, stages: LocalStages, number: int, policy: Artifact, rollouts: Artifact) -> Artifact:
-        part = Part(rollouts, stages.shape(number, rollouts))
-        self.checkpoints.append(stages.train(number, policy, [part]))
+    def _trained(self, config: RunConfig, number: int, policy: Artifact, rollouts: Artifact) -> Artifact:
+        part = Part(rollouts, self.ask(config, shape_order(config, number, rollouts)))
+        order = train_order(config, number, policy, [part], then=generator(config))
+        self.checkpoints.append(self.ask(config, order))
         return self.checkpoints[-1]
 
-    def _judge(self, stages: LocalStages, step: int, policy: Artifact, heldout: Artifact) -> None:
-        request = heldout_request(stages.config, policy, heldout, greedy=False)
-        sampled = stages.answers(f"judge {step}", policy, {"sampled": (request, heldout)})["sampled"]
+    def _judge(self, config: RunConfig, step: int, policy: Artifact, heldout: Artifact) -> None:
+        job = rollouts_job(heldout_request(config, policy, heldout, greedy=False), heldout)
+        sampled = self.ask(config, answers_order(config, f"judge {step}", policy, job))
         tokens = sampled.summary["tokens"] / sampled.summary["completions"]
         self.rows.append({"step": step, "pass_at_1": sampled.summary["reward_mean"], "completion_tokens": tokens})
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from flows.answers import hands, working
 from flows.chain import chain
 from flows.commands.console import StageConsole
 from pipeline.common.errors import UserError
 from pipeline.common.text import visible
 from pipeline.look.show.places import Use, find_place, store_around
 from pipeline.look.upkeep.repair import Damage, drop_shards, find_damage, is_made_by_a_run, remedy, rows_of, set_aside, to_json
-from pipeline.run.local import LocalStages, OnStage
 from pipeline.run.record import RECORD, Run, load_run
+from pipeline.sources.order import BASE, HELDOUT_PROMPTS, TRAIN_PROMPTS
 from pipeline.store import Artifact
 from pipeline.store.store import load_artifact
 
@@ -74,22 +75,13 @@ def _ways(damage: Damage) -> str:
     return "\n".join(["nothing was changed. What can be done:", *ways])
 
 
-class _RunStages(LocalStages):
-    """The stages of a run whose model and prompts are in the store already, wherever they came from."""
-
-    def __init__(self, run: Run, damaged: Artifact, on_stage: OnStage) -> None:
-        super().__init__(run.config, on_stage)
-        self._run, self._damaged = run, damaged
-
-    def base(self) -> Artifact:
-        policy = self._run.iterations[0].policy
-        return super().base() if policy.id == self._damaged.id else policy
-
-    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
-        train, heldout = self._run.train_prompts, self._run.heldout_prompts
-        if train is None or heldout is None or self._damaged.id in (train.id, heldout.id):
-            return super().prompts(base)
-        return train, heldout
+def _given(run: Run, damaged: Artifact) -> dict[str, Artifact]:
+    """The model and the prompts of a run, which are in the store already wherever they came from, but for the damaged one."""
+    base, train, heldout = run.iterations[0].policy, run.train_prompts, run.heldout_prompts
+    given = {BASE: base} if base.id != damaged.id else {}
+    if train is not None and heldout is not None and damaged.id not in (train.id, heldout.id):
+        given |= {TRAIN_PROMPTS: train, HELDOUT_PROMPTS: heldout}
+    return given
 
 
 def _regenerate(damage: Damage, run_directory: Path | None) -> str:
@@ -104,12 +96,9 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> str:
     run.config = run.config.model_copy(update={"store": store_around(artifact).url, "run_dir": str(directory)})
     aside = set_aside(damage)
     typer.echo(f"kept: {aside}", err=True)
-    with StageConsole(Console(stderr=True)) as console:
-        stages = _RunStages(run, artifact, console.tell)
-        try:
-            chain(run.config, stages, until=stage_of(use))
-        finally:
-            stages.close()
+    with StageConsole(Console(stderr=True)) as console, hands() as processes:
+        answers = working(run.config, processes, console.tell)
+        chain(run.config, answers, until=stage_of(use), given=_given(run, artifact))
     made = load_artifact(artifact.url)
     if made.id == artifact.id:
         return f"made anew: {made.url}. It has the id it had: every byte is as it was"

@@ -25,31 +25,22 @@ def spec(
     """
     from rich.console import Console
 
+    from flows.answers import hands, working
     from flows.chain import chain
     from flows.commands.console import StageConsole
     from pipeline.config.load import load_config
     from pipeline.prepare.check import check_config
-    from pipeline.run.local import LocalStages, Missing
-    from pipeline.run.process import Event
-    from pipeline.store.files import write_text
-
-    class UntilTraining(LocalStages):
-        def work(self, module: str, title: str, spec: Event) -> Event:
-            if title != f"train {iteration}":
-                return super().work(module, title, spec)
-            write_text(out, json.dumps(spec, indent=2) + "\n")
-            raise Missing(title)
+    from pipeline.run.answers import WritesDown
+    from pipeline.store import Store
 
     settings = load_config(config, overrides or ())
     if iteration >= settings.iterations:
         raise UserError(f"--iteration {iteration}: this run has iterations={settings.iterations}")
     check_config(settings)
-    with StageConsole(Console(stderr=True)) as console:
-        stages = UntilTraining(settings, console.tell)
-        try:
-            found = chain(settings, stages, until=("train", iteration))
-        finally:
-            stages.close()
+    with StageConsole(Console(stderr=True)) as console, hands() as processes:
+        inner = working(settings, processes, console.tell)
+        answers = WritesDown(inner, Store(settings.store_url), f"train {iteration}", out)
+        found = chain(settings, answers, until=("train", iteration))
     if found.missing != f"train {iteration}":
         raise StageFailed(f"the checkpoint of iteration {iteration} is there already, so nothing is left to train")
     command = f"torchrun --nproc-per-node {settings.train.processes} -m pipeline.train {shlex.quote(str(out))}"

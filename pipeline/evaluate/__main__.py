@@ -1,5 +1,5 @@
 from pipeline.evaluate.stage import evaluate
-from pipeline.run.process import serve
+from pipeline.run.process import each, serve
 
 if __name__ == "__main__":
-    serve(evaluate)
+    serve(each(evaluate))

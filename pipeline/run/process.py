@@ -213,8 +213,20 @@ class Reporter:
         self.send("note", message=message)
 
 
+def each(stage: Callable[[Event, Reporter], Event]) -> Callable[[Event, Reporter], Event]:
+    """A stage that makes one artifact of one spec, as one that makes those of several jobs."""
+
+    def work(spec: Event, reporter: Reporter) -> Event:
+        common = {name: value for name, value in spec.items() if name != "jobs"}
+        return {"artifacts": [stage({**common, **job}, reporter)["artifact"] for job in spec["jobs"]]}
+
+    return work
+
+
 def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ()) -> NoReturn:
     """The child's main: do the work of one spec after another, report each result, and exit after an error or at the end.
+
+    A spec names the store and jobs, each with its request; the result names the artifacts' paths in the order of the jobs.
 
     With the path of a spec as the command line's argument, do that one's.
 

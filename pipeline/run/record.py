@@ -34,6 +34,12 @@ class Answers:
     """Training prompts; None for the last checkpoint."""
 
 
+def answers_of(made: tuple[Artifact, ...], *, greedy: bool) -> Answers:
+    """What one checkpoint answered, from the artifacts of its order: sampled, greedy if asked for, rollouts if asked for."""
+    sampled, *rest = made
+    return Answers(sampled, rest.pop(0) if greedy else None, rest[0] if rest else None)
+
+
 @dataclass
 class Iteration:
     """One checkpoint: its evaluation, and the training that led away from it."""

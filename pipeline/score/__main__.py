@@ -1,5 +1,5 @@
-from pipeline.run.process import serve
+from pipeline.run.process import each, serve
 from pipeline.score.stage import score
 
 if __name__ == "__main__":
-    serve(score)
+    serve(each(score))

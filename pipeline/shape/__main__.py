@@ -1,5 +1,5 @@
-from pipeline.run.process import serve
+from pipeline.run.process import each, serve
 from pipeline.shape.stage import shape
 
 if __name__ == "__main__":
-    serve(shape)
+    serve(each(shape))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
+from pipeline.run.process import Event, Reporter
 from pipeline.sources.readers import LFS
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.files import sha256_of, whole_file
@@ -253,6 +254,23 @@ def import_model(store: Store, request: Request, files: dict[str, Path], origin:
                 shutil.copyfile(path, temporary)
         place = {ORIGINAL: original.url if "://" in original.url else str(original.path.resolve())} if original else {}
         return work.finish({"iteration": 0}, notes={"imported_from": origin, **place})
+
+
+def work(spec: Event, reporter: Reporter) -> Event:
+    """Import the models of a spec.
+
+    Args:
+        spec: store, and jobs: a list of {request, files (paths by name), origin, original (path of an artifact, or null)}.
+
+    Returns:
+        {"artifacts": paths, in the order of the jobs}.
+    """
+    store, made = Store(spec["store"], reporter.note), []
+    for job in spec["jobs"]:
+        files = {name: Path(path) for name, path in job["files"].items()}
+        original = load_artifact(job["original"]) if job["original"] else None
+        made.append(import_model(store, Request.from_json(job["request"]), files, job["origin"], original))
+    return {"artifacts": [str(artifact.path) for artifact in made]}
 
 
 def _first_line(error: Exception) -> str:

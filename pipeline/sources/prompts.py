@@ -16,9 +16,12 @@ import polars as pl
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.spelled import spelled
 from pipeline.config.data import PromptSource
+from pipeline.run.process import Event, Reporter
 from pipeline.sources.readers import Misfit, Rows, read_rows, refuse_missing
+from pipeline.sources.tokenizer import load_tokenizer
 from pipeline.store import Artifact, Request, Store, read_table
 from pipeline.store.files import sha256_of
+from pipeline.store.store import load_artifact, verified
 from pipeline.store.work import Work
 from schemas import Prompts, SetAside
 
@@ -73,6 +76,32 @@ def make_prompts(
             work.write_table("set-aside.parquet", bad, SetAside)
             summary["set_aside"] = len(bad)
         return work.finish(summary, notes={"read_from": source.path})
+
+
+def work(spec: Event, reporter: Reporter) -> Event:
+    """Make the prompts of a spec.
+
+    Args:
+        spec: store, and jobs: a list of {request, source (a PromptSource), data (template, chat, system), model (path of the
+            checkpoint artifact), disjoint_from (path of an artifact, or null), trust_remote_code}.
+
+    Returns:
+        {"artifacts": paths, in the order of the jobs}.
+    """
+    store, made = Store(spec["store"], reporter.note), []
+    for job in spec["jobs"]:
+        source = PromptSource.model_validate(job["source"])
+        disjoint_from = load_artifact(job["disjoint_from"]) if job["disjoint_from"] else None
+        made.append(make_prompts(store, Request.from_json(job["request"]), source, _renderer(job), disjoint_from))
+    return {"artifacts": [str(artifact.path) for artifact in made]}
+
+
+def _renderer(job: Event) -> Render:
+    data = job["data"]
+    if not data["chat"]:
+        return template_renderer(data["template"])
+    tokenizer = load_tokenizer(verified(job["model"]).path, trust_remote_code=job["trust_remote_code"])
+    return chat_renderer(tokenizer, data["template"], data["system"])
 
 
 def template_renderer(template: str) -> Render:

@@ -1,5 +1,5 @@
-from pipeline.run.process import serve
+from pipeline.run.process import each, serve
 from pipeline.train.stage import train
 
 if __name__ == "__main__":
-    serve(train)
+    serve(each(train))

@@ -90,7 +90,7 @@ class Peers:
 
     def _follow(self, process: StageProcess, spec: Event, log: Path) -> None:
         try:
-            process.run(spec, log)
+            process.run({"jobs": [spec]}, log)
         except UserError as error:
             self._failure = self._failure or error
             self._failed.set()

@@ -10,8 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.answers import working
 from pipeline.config.load import load_config
-from pipeline.run.local import LocalStages
+from pipeline.run.order import only
+from pipeline.run.processes import Processes
+from pipeline.sources.order import heldout_prompts_order, import_order, train_prompts_order
 from pipeline.store import read_table
 from schemas import Prompts, SetAside
 
@@ -159,8 +162,11 @@ def test_the_good_rows_are_kept_and_the_others_set_aside(project: Any) -> None:
     status, out, err = project.rollbook("check", "run.yaml")
     assert (status, err) == (0, "")
     assert "prompts    2 for training, 1 held out\nset aside  3 rows of t.jsonl: line 2, not valid JSON: " in out
-    stages = LocalStages(load_config("run.yaml"))
-    train, heldout = stages.prompts(stages.base())
+    config = load_config("run.yaml")
+    answers = working(config, Processes({}))
+    base = only(answers.answer(import_order(config)))
+    train = only(answers.answer(train_prompts_order(config, base)))
+    heldout = only(answers.answer(heldout_prompts_order(config, base, train)))
     assert read_table(train, Prompts).select("question", "answer").rows() == [("1+1", "2"), ("3+3", "6")]
     kept = read_table(train, SetAside)
     assert kept["place"].to_list() == ["line 2", "line 3", "line 5"]

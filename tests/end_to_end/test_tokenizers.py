@@ -12,11 +12,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from flows.answers import hands, working
+from flows.chain import chain
 from pipeline.config.run import RunConfig
-from pipeline.generate.engine import engine_environment
 from pipeline.look.audit.audit import audit
-from pipeline.run.local import LocalStages
-from pipeline.run.processes import Processes
 from pipeline.store import Artifact, read_table
 from schemas import Rollouts
 
@@ -45,8 +44,8 @@ def answered(
             rows = [json.dumps({"question": question, "answer": "31"}) for question in questions]
             (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
         sizes = {"evaluate.samples": 8, "evaluate.greedy": False, "generate.max_tokens": 24, "engine.kv_cache_mib": 64}
-        processes, found = Processes(engine_environment()), []
-        try:
+        found = []
+        with hands() as processes:
             for stop in stops:
                 changes = {
                     **sizes,
@@ -54,11 +53,10 @@ def answered(
                     "data.template": "<s>{question}",
                     "run_dir": str(tmp_path / "run"),
                 }
-                stages = LocalStages(RunConfig.model_validate(settings(changes)), processes=processes)
-                base = stages.base()
-                found.append(stages.generate(0, base, None, stages.prompts(base)[1]).sampled)
-        finally:
-            processes.close()
+                config = RunConfig.model_validate(settings(changes))
+                (step,) = chain(config, working(config, processes), until=("generate", 0)).iterations
+                assert step.answers
+                found.append(step.answers.sampled)
         return found
 
     return answer

@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
 }
 FORKS = """
     import json, os, sys
-    import flows.chain, pipeline.prepare.check, flows.cli, pipeline.config, pipeline.run.local, pipeline.run.record
+    import flows.chain, pipeline.prepare.check, flows.cli, pipeline.config.load, flows.answers, pipeline.run.record
 
     for line in sys.stdin:
         order = json.loads(line)

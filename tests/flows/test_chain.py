@@ -1,107 +1,103 @@
-"""The order of a run, with stages that write down what they are asked for."""
+"""What a run asks for, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from flows.chain import chain, generates_next
 from pipeline.config.run import RunConfig
-from pipeline.run.local import Missing
-from pipeline.run.parts import Part
-from pipeline.run.record import Answers, Run
-from pipeline.store import Artifact
+from pipeline.run.order import Missing, Order
+from pipeline.run.record import Run
+from pipeline.sources.order import BASE, TRAIN_PROMPTS
+from pipeline.store import Artifact, Request
 
 Make = Callable[..., Artifact]
 Config = Callable[..., RunConfig]
 
 WHOLE = [
-    "base",
-    "prompts for checkpoint 0",
-    "generate 0 by checkpoint 0 with training prompts",
-    "evaluate 0 of checkpoint 0",
-    "shape 0",
-    "score 0 against checkpoint 0",
-    "train 0 from checkpoint 0 on 0",
-    "generate 1 by checkpoint 1 with training prompts",
-    "evaluate 1 of checkpoint 1",
-    "shape 1",
-    "replay 1 with 0",
-    "score 1 against checkpoint 1",
-    "score 1 against checkpoint 1",
-    "train 1 from checkpoint 1 on 1 and 0",
-    "generate 2 by checkpoint 2 without",
-    "evaluate 2 of checkpoint 2",
+    "base model",
+    "training prompts",
+    "held-out prompts",
+    "generate 0 by base model: sampled of held-out prompts, train of training prompts",
+    "evaluate 0 of base model by generate 0 sampled",
+    "shape 0 of generate 0 train",
+    "score 0 of generate 0 train by base model, base model",
+    "train 0 from base model on generate 0 train",
+    "generate 1 by train 0: sampled of held-out prompts, train of training prompts",
+    "evaluate 1 of train 0 by generate 1 sampled",
+    "shape 1 of generate 1 train",
+    "replay 1 of generate 0 train",
+    "score 1 of generate 1 train by base model, train 0",
+    "score 1 of generate 0 train by base model, train 0",
+    "train 1 from train 0 on generate 1 train, generate 0 train",
+    "generate 2 by train 1: sampled of held-out prompts",
+    "evaluate 2 of train 1 by generate 2 sampled",
 ]
-"""Everything that a run of two iterations does."""
+"""Everything that a run of two iterations asks for."""
+REMIX = {"train.algorithm": "remix", "replay.iterations": 1, "evaluate.greedy": False, "generate.temperature": 1.0}
 
 
 class Recorded:
-    """Every stage answers at once, unless it is `missing`, and is written down."""
+    """Answers every order at once, unless its title is `missing`, and writes it down."""
 
     def __init__(self, make: Make, missing: str | None = None) -> None:
         self.make = make
         self.missing = missing
         self.asked: list[str] = []
+        self.names: dict[str, str] = {}
 
-    def _note(self, words: str) -> None:
-        stage = " ".join(words.split()[:2])
-        if self.missing in (stage, stage.split()[0]):
-            raise Missing(stage)
-        self.asked.append(words)
+    def answer(self, order: Order) -> tuple[Artifact, ...]:
+        if order.title == self.missing:
+            raise Missing(order.title)
+        self.asked.append(self._words(order))
+        return tuple(self._made(order, job.request) for job in order.jobs)
 
-    def base(self) -> Artifact:
-        self._note("base")
-        return self.make("checkpoint", iteration=0)
+    def _made(self, order: Order, request: Request) -> Artifact:
+        name = order.title + (f" {request.recipe['purpose']}" if order.stage == "generate" else "")
+        made = self.make(request.kind, name=name, iteration=request.recipe.get("iteration", 0), kept_groups=2, n=len(self.names))
+        self.names[made.id] = name
+        return made
 
-    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
-        self._note(f"prompts for {named(base)}")
-        return self.make("prompts", name="train"), self.make("prompts", name="heldout")
-
-    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
-        self._note(f"generate {iteration} by {named(policy)} {'with training prompts' if train else 'without'}")
-        assert heldout.recipe == {"name": "heldout"}
-        assert train is None or train.recipe == {"name": "train"}
-        rollouts = self.make("rollouts", iteration=iteration) if train else None
-        return Answers(self.make("rollouts", sampled=iteration), None, rollouts)
-
-    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
-        self._note(f"evaluate {iteration} of {named(policy)}")
-        assert answers.sampled.recipe == {"sampled": iteration}
-        return self.make("evaluation", iteration=iteration)
-
-    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
-        self._note(f"shape {iteration}")
-        assert rollouts.recipe == {"iteration": iteration}
-        return self.make("shaped", iteration=iteration)
-
-    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
-        self._note(f"score {iteration} against {named(policy)}")
-        return {"proximal": self.make("scores", iteration=iteration)}
-
-    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
-        if earlier:
-            self._note(f"replay {iteration} with {', '.join(str(rollouts.recipe['iteration']) for rollouts in earlier)}")
-        return tuple(Part(rollouts, self.make("shaped", drawn_for=iteration)) for rollouts in earlier)
-
-    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
-        fresh, *replayed = parts
-        beside = "".join(f" and {part.rollouts.recipe['iteration']}" for part in replayed)
-        self._note(f"train {iteration} from {named(policy)} on {fresh.rollouts.recipe['iteration']}{beside}")
-        assert (fresh.rollouts.recipe, fresh.shaped.recipe) == ({"iteration": iteration},) * 2
-        assert all(part.shaped.recipe == {"drawn_for": iteration} for part in replayed)
-        assert all(part.scores["proximal"].recipe == {"iteration": iteration} for part in parts)
-        return self.make("checkpoint", iteration=iteration + 1)
+    def _words(self, order: Order) -> str:
+        """An order with the names of what it is made from."""
+        jobs = [{parent.role: self.names[parent.id] for parent in job.request.parents} for job in order.jobs]
+        first = jobs[0]
+        match order.stage:
+            case "generate":
+                purposes = [job.request.recipe["purpose"] for job in order.jobs]
+                of = ", ".join(f"{purpose} of {job['prompts']}" for purpose, job in zip(purposes, jobs, strict=True))
+                return f"{order.title} by {first['policy']}: {of}"
+            case "evaluate":
+                return f"{order.title} of {first['policy']} by {first['sampled']}"
+            case "shape":
+                return f"{order.title} of {first['rollouts']}"
+            case "score":
+                return f"{order.title} of {first['rollouts']} by {', '.join(job['checkpoint'] for job in jobs)}"
+            case "train":
+                rollouts = [name for role, name in first.items() if role.endswith("rollouts")]
+                assert [role for role in first if "proximal" in role or "reference" in role], "scores are parents"
+                return f"{order.title} from {first['policy']} on {', '.join(rollouts)}"
+            case _:
+                return order.title
 
 
-def named(policy: Artifact) -> str:
-    return f"checkpoint {policy.summary['iteration']}"
+@pytest.fixture
+def config_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_config: Config, write_model: Callable[..., Path]) -> Config:
+    """A config whose model and prompts are there, with an algorithm that needs everything."""
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "model")
+    for name in ("train", "heldout"):
+        Path(f"{name}.jsonl").write_text(json.dumps({"question": name, "answer": "0"}), encoding="utf-8")
+    return lambda changes=None: make_config({**REMIX, **(changes or {})})
 
 
-def test_a_run_goes_round_and_ends_with_an_evaluation(make_config: Config, make_artifact: Make) -> None:
+def test_a_run_goes_round_and_ends_with_an_evaluation(config_of: Config, make_artifact: Make) -> None:
     stages = Recorded(make_artifact)
-    run = chain(make_config({"iterations": 2}), stages)
+    run = chain(config_of({"iterations": 2}), stages)
     assert stages.asked == WHOLE
     assert run.missing is None
     assert [step.policy.summary["iteration"] for step in run.iterations] == [0, 1, 2]
@@ -112,21 +108,21 @@ def test_a_run_goes_round_and_ends_with_an_evaluation(make_config: Config, make_
 @pytest.mark.parametrize(
     ("until", "last", "missing"),
     [
-        (("generate", 0), 2, "evaluate 0"),
-        (("evaluate", 0), 3, "shape 0"),
-        (("shape", 0), 4, "train 0"),
-        (("train", 0), 6, "generate 1"),
-        (("generate", 1), 7, "evaluate 1"),
-        (("train", 1), 13, "generate 2"),
-        (("evaluate", 2), 15, None),
+        (("generate", 0), 3, "evaluate 0"),
+        (("evaluate", 0), 4, "shape 0"),
+        (("shape", 0), 5, "train 0"),
+        (("train", 0), 7, "generate 1"),
+        (("generate", 1), 8, "evaluate 1"),
+        (("train", 1), 14, "generate 2"),
+        (("evaluate", 2), 16, None),
     ],
     ids=str,
 )
 def test_until_stops_after_its_stage(
-    make_config: Config, make_artifact: Make, until: tuple[str, int], last: int, missing: str | None
+    config_of: Config, make_artifact: Make, until: tuple[str, int], last: int, missing: str | None
 ) -> None:
     stages = Recorded(make_artifact)
-    run = chain(make_config({"iterations": 2}), stages, until=until)
+    run = chain(config_of({"iterations": 2}), stages, until=until)
     assert stages.asked == WHOLE[: last + 1]
     assert run.missing == missing
 
@@ -134,68 +130,102 @@ def test_until_stops_after_its_stage(
 @pytest.mark.parametrize(
     ("missing", "done"),
     [
-        ("base", 0),
-        ("prompts", 1),
-        ("generate 0", 2),
-        ("evaluate 0", 3),
-        ("shape 0", 4),
-        ("train 0", 6),
-        ("replay 1", 10),
-        ("generate 2", 14),
+        ("base model", 0),
+        ("training prompts", 1),
+        ("held-out prompts", 2),
+        ("generate 0", 3),
+        ("evaluate 0", 4),
+        ("shape 0", 5),
+        ("score 0", 6),
+        ("train 0", 7),
+        ("replay 1", 11),
+        ("generate 2", 15),
     ],
 )
 def test_a_stage_that_is_not_there_ends_the_look_and_is_named(
-    make_config: Config, make_artifact: Make, missing: str, done: int
+    config_of: Config, make_artifact: Make, missing: str, done: int
 ) -> None:
     stages = Recorded(make_artifact, missing)
-    run = chain(make_config({"iterations": 2}), stages)
+    run = chain(config_of({"iterations": 2}), stages)
     assert stages.asked == WHOLE[:done]
-    assert run.missing is not None
-    assert run.missing.startswith(missing)
+    assert run.missing == missing
 
 
-def test_what_there_is_is_told_after_every_stage(make_config: Config, make_artifact: Make) -> None:
+def test_what_there_is_is_told_after_every_stage(config_of: Config, make_artifact: Make) -> None:
     told: list[str | None] = []
 
     def on_change(run: Run) -> None:
         told.append(run.missing)
 
-    chain(make_config({"iterations": 1}), Recorded(make_artifact), on_change)
+    chain(config_of({"iterations": 1}), Recorded(make_artifact), on_change)
     stages = ["generate 0", "evaluate 0", "shape 0", "train 0", "generate 1", "evaluate 1"]
     assert [stage for stage in told if stage in stages] == stages
     assert told[-1] is None
 
 
-def test_rewards_that_teach_nothing_end_the_run_before_it_trains(make_config: Config, make_artifact: Make) -> None:
+def test_rewards_that_teach_nothing_end_the_run_before_it_trains(config_of: Config, make_artifact: Make) -> None:
     class Flat(Recorded):
-        def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
-            self._note(f"shape {iteration}")
-            return self.make("shaped", kept=8, positives=0, negatives=0, groups=2, zero_variance_groups=2)
+        def answer(self, order: Order) -> tuple[Artifact, ...]:
+            made = super().answer(order)
+            counts = {"kept": 8, "positives": 0, "negatives": 0, "groups": 2, "zero_variance_groups": 2, "kept_groups": 2}
+            return (self.make("shaped", **counts),) if order.stage == "shape" else made
 
-    stages = Flat(make_artifact)
-    run = chain(make_config({"iterations": 2}), stages)
-    assert stages.asked == WHOLE[:5]
+    answers = Flat(make_artifact)
+    run = chain(config_of({"iterations": 2}), answers)
+    assert answers.asked == WHOLE[:6]
     assert run.missing is None
     assert run.stopped is not None and run.stopped.rule == "no_signal"
     look = Flat(make_artifact)
-    assert chain(make_config({"iterations": 2, "stop.no_signal": None}), look, until=("shape", 0)).missing == "train 0"
+    assert chain(config_of({"iterations": 2, "stop.no_signal": None}), look, until=("shape", 0)).missing == "train 0"
 
 
-def test_an_error_of_a_stage_is_not_swallowed(make_config: Config, make_artifact: Make) -> None:
+def test_an_error_of_a_stage_is_not_swallowed(config_of: Config, make_artifact: Make) -> None:
     class Failing(Recorded):
-        def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
-            raise ZeroDivisionError
+        def answer(self, order: Order) -> tuple[Artifact, ...]:
+            return super().answer(order) if order.stage != "shape" else (_ for _ in ()).throw(ZeroDivisionError)
 
     with pytest.raises(ZeroDivisionError):
-        chain(make_config(), Failing(make_artifact))
+        chain(config_of(), Failing(make_artifact))
 
 
 @pytest.mark.parametrize(
     ("missing", "expected"),
-    [("base", True), ("prompts", True), ("generate 0", True), ("evaluate 0", False), ("shape 0", False), ("replay 1", False),
-     ("score 0", False), ("train 0", False), ("generate 2", True), (None, False)],
-)  # fmt: skip
+    [
+        ("base model", True),
+        ("training prompts", True),
+        ("generate 0", True),
+        ("evaluate 0", False),
+        ("shape 0", False),
+        ("replay 1", False),
+        ("score 0", False),
+        ("train 0", False),
+        ("generate 2", True),
+        (None, False),
+    ],
+)
 def test_an_engine_is_started_early_only_if_its_answers_come_next(
-    make_config: Config, make_artifact: Make, missing: str | None, expected: bool
+    config_of: Config, make_artifact: Make, missing: str | None, expected: bool
 ) -> None:
-    assert generates_next(chain(make_config({"iterations": 2}), Recorded(make_artifact, missing))) is expected
+    assert generates_next(chain(config_of({"iterations": 2}), Recorded(make_artifact, missing))) is expected
+
+
+def test_the_last_training_that_is_asked_for_wakes_no_engine(config_of: Config, make_artifact: Make) -> None:
+    class Woken(Recorded):
+        def answer(self, order: Order) -> tuple[Artifact, ...]:
+            if order.stage == "train":
+                woken[order.title] = order.then
+            return super().answer(order)
+
+    woken: dict[str, str | None] = {}
+    chain(config_of({"iterations": 2}), Woken(make_artifact), until=("train", 1))
+    assert woken == {"train 0": "pipeline.generate", "train 1": None}
+    chain(config_of({"iterations": 1}), Woken(make_artifact))
+    assert woken["train 0"] == "pipeline.generate"  # the last checkpoint is evaluated
+
+
+def test_what_is_given_is_not_asked_for(config_of: Config, make_artifact: Make) -> None:
+    answers = Recorded(make_artifact)
+    given = {name: make_artifact(kind, name=name) for name, kind in ((BASE, "checkpoint"), (TRAIN_PROMPTS, "prompts"))}
+    answers.names |= {artifact.id: name for name, artifact in given.items()}
+    chain(config_of({"model.path": "gone", "iterations": 1}), answers, until=("generate", 0), given=given)
+    assert answers.asked == WHOLE[2:4]

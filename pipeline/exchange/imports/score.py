@@ -11,17 +11,17 @@ from pipeline.common.errors import UserError
 from pipeline.config.train import TrainConfig
 from pipeline.exchange.imports.scored import missing, scored_request, with_scores
 from pipeline.generate.engine import engine_environment
-from pipeline.run.local import OnStage
-from pipeline.run.order import STAGES
+from pipeline.run.answers import Local, Tell
+from pipeline.run.order import STAGES, Job, Order, only
 from pipeline.run.processes import Processes
 from pipeline.sources import models as base_model
-from pipeline.sources.readers.order import import_request
+from pipeline.sources.order import import_request
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.store import load_artifact
 
 
 def score_with(
-    store: Store, rollouts: Artifact, checkpoint: Path, on_stage: OnStage, *, trust_remote_code: bool = False
+    store: Store, rollouts: Artifact, checkpoint: Path, on_stage: Tell, *, trust_remote_code: bool = False
 ) -> tuple[Artifact, bool]:
     """Rollouts with the logprobs that they lack, scored with a checkpoint. Returns them, and whether they were there already.
 
@@ -61,24 +61,20 @@ def _checkpoint(store: Store, path: Path, trust_remote_code: bool) -> Artifact:
 
 
 def _score(
-    store: Store, request: Request, rollouts: Artifact, judge: Artifact, on_stage: OnStage, trust_remote_code: bool
+    store: Store, request: Request, rollouts: Artifact, judge: Artifact, on_stage: Tell, trust_remote_code: bool
 ) -> Artifact:
-    processes = Processes(engine_environment())
-    spec = {
-        "store": str(store.root),
-        "request": request.to_json(),
+    told = {
         "rollouts": str(rollouts.path),
         "checkpoint": str(judge.path),
         "train": TrainConfig().model_dump(mode="json"),
         "trust_remote_code": trust_remote_code,
         "plugins": [],
     }
-    logs = Path(tempfile.mkdtemp(prefix="rollbook-"))
-    on_stage("score", {"event": "started"})
+    order = Order(title="score", module="pipeline.score", jobs=(Job(request=request, told=told),))
+    logs, processes = Path(tempfile.mkdtemp(prefix="rollbook-")), Processes(engine_environment())
     try:
-        result = processes.run("pipeline.score", spec, logs / "score.log", lambda event: on_stage("score", event))
+        made = only(Local(store, processes, logs, on_stage).answer(order))
     finally:
         processes.close()
     shutil.rmtree(logs, ignore_errors=True)  # kept where it failed: the refusal names it
-    on_stage("score", {"event": "finished"})
-    return load_artifact(result["artifact"])
+    return made

@@ -24,7 +24,7 @@ from pipeline.run.parts import Part
 from pipeline.run.record import FORMAT, RECORD
 from pipeline.score.order import score_request
 from pipeline.shape.order import shape_request
-from pipeline.sources.readers.order import prompts_request
+from pipeline.sources.order import prompts_request
 from pipeline.store import Artifact, Request
 from pipeline.train.order import train_request
 from schemas.manifest import UNSEALED, seal_holds

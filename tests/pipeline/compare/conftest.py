@@ -10,19 +10,19 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.evaluate.order import evaluate_request
-from pipeline.generate.order import heldout_request
-from pipeline.shape.order import shape_request
-from pipeline.train.order import train_request
 
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, Snapshot, Variant
 from pipeline.compare.trials import Judged, Trial, Trials
 from pipeline.config.run import RunConfig
+from pipeline.evaluate.order import evaluate_request
 from pipeline.evaluate.stage import summarize
+from pipeline.generate.order import heldout_request
 from pipeline.run.parts import Part
 from pipeline.run.record import Answers, Iteration, Run, save_run
+from pipeline.shape.order import shape_request
 from pipeline.store import Artifact, Request, Store, Work
+from pipeline.train.order import train_request
 from schemas import Evaluation, Metrics, Timing
 
 PROMPTS, SAMPLES, STEPS = 40, 4, 5

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.generate.order import heldout_request
-from pipeline.train.order import train_request
 
 from pipeline.common.errors import UserError
 from pipeline.compare import choices
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, find_snapshot, make_plan
+from pipeline.generate.order import heldout_request
 from pipeline.run.parts import Part
 from pipeline.store import Request, Work
+from pipeline.train.order import train_request
 
 Synthetic = Callable[..., Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.evaluate.order import evaluate_request
 
 from pipeline.config.run import RunConfig
+from pipeline.evaluate.order import evaluate_request
 from pipeline.evaluate.stage import evaluate, summarize
 from pipeline.run.process import Reporter
 from pipeline.store import Artifact, Request, Store, Work, read_table

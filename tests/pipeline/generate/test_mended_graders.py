@@ -10,16 +10,16 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.generate.order import rollouts_request
-from pipeline.sources.readers.order import import_request
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.order import rollouts_request
 from pipeline.generate.shards import Shard
 from pipeline.generate.stage import generate
 from pipeline.run.process import Reporter
 from pipeline.sources import models as base_model
+from pipeline.sources.order import import_request
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import load_artifact
 from schemas import Prompts

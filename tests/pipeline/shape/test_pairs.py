@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline.shape.order import shape_request
 
 from pipeline.algorithms import resolve
 from pipeline.algorithms.cells.pairing import RewardPairs
@@ -23,6 +22,7 @@ from pipeline.config.shape import ShapeConfig
 from pipeline.run.parts import Part
 from pipeline.run.process import Reporter
 from pipeline.shape.choices import shape_rows, shaped_table, with_pairs
+from pipeline.shape.order import shape_request
 from pipeline.shape.stage import shape
 from pipeline.store import Artifact, Store, read_table
 from pipeline.store.store import load_artifact

@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.shape.order import shape_request
 
 from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.process import Reporter
+from pipeline.shape.order import shape_request
 from pipeline.shape.stage import shape
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.sources.readers.order import import_request
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
 from pipeline.sources.models import has_chat_template, hashes_of, import_model, locate, model_files, original_of
+from pipeline.sources.order import import_request
 from pipeline.store import Artifact, Store
 
 Model = Callable[..., Path]

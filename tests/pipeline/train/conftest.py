@@ -14,8 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from pipeline.score.order import score_request
-from pipeline.train.order import train_request
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config
 
@@ -23,11 +21,13 @@ from pipeline.algorithms import resolve
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
 from pipeline.run.process import Event, Reporter
+from pipeline.score.order import score_request
 from pipeline.score.stage import score
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import load_artifact
 from pipeline.train.batch import Batch, Flat
 from pipeline.train.model import Policy
+from pipeline.train.order import train_request
 from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup, TrainingSnapshot, open_snapshot
 from pipeline.train.stage import train

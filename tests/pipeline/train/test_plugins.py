@@ -8,23 +8,19 @@ from typing import Any
 
 import pytest
 
+from flows.answers import hands, working
 from pipeline.algorithms import plugins
 from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
-from pipeline.run.local import LocalStages
+from pipeline.run.order import only
 from pipeline.run.parts import Part
+from pipeline.shape.order import shape_order
 from pipeline.store import Artifact, read_table
+from pipeline.train.order import train_order
 from schemas import Metrics, Shaped
 
 ROOT = Path(__file__).resolve().parents[3]
 MakeConfig = Callable[..., RunConfig]
-
-
-class Stages(LocalStages):
-    """As a run's, without the engine that it would start early."""
-
-    def warm_up(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -34,10 +30,12 @@ def trained(bench: Any, make_config: MakeConfig, tmp_path: Path) -> Callable[...
     def make(file: Path, algorithm: str, **args: Any) -> tuple[Artifact, Artifact]:
         train = {"algorithm": algorithm, "algorithm_args": args, "epochs": 1, "batch_completions": 12, "learning_rate": 0.01}
         changes = {"train": train, "plugins": [str(file)], "store": str(bench.store.root), "run_dir": str(tmp_path / "run")}
-        stages = Stages(make_config({**changes, "model.dtype": "float32"}))
+        config = make_config({**changes, "model.dtype": "float32"})
         policy, rollouts = bench.policy(), bench.rollouts()
-        shaped = stages.shape(0, rollouts)
-        return shaped, stages.train(0, policy, [Part(rollouts, shaped)])
+        with hands() as processes:
+            answers = working(config, processes)
+            shaped = only(answers.answer(shape_order(config, 0, rollouts)))
+            return shaped, only(answers.answer(train_order(config, 0, policy, [Part(rollouts, shaped)])))
 
     return make
 

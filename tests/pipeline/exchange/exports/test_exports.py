@@ -11,9 +11,6 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from pipeline.evaluate.order import evaluate_request
-from pipeline.shape.order import shape_request
-from pipeline.sources.readers.order import import_request
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -21,13 +18,16 @@ from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import code
 from pipeline.config.run import RunConfig
+from pipeline.evaluate.order import evaluate_request
 from pipeline.exchange.exports.completions import Source, write_preference, write_sft
 from pipeline.exchange.exports.dataset import write_dataset
 from pipeline.exchange.exports.folder import RECORD, export_folder
 from pipeline.exchange.exports.model import write_model
 from pipeline.exchange.imports.stage import import_rollouts, order_of
+from pipeline.shape.order import shape_request
 from pipeline.shape.stage import shape
 from pipeline.sources.models import hashes_of, import_model, model_files
+from pipeline.sources.order import import_request
 from pipeline.store import Artifact, Store
 from pipeline.store.files import sha256_of
 from pipeline.store.store import load_artifact

@@ -26,8 +26,9 @@ from pipeline.config.run import RunConfig
 from pipeline.evaluate.stage import evaluate
 from pipeline.generate.seeds import completion_seed, select_prompts
 from pipeline.rewards.registry import resolve
-from pipeline.run.local import LocalStages
-from pipeline.run.process import Event, Reporter
+from pipeline.run.answers import Local
+from pipeline.run.process import Event, OnEvent, Reporter, each
+from pipeline.run.processes import Processes
 from pipeline.run.record import load_run, save_run
 from pipeline.score.stage import score
 from pipeline.shape.stage import shape
@@ -39,7 +40,7 @@ from schemas import Prompts, Rollouts
 from schemas.manifest import Manifest, digest, sealed
 
 WORDS = 24
-STAGES = {"pipeline.shape": shape, "pipeline.score": score, "pipeline.train": train, "pipeline.evaluate": evaluate}
+STAGES = {f"pipeline.{stage.__name__}": each(stage) for stage in (shape, score, train, evaluate)}
 CONFIG: dict[str, Any] = {
     "name": "small",
     "seed": 5,
@@ -57,15 +58,20 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class InThisProcess(LocalStages):
-    """Stages without processes of their own and without vLLM."""
+class InThisProcess(Processes):
+    """Work without processes of their own and without vLLM."""
 
-    def warm_up(self) -> None:
+    def warm_up(self, module: str, log: Path) -> None:
         pass
 
-    def work(self, module: str, title: str, spec: Event) -> Event:
+    def run(self, module: str, spec: Event, log: Path, on_event: OnEvent) -> Event:
         silent = Reporter(os.open(os.devnull, os.O_WRONLY))
         return draw(spec) if module == "pipeline.generate" else STAGES[module](spec, silent)
+
+
+def here(config: RunConfig) -> Local:
+    """Answers orders in this process."""
+    return Local(Store(config.store_url), InThisProcess({}), config.directory / "logs")
 
 
 def draw(spec: Event) -> Event:
@@ -174,7 +180,7 @@ def make_run(directory: Path) -> Path:
     run = directory / "run"
     config = {**CONFIG, "run_dir": str(run), "model": {"path": str(model), "dtype": "float32"}}
     settings = RunConfig.model_validate({**config, "data": {**CONFIG["data"], **paths}})
-    found = chain(settings, InThisProcess(settings), lambda now: save_run(now, run))
+    found = chain(settings, here(settings), lambda now: save_run(now, run))
     plan = make_plan(run, ["dpo"])
     first, last = found.iterations
     assert first.answers and first.evaluation and last.answers and last.evaluation
@@ -238,7 +244,7 @@ class Copy:
         first, second = load_run(self.run).config, self.run.with_name("second")
         model = first.model.model_copy(update={"path": str(checkpoint)})
         settings = first.model_copy(update={"run_dir": str(second), "model": model})
-        chain(settings, InThisProcess(settings), lambda now: save_run(now, second))
+        chain(settings, here(settings), lambda now: save_run(now, second))
         return second
 
     def remake(self, path: Path, change: Callable[[dict[str, Any]], None] = lambda content: None) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.run.order import STAGES
 
 from pipeline.algorithms import ALGORITHMS, resolve
 from pipeline.look.audit.audit import Audit, audit
 from pipeline.look.audit.deep.declared import shaped_by, trained_by
 from pipeline.look.audit.deep.replay import _differing
 from pipeline.look.audit.findings import Finding
+from pipeline.run.order import STAGES
 
 FIRST = pl.int_range(pl.len()) == 0
 PART = "part-00000.parquet"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.train.order import train_request
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from flows.chain import chain
 from pipeline.config.run import RunConfig
-from pipeline.run.local import Missing
-from pipeline.run.parts import Part
-from pipeline.run.record import Answers, Run
+from pipeline.run.order import Missing, Order
+from pipeline.run.record import Run
+from pipeline.sources.order import BASE, HELDOUT_PROMPTS, TRAIN_PROMPTS
 from pipeline.store import Artifact, Request, Store
 from schemas import Evaluation, Metrics, Prompts, Rollouts, Shaped, Timing
+from schemas.manifest import Parent
 
 HOSTILE = (
     "<script>alert(1)</script> 41",
@@ -34,25 +34,49 @@ SHARDS, GROUPS, SAMPLES, STEPS_PER_EPOCH, EPOCHS = 2, 10, 4, 6, 3
 
 @dataclass
 class Synthetic:
-    """Stages that write what the real ones would, from a seeded generator."""
+    """Answers orders with what the real stages would write, from a seeded generator."""
 
     store: Store
     config: RunConfig
     missing: str | None = None
     tokenizer: bool = True
     random: random.Random = field(default_factory=lambda: random.Random(0))
+    known: dict[str, Artifact] = field(default_factory=dict)
+    """Everything that it wrote, by id."""
+
+    def begin(self) -> dict[str, Artifact]:
+        """What a run starts from."""
+        given = {BASE: self.base(), TRAIN_PROMPTS: self._prompts("train"), HELDOUT_PROMPTS: self._prompts("heldout")}
+        return {title: self._know(artifact) for title, artifact in given.items()}
+
+    def answer(self, order: Order) -> tuple[Artifact, ...]:
+        if order.title == self.missing:
+            raise Missing(order.title)
+        number = int(order.title.split()[-1])
+        return tuple(self._know(self._made(order.stage, number, job.request)) for job in order.jobs)
+
+    def _know(self, artifact: Artifact) -> Artifact:
+        self.known[artifact.id] = artifact
+        return artifact
+
+    def _made(self, stage: str, number: int, request: Request) -> Artifact:
+        parents = {parent.role: self.known[parent.id] for parent in request.parents}
+        match stage:
+            case "generate":
+                return self._rollouts(number, request.recipe["purpose"], parents["policy"], parents["prompts"])
+            case "evaluate":
+                return self.evaluate(number, parents["policy"], parents["sampled"], parents["greedy"])
+            case "shape":
+                return self.shape(parents["rollouts"])
+            case _:
+                return self.train(number, request.parents)
 
     def base(self) -> Artifact:
-        self._look("base")
         with self.store.work(Request("checkpoint", "import/1", {"iteration": 0})) as work:
             if self.tokenizer:
                 byte_tokenizer().save(str(work.path / "tokenizer.json"))
             (work.path / "config.json").write_text("{}")
             return work.finish({"iteration": 0})
-
-    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
-        self._look("prompts")
-        return self._prompts("train"), self._prompts("heldout")
 
     def _prompts(self, name: str) -> Artifact:
         rows = [
@@ -62,12 +86,6 @@ class Synthetic:
         with self.store.work(Request("prompts", "prompts/1", {"source": name})) as work:
             work.write_table("prompts.parquet", frame_of(rows, Prompts), Prompts)
             return work.finish({"prompts": len(rows)})
-
-    def generate(self, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Answers:
-        self._look(f"generate {iteration}")
-        rollouts = self._rollouts(iteration, "train", policy, train) if train else None
-        sampled = self._rollouts(iteration, "sampled", policy, heldout)
-        return Answers(sampled, self._rollouts(iteration, "greedy", policy, heldout), rollouts)
 
     def _rollouts(self, iteration: int, purpose: str, policy: Artifact, prompts: Artifact) -> Artifact:
         recipe = {"purpose": purpose, "iteration": iteration}
@@ -131,9 +149,7 @@ class Synthetic:
             "error": "grader gave up" if failed else None,
         }
 
-    def evaluate(self, iteration: int, policy: Artifact, answers: Answers) -> Artifact:
-        self._look(f"evaluate {iteration}")
-        assert answers.greedy is not None
+    def evaluate(self, iteration: int, policy: Artifact, sampled: Artifact, greedy: Artifact) -> Artifact:
         rows = [
             {
                 "prompt_id": f"heldout-{prompt}",
@@ -148,7 +164,7 @@ class Synthetic:
             for mode, samples in (("sampled", SAMPLES), ("greedy", 1))
             for sample in range(samples)
         ]
-        parents = (policy.as_parent("policy"), answers.sampled.as_parent("sampled"), answers.greedy.as_parent("greedy"))
+        parents = (policy.as_parent("policy"), sampled.as_parent("sampled"), greedy.as_parent("greedy"))
         share = min(0.25 + 0.15 * iteration, 0.7)
         with self.store.work(Request("evaluation", "evaluate/1", {"k": [1, 4]}, parents)) as work:
             work.write_table("evaluation.parquet", frame_of(rows, Evaluation), Evaluation)
@@ -164,8 +180,7 @@ class Synthetic:
                 }
             )
 
-    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
-        self._look(f"shape {iteration}")
+    def shape(self, rollouts: Artifact) -> Artifact:
         frame = pl.read_parquet(rollouts.tables("rollouts"), columns=["group_id", "sample_index", "reward"])
         advantage = pl.col("reward") - pl.col("reward").mean().over("group_id")
         group = pl.col("group_id").str.extract(r"-(\d+)(<i>)?$").cast(pl.Int32)
@@ -181,28 +196,22 @@ class Synthetic:
         )
         frame = frame.cast({"advantage": pl.Float32, "weight": pl.Float32})
         with self.store.work(Request("shaped", "shape/1", {}, (rollouts.as_parent("rollouts"),))) as work:
+            if isinstance(work, Artifact):
+                return work
             work.write_table("shaped.parquet", frame, Shaped)
             lost = len(frame) - int(frame["keep"].sum())
             dropped_counts = {"reward_error": lost, "<script>alert(3)</script> $x$": 2}
-            return work.finish({"kept": len(frame) - lost, "dropped": dropped_counts, "groups": 20, "zero_variance_groups": 1})
+            return work.finish(
+                {"kept": len(frame) - lost, "dropped": dropped_counts, "groups": 20, "zero_variance_groups": 1, "kept_groups": 20}
+            )
 
-    def score(self, iteration: int, policy: Artifact, rollouts: Artifact) -> dict[str, Artifact]:
-        return {}
-
-    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
-        window = earlier[: self.config.replay.iterations]
-        shaped = [self.store.find(Request("shaped", "shape/1", {}, (rollouts.as_parent("rollouts"),))) for rollouts in window]
-        return tuple(Part(rollouts, whole) for rollouts, whole in zip(window, shaped, strict=True) if whole)
-
-    def train(self, iteration: int, policy: Artifact, parts: Sequence[Part]) -> Artifact:
-        self._look(f"train {iteration}")
+    def train(self, iteration: int, parents: tuple[Parent, ...]) -> Artifact:
         steps = STEPS_PER_EPOCH * EPOCHS
         metrics = [self._step(iteration, step) for step in range(steps)]
         if iteration == 0:
             metrics[4]["loss"] = float("nan")
             metrics[5]["grad_norm"] = float("inf")
         timing = [{"step": step, "seconds": 0.5, "tokens_per_second": 900.0, "data_seconds": 0.01} for step in range(steps)]
-        parents = train_request(self.config, iteration, policy, parts).parents
         with self.store.work(Request("checkpoint", "train/1", {"iteration": iteration + 1}, parents)) as work:
             if self.tokenizer:
                 byte_tokenizer().save(str(work.path / "tokenizer.json"))
@@ -243,10 +252,6 @@ class Synthetic:
             "logprob_difference_mean": 0.0004 if step == 0 else None,
             "logprob_difference_max": 0.03 if step == 0 else None,
         }
-
-    def _look(self, stage: str) -> None:
-        if stage == self.missing:
-            raise Missing(stage)
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -293,7 +298,10 @@ def make_synthetic_run(
             **settings,
         }
     )
-    return chain(config, Synthetic(Store(root / "artifacts"), config, missing, tokenizer))
+    if missing in ("base", "prompts"):
+        return Run(config, missing=missing)
+    synthetic = Synthetic(Store(root / "artifacts"), config, missing, tokenizer)
+    return chain(config, synthetic, given=synthetic.begin())
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.shape.mix.order import mix_request
 
 from pipeline.config.run import RunConfig
 from pipeline.run.process import Reporter
+from pipeline.shape.mix.order import mix_request
 from pipeline.shape.mix.stage import drawn, mix
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pipeline.evaluate.order import evaluate_request
-from pipeline.generate.order import heldout_request, rollouts_request
-from pipeline.shape.mix.order import mix_request
-from pipeline.shape.order import shape_request
-from pipeline.sources.readers.order import prompts_request
-from pipeline.train.order import train_request
 
 from pipeline.config.data import PromptSource
 from pipeline.config.run import RunConfig
+from pipeline.evaluate.order import evaluate_request
+from pipeline.generate.order import heldout_request, rollouts_request
 from pipeline.run.parts import Part
+from pipeline.shape.mix.order import mix_request
+from pipeline.shape.order import shape_request
+from pipeline.sources.order import prompts_request
 from pipeline.store import Artifact
+from pipeline.train.order import train_request
 
 Config = Callable[..., RunConfig]
 Keys = Callable[[RunConfig], dict[str, str]]

@@ -1,20 +1,28 @@
-"""Stages on this machine: made once, found afterwards, and only looked for when that is all that was asked."""
+"""Orders on this machine: made once, found afterwards, and only looked for when that is all that was asked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from flows.answers import looking, working
 from pipeline.common.errors import DataError, StageFailed, UserError
 from pipeline.config.run import RunConfig
-from pipeline.run.local import LocalStages, Missing
+from pipeline.generate.engine import engine_environment
+from pipeline.generate.order import generate_order
+from pipeline.run.answers import Tell, quiet
+from pipeline.run.order import Missing, Order, only
 from pipeline.run.parts import Part
 from pipeline.run.process import Event
+from pipeline.run.processes import Processes
+from pipeline.shape.mix.order import replayed
+from pipeline.shape.order import shape_order
+from pipeline.sources.order import heldout_prompts_order, import_order, train_prompts_order
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from schemas import Prompts, Rollouts, Shaped
 
@@ -74,9 +82,40 @@ def rollouts_in(store: Store, name: str = "rollouts", version: int = 0) -> Artif
         return work.finish({"groups": 2})
 
 
+class Hands:
+    """A run's answers, and the orders that tests ask of them."""
+
+    def __init__(self, config: RunConfig, told: Tell = quiet, *, only_look: bool = False) -> None:
+        self.config, self.store = config, Store(config.store_url)
+        self.processes = Processes(engine_environment())
+        self.answers = looking(config) if only_look else working(config, self.processes, told)
+
+    def ask(self, order: Order) -> Artifact:
+        try:
+            return only(self.answers.answer(order))
+        finally:
+            self.processes.close()
+
+    def base(self) -> Artifact:
+        return self.ask(import_order(self.config))
+
+    def prompts(self, base: Artifact) -> tuple[Artifact, Artifact]:
+        train = self.ask(train_prompts_order(self.config, base))
+        return train, self.ask(heldout_prompts_order(self.config, base, train))
+
+    def shape(self, iteration: int, rollouts: Artifact) -> Artifact:
+        return self.ask(shape_order(self.config, iteration, rollouts))
+
+    def replay(self, iteration: int, fresh: Part, earlier: Sequence[Artifact]) -> tuple[Part, ...]:
+        try:
+            return replayed(self.config, self.answers, iteration, fresh, earlier)
+        finally:
+            self.processes.close()
+
+
 def test_base_and_prompts_are_made_once(project: Path, make_config: Config) -> None:
     told = Told()
-    first = LocalStages(make_config(), told)
+    first = Hands(make_config(), told)
     base = first.base()
     train, heldout = first.prompts(base)
     assert told.events == []
@@ -84,14 +123,14 @@ def test_base_and_prompts_are_made_once(project: Path, make_config: Config) -> N
     assert read_table(heldout, Prompts)["question"].to_list() == ["3+3"]
     assert heldout.parent("disjoint_from").id == train.id
 
-    again = LocalStages(make_config(), told)
+    again = Hands(make_config(), told)
     assert again.base().id == base.id
     assert [artifact.id for artifact in again.prompts(base)] == [train.id, heldout.id]
     assert told.events == [("base model", "found"), ("training prompts", "found"), ("held-out prompts", "found")]
 
 
 def test_changed_prompts_are_read_again(project: Path, make_config: Config) -> None:
-    stages = LocalStages(make_config())
+    stages = Hands(make_config())
     before, _ = stages.prompts(stages.base())
     write_prompts("train.jsonl", "5+5")
     after, _ = stages.prompts(stages.base())
@@ -101,33 +140,31 @@ def test_changed_prompts_are_read_again(project: Path, make_config: Config) -> N
 
 def test_an_overlap_that_was_allowed_once_is_refused_when_it_no_longer_is(project: Path, make_config: Config) -> None:
     write_prompts("heldout.jsonl", "3+3", "2+2")
-    lenient = LocalStages(make_config({"data.allow_overlap": True}))
+    lenient = Hands(make_config({"data.allow_overlap": True}))
     _, heldout = lenient.prompts(lenient.base())
     assert heldout.summary == {"prompts": 2}
-    strict = LocalStages(make_config())
+    strict = Hands(make_config())
     with pytest.raises(DataError, match=r"heldout\.jsonl: 1 questions are also training prompts"):
         strict.prompts(strict.base())
 
 
 def test_only_looking_makes_nothing(project: Path, make_config: Config) -> None:
     with pytest.raises(Missing, match="base model"):
-        LocalStages(make_config(), only_look=True).base()
+        Hands(make_config(), only_look=True).base()
     assert not (project / "runs").exists()
-    base = LocalStages(make_config()).base()
-    looking = LocalStages(make_config(), only_look=True)
+    base = Hands(make_config()).base()
+    looking = Hands(make_config(), only_look=True)
     assert looking.base().id == base.id
     with pytest.raises(Missing, match="training prompts"):
         looking.prompts(base)
 
 
 def test_only_looking_starts_no_process(project: Path, make_config: Config) -> None:
-    stages = LocalStages(make_config(), only_look=True)
-    stages.warm_up()
-    stages.close()
-    base = LocalStages(make_config()).base()
-    _, heldout = LocalStages(make_config()).prompts(base)
+    stages = Hands(make_config(), only_look=True)
+    base = Hands(make_config()).base()
+    _, heldout = Hands(make_config()).prompts(base)
     with pytest.raises(Missing, match="generate 3"):
-        stages.generate(3, base, None, heldout)
+        stages.answers.answer(generate_order(stages.config, 3, base, None, heldout))
     with pytest.raises(Missing, match="shape 3"):
         stages.shape(3, rollouts_in(stages.store))
     assert not (project / "runs" / "small" / "logs").exists()
@@ -135,7 +172,7 @@ def test_only_looking_starts_no_process(project: Path, make_config: Config) -> N
 
 def test_a_stage_is_worked_on_in_a_process_and_found_afterwards(project: Path, make_config: Config) -> None:
     told = Told()
-    stages = LocalStages(make_config({"train.algorithm": "reinforce"}), told)
+    stages = Hands(make_config({"train.algorithm": "reinforce"}), told)
     rollouts = rollouts_in(stages.store)
     shaped = stages.shape(0, rollouts)
     assert told.events[0] == ("shape 0", "started")
@@ -162,7 +199,7 @@ def test_a_stage_is_worked_on_in_a_process_and_found_afterwards(project: Path, m
     ids=str,
 )
 def test_what_cannot_be_made_is_named(project: Path, make_config: Config, changes: Any, kind: type[UserError], said: str) -> None:
-    stages = LocalStages(make_config(changes))
+    stages = Hands(make_config(changes))
     with pytest.raises(kind, match=said):
         stages.prompts(stages.base())
 
@@ -172,7 +209,7 @@ REPLAYING = {"train.algorithm": "reinforce", "replay": {"iterations": 2, "share"
 
 def test_earlier_rollouts_are_shaped_and_drawn_from_and_found_afterwards(project: Path, make_config: Config) -> None:
     told = Told()
-    stages = LocalStages(make_config(REPLAYING), told)
+    stages = Hands(make_config(REPLAYING), told)
     fresh, *earlier = (rollouts_in(stages.store, name) for name in ("new", "old", "older", "oldest"))
     shaped = stages.shape(3, fresh)
     told.events.clear()
@@ -185,15 +222,17 @@ def test_earlier_rollouts_are_shaped_and_drawn_from_and_found_afterwards(project
     assert {stage for stage, _ in told.events} == {"replay 3"}
 
     told.events.clear()
-    again = LocalStages(make_config(REPLAYING), told, only_look=True).replay(3, Part(fresh, shaped), earlier)
+    again = Hands(make_config(REPLAYING), told, only_look=True).replay(3, Part(fresh, shaped), earlier)
     assert [part.shaped.id for part in again] == [part.shaped.id for part in parts]
-    assert told.events == [("replay 3", "found")]
+    assert told.events == []
+    Hands(make_config(REPLAYING), told).replay(3, Part(fresh, shaped), earlier)
+    assert set(told.events) == {("replay 3", "found")}
     with pytest.raises(Missing, match="replay 4"):
-        LocalStages(make_config(REPLAYING), only_look=True).replay(4, Part(fresh, shaped), earlier)
+        Hands(make_config(REPLAYING), only_look=True).replay(4, Part(fresh, shaped), earlier)
 
 
 def test_without_a_share_whole_artifacts_are_replayed_as_they_were_shaped(project: Path, make_config: Config) -> None:
-    stages = LocalStages(make_config({"train.algorithm": "reinforce", "replay.iterations": 1}))
+    stages = Hands(make_config({"train.algorithm": "reinforce", "replay.iterations": 1}))
     fresh, old, older = (rollouts_in(stages.store, name) for name in ("new", "old", "older"))
     shaped, before = stages.shape(1, fresh), stages.shape(0, old)
     (part,) = stages.replay(1, Part(fresh, shaped), [old, older])
@@ -202,7 +241,7 @@ def test_without_a_share_whole_artifacts_are_replayed_as_they_were_shaped(projec
 
 def test_nothing_is_replayed_unless_it_is_asked_for(project: Path, make_config: Config) -> None:
     told = Told()
-    stages = LocalStages(make_config(), told)
+    stages = Hands(make_config(), told)
     fresh = rollouts_in(stages.store)
     assert stages.replay(1, Part(fresh, fresh), [fresh]) == ()
     assert told.events == []
@@ -210,20 +249,7 @@ def test_nothing_is_replayed_unless_it_is_asked_for(project: Path, make_config: 
 
 def test_rollouts_that_are_too_old_are_not_replayed(project: Path, make_config: Config) -> None:
     changes = {"train.algorithm": "reinforce", "replay.iterations": 1, "shape.max_age": 1}
-    stages = LocalStages(make_config(changes))
+    stages = Hands(make_config(changes))
     fresh, old = rollouts_in(stages.store, "new", version=2), rollouts_in(stages.store, "old", version=0)
     assert stages.replay(2, Part(fresh, stages.shape(2, fresh)), [old]) == ()
     assert len(stages.replay(1, Part(fresh, stages.shape(1, fresh)), [old])) == 1
-
-
-def test_the_last_training_that_is_asked_for_wakes_no_engine(project: Path, make_config: Config) -> None:
-    looking = LocalStages(make_config())
-    fresh = rollouts_in(looking.store)
-    woken: list[int] = []
-    for last, expected in (("train", 0), []), (("train", 1), [0]), (None, [0, 0]):
-        stages = LocalStages(make_config())
-        stages.last = last
-        stages.warm_up = lambda: woken.append(0)  # type: ignore[method-assign]
-        stages._artifact = lambda *args: fresh  # type: ignore[method-assign]
-        stages.train(0, fresh, [Part(fresh, fresh)])
-        assert woken == expected

@@ -1,0 +1,28 @@
+"""Figures of a checkpoint."""
+
+from __future__ import annotations
+
+from pipeline.config.run import RunConfig
+from pipeline.run.order import STAGES, Job, Order
+from pipeline.run.record import Answers
+from pipeline.store import Artifact, Request
+
+
+def evaluate_order(config: RunConfig, iteration: int, policy: Artifact, answers: Answers) -> Order:
+    """pass@k and the other figures of a policy's held-out answers."""
+    told = {"sampled": str(answers.sampled.path), "greedy": str(answers.greedy.path) if answers.greedy else None}
+    job = Job(request=evaluate_request(config, policy, answers.sampled, answers.greedy), told=told)
+    return Order(title=f"evaluate {iteration}", module="pipeline.evaluate", jobs=(job,))
+
+
+def evaluate_request(config: RunConfig, policy: Artifact, sampled: Artifact, greedy: Artifact | None) -> Request:
+    """Figures of one checkpoint from its graded held-out completions."""
+    recipe = {
+        "k": sorted({1, *config.evaluate.k}),
+        "solved_at": config.evaluate.solved_at,
+        "bootstrap": config.evaluate.bootstrap,
+        "seed": config.seed,
+    }
+    parents = [policy.as_parent("policy"), sampled.as_parent("sampled")]
+    parents += [greedy.as_parent("greedy")] if greedy else []
+    return Request("evaluation", STAGES["evaluate"], recipe, tuple(parents))

@@ -1,0 +1,89 @@
+"""What a checkpoint must answer: one start of the engine for all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.common.device import resolve_dtype
+from pipeline.config.run import RunConfig
+from pipeline.rewards.registry import recipe_of
+from pipeline.run.order import STAGES, Job, Order
+from pipeline.store import Artifact, Request
+
+
+def generator(config: RunConfig) -> str:
+    """The module of the generate stage."""
+    return "pipeline.generate.server" if config.engine.server else "pipeline.generate"
+
+
+def generate_order(config: RunConfig, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Order:
+    """Held-out prompts, sampled and (if asked for) greedy, and with `train` this iteration's training prompts, in this order."""
+    jobs = [rollouts_job(heldout_request(config, policy, heldout, greedy=False), heldout)]
+    if config.evaluate.greedy:
+        jobs.append(rollouts_job(heldout_request(config, policy, heldout, greedy=True), heldout))
+    if train is not None:
+        jobs.append(rollouts_job(rollouts_request(config, iteration, policy, train), train))
+    return answers_order(config, f"generate {iteration}", policy, *jobs)
+
+
+def answers_order(config: RunConfig, title: str, policy: Artifact, *jobs: Job) -> Order:
+    """Rollouts of one policy, whatever is asked for."""
+    told = {
+        "engine": config.engine.model_dump(mode="json"),
+        "reward": config.reward.model_dump(mode="json"),
+        "policy": str(policy.path),
+        "trust_remote_code": config.model.trust_remote_code,
+        "plugins": list(config.plugins),
+    }
+    return Order(title=title, module=generator(config), jobs=jobs, told=told)
+
+
+def rollouts_job(request: Request, prompts: Artifact) -> Job:
+    """Completions of these prompts, as a job of an order."""
+    return Job(request=request, told={"prompts": str(prompts.path)})
+
+
+def rollouts_request(config: RunConfig, iteration: int, policy: Artifact, prompts: Artifact) -> Request:
+    """Completions of this iteration's training prompts."""
+    section = config.generate
+    selection = {"prompts": section.prompts, "iteration": iteration, "seed": config.seed}
+    sampling = _sampling(config, temperature=section.temperature)
+    return _generate(config, "train", selection, section.samples, sampling, policy, prompts)
+
+
+def heldout_request(config: RunConfig, policy: Artifact, prompts: Artifact, *, greedy: bool) -> Request:
+    """Completions of the held-out prompts: the same seeds for every checkpoint, so that differences are the policy's."""
+    selection = {"prompts": None, "iteration": None, "seed": config.seed}
+    samples = 1 if greedy else config.evaluate.samples
+    sampling = _sampling(config, temperature=0.0 if greedy else config.evaluate.temperature, whole_support=True)
+    return _generate(config, "greedy" if greedy else "sampled", selection, samples, sampling, policy, prompts)
+
+
+def _sampling(config: RunConfig, *, temperature: float, whole_support: bool = False) -> dict[str, Any]:
+    section = config.generate
+    cuts = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    if not whole_support:
+        cuts = {"top_p": section.top_p, "top_k": section.top_k, "min_p": section.min_p}
+    return {"temperature": temperature, **cuts, "max_tokens": section.max_tokens, "stop": list(section.stop)}
+
+
+def _generate(
+    config: RunConfig,
+    purpose: str,
+    selection: dict[str, Any],
+    samples: int,
+    sampling: dict[str, Any],
+    policy: Artifact,
+    prompts: Artifact,
+) -> Request:
+    recipe = {
+        "purpose": purpose,
+        "selection": selection,
+        "samples": samples,
+        "sampling": sampling,
+        "dtype": resolve_dtype(config.model.dtype),
+        "max_model_len": config.engine.max_model_len,
+        "reward": [recipe_of(component) for component in config.reward.components],
+        "shard_groups": config.generate.shard_groups,
+    }
+    return Request("rollouts", STAGES["generate"], recipe, (policy.as_parent("policy"), prompts.as_parent("prompts")))
