@@ -30,6 +30,8 @@ import torch
 from torch import Tensor
 from training_task import SHAPES, VOCABULARIES, Cell, Memory, stored
 
+from pipeline.common.lengths import length
+
 LOW, HIGH = 0.2, 0.28
 RATE, BETAS, MAX_NORM = 1e-6, (0.9, 0.95), 1.0
 TOKENS_PER_PASS = 16384
@@ -149,8 +151,8 @@ class PaddedBatch:
 
 def padded_batches(rows: pl.DataFrame, entries: int) -> Iterator[PaddedBatch]:
     """Rows of like length together, within the budgets of tokens and logits."""
-    length = pl.col("prompt_token_ids").list.len() + pl.col("completion_token_ids").list.len()
-    items = rows.with_columns(length=length).sort("length", descending=True).to_dicts()
+    both = length("prompt_token_ids") + length("completion_token_ids")
+    items = rows.with_columns(length=both).sort("length", descending=True).to_dicts()
     batch: list[dict[str, Any]] = []
     for item in [*items, None]:
         if item is not None:
@@ -182,7 +184,7 @@ def _padded(batch: list[dict[str, Any]]) -> PaddedBatch:
 
 def padded_backward(model: Any, rows: pl.DataFrame, cell: Cell) -> float:
     """Add a step's gradient. Returns its loss."""
-    total, tokens = 0.0, int(rows["completion_token_ids"].list.len().sum())
+    total, tokens = 0.0, int(rows.select(length("completion_token_ids").sum()).item())
     for batch in padded_batches(rows, VOCABULARIES[cell.vocabulary]):
         with torch.autocast(DEVICE, torch.bfloat16, enabled=cell.dtype == "bfloat16"):
             kept = batch.ids.shape[1] - batch.first
@@ -307,7 +309,7 @@ def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callbac
                 "completion_mask": mask("completion_token_ids", "right"),
                 "old_per_token_logps": padded_column("behavior_logprobs", torch.float32, "right"),
                 "advantages": torch.tensor(table["advantage"].to_list(), device=DEVICE),
-                "num_items_in_batch": torch.tensor(int(table["completion_token_ids"].list.len().sum()), device=DEVICE),
+                "num_items_in_batch": torch.tensor(int(table.select(length("completion_token_ids").sum()).item()), device=DEVICE),
             }
 
         def compute_loss(self, *given: Any, **named: Any) -> Any:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.common.lengths import length
+
 SEED = 0
 NOISE = 0.01
 """Standard deviation of stored - true logprob, nats."""
@@ -157,7 +159,7 @@ def prepare(cell: Cell, store: Path, steps: int = 1) -> dict[str, Any]:
     def rollouts(work: Work) -> dict[str, Any]:
         frame = rollouts_frame(cell, steps, checkpoint)
         work.write_table("part-00000.parquet", frame, Rollouts)
-        return {"completions": len(frame), "tokens": int(frame["completion_token_ids"].list.len().sum())}
+        return {"completions": len(frame), "tokens": int(frame.select(length("completion_token_ids").sum()).item())}
 
     recipe = {"benchmark": cell.name, "steps": steps}
     answers = made(Request("rollouts", "generate/1", recipe, (checkpoint.as_parent("policy"),)), rollouts)

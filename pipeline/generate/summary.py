@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.common.lengths import length
+
 
 def read_scalars(paths: Sequence[Path]) -> pl.DataFrame:
     """What the figures are made of, row by row."""
@@ -17,8 +19,8 @@ def read_scalars(paths: Sequence[Path]) -> pl.DataFrame:
         "reward",
         "policy_version",
         "error",
-        tokens=pl.col("completion_token_ids").list.len(),
-        prompt_tokens=pl.col("prompt_token_ids").list.len(),
+        tokens=length("completion_token_ids"),
+        prompt_tokens=length("prompt_token_ids"),
     )
     return rows.collect()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from pipeline.common.lengths import length
 from pipeline.config.train import TrainConfig
 from pipeline.run.estimates import scores_bytes
 from pipeline.run.process import Event, Reporter
@@ -51,10 +52,10 @@ def score(spec: Event, reporter: Reporter) -> Event:
                 return {"artifact": str(work.path)}
             _score(missing, spec, request, config, work, team, reporter)
         rows = pl.scan_parquet([work.path / path.name for path in files], glob=False).select(
-            pl.len(), tokens=pl.col("logprobs").list.len().sum(), mean=pl.col("logprobs").explode().mean()
+            pl.len(), tokens=length("logprobs").sum(), mean=pl.col("logprobs").explode().mean()
         )
-        length, tokens, mean = rows.collect().row(0)
-        return {"artifact": str(work.finish({"completions": length, "tokens": tokens, "logprob_mean": mean}).path)}
+        count, tokens, mean = rows.collect().row(0)
+        return {"artifact": str(work.finish({"completions": count, "tokens": tokens, "logprob_mean": mean}).path)}
 
 
 def _files(spec: Event, work: Work) -> tuple[list[Path], list[Path]]:

@@ -14,6 +14,7 @@ from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.algorithms.cells.density import DENSITY, mean_logprob
 from pipeline.algorithms.plugins import unchanged
 from pipeline.algorithms.preference import Preference
+from pipeline.common.lengths import length
 from pipeline.config.shape import ShapeConfig
 from pipeline.run.process import Event, Reporter
 from pipeline.run.silence import silence
@@ -97,15 +98,15 @@ class _Shaping:
         return finished(self._unfinished(path), self.algorithm, *self.moments)
 
     def _unfinished(self, path: Path) -> pl.DataFrame:
-        length = pl.col("completion_token_ids").list.len()
+        tokens = length("completion_token_ids")
         scalars = pl.scan_parquet(path, glob=False).select(
             "group_id",
             "sample_index",
             "status",
             "reward",
             "policy_version",
-            tokens=length,
-            drawn=pl.coalesce(pl.col("action_mask").list.sum(), length),
+            tokens=tokens,
+            drawn=pl.coalesce(pl.col("action_mask").list.sum(), tokens),
             max_tokens=pl.lit(max_tokens_of(self.rollouts)),
             **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.algorithms import Algorithm
 from pipeline.common.errors import DataError
+from pipeline.common.lengths import length
 from pipeline.run.parts import Part
 from pipeline.shape.behavior import has_behavior
 from pipeline.store import Artifact, read_table
@@ -225,8 +226,8 @@ def groups_of(path: Path) -> Iterator[TrainingGroup]:
 
 def longest_of(paths: list[Path]) -> int:
     """Tokens of the longest prompt with its completion in rollouts files."""
-    length = pl.col("prompt_token_ids").list.len() + pl.col("completion_token_ids").list.len()
-    return int(pl.scan_parquet(paths, glob=False).select(length.max()).collect().item() or 0)
+    both = length("prompt_token_ids") + length("completion_token_ids")
+    return int(pl.scan_parquet(paths, glob=False).select(both.max()).collect().item() or 0)
 
 
 def _read(path: Path, policy: str) -> pl.DataFrame:
@@ -258,14 +259,13 @@ def _in_groups(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _index(rows: pl.DataFrame) -> pl.DataFrame:
     """Where each completion and prompt of a file starts, counted from the file's own start."""
-    length = pl.col("tokens").list.len().cast(pl.Int64)
-    prompt_length = pl.col("prompt_token_ids").list.len().cast(pl.Int64)
+    tokens, prompt_length = length("tokens"), length("prompt_token_ids")
     written = pl.when("starts_group").then(prompt_length).otherwise(0)
     return rows.select(
         *_SCALARS,
         "starts_group",
-        length=length,
-        start=length.cum_sum() - length,
+        length=tokens,
+        start=tokens.cum_sum() - tokens,
         prompt_length=prompt_length,
         prompt_start=written.cum_sum() - prompt_length,
     )

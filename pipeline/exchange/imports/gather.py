@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.common.lengths import length
 from pipeline.exchange.imports.format import LONGEST_CONTENT
 from pipeline.exchange.imports.known import Known, Misfit
 from pipeline.exchange.imports.rows import COMPONENTS, GROUP, ORDER, OWN, SCHEMA, group_key
@@ -122,13 +123,13 @@ class Gathering:
 
 def _cut(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """A range of groups in files, each of whole groups."""
-    sizes = frame.group_by(GROUP, maintain_order=True).agg(pl.len(), tokens=pl.col("completion_token_ids").list.len().sum())
+    sizes = frame.group_by(GROUP, maintain_order=True).agg(pl.len(), tokens=length("completion_token_ids").sum())
     start = rows = tokens = 0
-    for _, length, size in sizes.iter_rows():
-        if rows and (rows + length > SHARD_ROWS or tokens + size > SHARD_TOKENS):
+    for _, count, size in sizes.iter_rows():
+        if rows and (rows + count > SHARD_ROWS or tokens + size > SHARD_TOKENS):
             yield frame.slice(start, rows)
             start, rows, tokens = start + rows, 0, 0
-        rows, tokens = rows + length, tokens + size
+        rows, tokens = rows + count, tokens + size
     yield frame.slice(start, rows)
 
 

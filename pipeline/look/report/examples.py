@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pipeline.common.lengths import length
 from pipeline.common.text import number
 from pipeline.look.pieces import load_tokenizer, pieces, shade_of
 from pipeline.run.record import Run
@@ -117,7 +118,7 @@ def _read(rollouts: Artifact, chosen: pl.DataFrame) -> list[dict[str, Any]]:
         *texts,
         *rewards,
         *(pl.col(name).list.head(MOST_TOKENS) for name in lists),
-        tokens=pl.col(lists[0]).list.len(),
+        tokens=length(lists[0]),
         logprob_mean=pl.col(lists[1]).list.mean(),
     )
     found = selected.collect(engine="streaming")

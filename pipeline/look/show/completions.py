@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.common.errors import UserError
+from pipeline.common.lengths import length
 from pipeline.look.show.places import Place, artifacts_in, store_around
 from pipeline.look.show.query import Query
 from pipeline.look.show.reading import read
@@ -132,7 +133,7 @@ def _scalars(part: Answers, number: int, query: Query) -> pl.DataFrame:
     rows = rows.select(
         *KEY,
         *_SCALARS,
-        tokens=pl.col("completion_token_ids").list.len().cast(pl.Int64),
+        tokens=length("completion_token_ids"),
         logprob=pl.col("behavior_logprobs").list.mean().cast(pl.Float64),
         part=pl.lit(number),
     )

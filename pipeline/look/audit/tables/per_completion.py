@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.common.lengths import length
 from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
@@ -17,7 +18,7 @@ REWARDS = {"group_id": pl.col("group_id"), "sample_index": pl.col("sample_index"
 TOKENS = {
     "group_id": pl.col("group_id"),
     "sample_index": pl.col("sample_index"),
-    "tokens": pl.col("completion_token_ids").list.len(),
+    "tokens": length("completion_token_ids"),
 }
 
 
@@ -66,7 +67,7 @@ class ScoresChecks(Checks):
     """Checks of a scores artifact."""
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
-        return {**super().facts(table), **{name: pl.col(name) for name in KEY}, "length": pl.col("logprobs").list.len()}
+        return {**super().facts(table), **{name: pl.col(name) for name in KEY}, "length": length("logprobs")}
 
     def conclude(self, table: type[Table], facts: Facts) -> None:
         self.check_unique(table, facts)

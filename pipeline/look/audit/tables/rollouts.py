@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from pipeline.common.lengths import length
 from pipeline.look.audit.findings import Figure, Spot
 from pipeline.look.audit.hygiene import rollouts_figures
 from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, TableFile, check_rows, check_rules
@@ -81,7 +82,7 @@ class RolloutsChecks(Checks):
         if table is not Rollouts:
             return super().facts(table) | ({"tokens": pl.col("tokens")} if table is Origins else {})
         names = ("group_id", "sample_index", "seed", "reward", "status", "policy_version")
-        lengths = {"tokens": IDS.list.len(), "prompt_tokens": pl.col("prompt_token_ids").list.len()}
+        lengths = {"tokens": length(IDS), "prompt_tokens": length("prompt_token_ids")}
         return {
             **{name: pl.col(name) for name in names},
             **lengths,
@@ -171,10 +172,10 @@ class RolloutsChecks(Checks):
                 )
         if not self._generated:
             return
-        limit, length = self._sampling.get("max_tokens"), IDS.list.len()
+        limit, tokens = self._sampling.get("max_tokens"), length(IDS)
         if isinstance(limit, int):
             expected = f"at most max_tokens={limit} tokens"
-            yield Rule(check="length", broken=length > limit, expected=expected, found=length, column="completion_token_ids")
+            yield Rule(check="length", broken=tokens > limit, expected=expected, found=tokens, column="completion_token_ids")
         yield Rule(
             check="logprobs",
             broken=(pl.col("status") != "engine_error") & LOGPROBS.is_null(),
