@@ -20,6 +20,7 @@ from pipeline.shape.signal import cannot_learn
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
 from pipeline.sources.prompts import NO_CHAT_TEMPLATE
+from pipeline.sources.weights import refuse_without_head
 from pipeline.store import Store
 
 NAME_WIDTH = 11
@@ -69,6 +70,7 @@ def check_config(config: RunConfig) -> list[str]:
     if algorithm.source:
         rehearse(algorithm)
     files = base_model.model_files(base_model.locate(config.model), trust_remote_code=config.model.trust_remote_code)
+    refuse_without_head(files["config.json"].parent)
     if "tokenizer.json" in files:
         check_tokens(config.replay, files["tokenizer.json"])
     prompts.template_renderer(config.data.template)

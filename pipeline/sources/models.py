@@ -11,6 +11,7 @@ from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
 from pipeline.run.process import Event, Reporter
 from pipeline.sources.readers import LFS
+from pipeline.sources.weights import refuse_missing_weights
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.files import sha256_of, whole_file
 from pipeline.store.layout import MANIFEST
@@ -238,16 +239,21 @@ def _is_artifact(directory: Path) -> bool:
 
 
 def import_model(store: Store, request: Request, files: dict[str, Path], origin: str, original: Artifact | None) -> Artifact:
-    """Copy a model's files into the store.
+    """Copy a model's files into the store, if they hold every weight that the model needs.
 
     Args:
         origin: where they came from, as the user wrote it; recorded under provenance.
         original: the checkpoint artifact that they are of, which the request has as a parent. Its place is recorded under
             provenance, so that it is found in another store.
+
+    Raises:
+        UserError: a weight is missing; names it.
     """
     with store.work(request) as work:
         if not isinstance(work, Work):
             return work
+        code = any(name.endswith(".py") for name in files)  # there only if it is trusted
+        refuse_missing_weights(files["config.json"].parent, trust_remote_code=code)
         work.require_space(sum(path.stat().st_size for path in files.values()), "a copy of the model")
         for name, path in files.items():
             with whole_file(work.path / name) as temporary:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config.train import LoraConfig
 from pipeline.sources.models import model_files
+from pipeline.sources.weights import keep_apart
 from pipeline.train.adapters import DIRECTORY, add_adapters, merge, save_adapters
 from pipeline.train.model import Policy, load_model
 from pipeline.train.team import Team
@@ -57,6 +58,7 @@ def export(
                 merge(target)
             if (parent / GENERATION).exists():
                 target.generation_config = settings()  # the parent's is copied as it is, also if it would be refused
+            keep_apart(target)
             target.save_pretrained(building, safe_serialization=True)
             _copy_the_rest(parent, Path(building), trust_remote_code=trust_remote_code)
             _move(Path(building), directory)

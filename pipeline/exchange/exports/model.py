@@ -11,6 +11,7 @@ from pipeline.common.text import code
 from pipeline.exchange.exports.card import card, figures, origin, table
 from pipeline.look.show.places import artifacts_in, store_around
 from pipeline.sources.models import model_files
+from pipeline.sources.weights import refuse_missing_weights
 from pipeline.store import Artifact
 
 SHOWN = ("learning_rate", "epochs", "batch_completions", "seed", "dtype", "iteration")
@@ -21,12 +22,13 @@ def write_model(artifact: Artifact, directory: Path, *, trust_remote_code: bool 
     """Copy the model's files and write the card. Returns the number of files.
 
     Raises:
-        UserError: not a checkpoint.
+        UserError: not a checkpoint, or one that lacks weights.
     """
     if artifact.kind != "checkpoint":
         raise UserError(f"{artifact.url}: a {artifact.kind} artifact; --to model exports a checkpoint")
     artifact.verify()
     files = model_files(artifact.path, trust_remote_code=trust_remote_code)
+    refuse_missing_weights(artifact.path, trust_remote_code=trust_remote_code)
     for name, path in files.items():
         shutil.copyfile(path, directory / name)
     shutil.copyfile(artifact.path / "manifest.json", directory / "rollbook-manifest.json")
