@@ -84,7 +84,7 @@ def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
     """The reply for one grader, None when memory ran out. Each grader gets a copy of the item of its own."""
     try:
         completion, answer, prompt, finish_reason = decode(line)
-        _seed(encode([completion, answer, prompt]))
+        _seed(line.removesuffix(b"," + encode(finish_reason)[:-1] + b"]\n") + b"]\n")
         said = as_score(grader(completion, answer, prompt, finish_reason))
         remark = {} if said.remark is None else {"remark": str(said.remark)[:REMARK_CHARACTERS]}
     except MemoryError:
@@ -97,7 +97,7 @@ def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
 
 
 def _seed(item: bytes) -> None:
-    """Start the global generators from the item's bytes: a grader that draws gives each item one score, always."""
+    """Start the global generators from completion, answer and prompt: a grader that draws gives each item one score, always."""
     for name in ("random", "numpy.random"):
         if (module := sys.modules.get(name)) is not None:
             module.seed(zlib.crc32(item))
