@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BATCHED = ("reward_model", "judge", "from_file", "human")
 """Built-ins that take many completions at once, each in one process of its own; see `pipeline.rewards.batches`."""
 
-_MODULES = {"regex": "pattern", "reasoning_gym": "reasoning"}
+_MODULES = {"regex": "pattern", "reasoning_gym": "reasoning", "math_verify": "maths"}
 """Of graders named like a package: a module of that name would be taken for it."""
 BUILTINS: Mapping[str, str] = {
     name: f"pipeline.rewards.graders.{_MODULES.get(name, name)}"
@@ -33,7 +33,7 @@ BUILTINS: Mapping[str, str] = {
 }
 """Module of each built-in; its function, or for the batched ones its class, has the grader's name."""
 
-VERSIONS: Mapping[str, int] = {}
+VERSIONS: Mapping[str, int] = {"math_verify": 2}
 """Built-ins that once gave other scores for the same args: one more with each such change. Recipes hold it from 2 on, so that
 stored rewards are not taken for what the grader gives now."""
 
