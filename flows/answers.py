@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import engine_environment
 from pipeline.regrade.answers import Regrading
-from pipeline.run.answers import Local, Look, Tell, quiet
+from pipeline.run.answers import Listener, Local, Look, quiet
 from pipeline.run.order import Answerer
 from pipeline.run.processes import Processes
 from pipeline.store import Store
@@ -20,19 +20,19 @@ def looking(config: RunConfig) -> Answerer:
     return Regrading(Look(store), store)
 
 
-def working(config: RunConfig, processes: Processes, tell: Tell = quiet) -> Answerer:
+def working(config: RunConfig, processes: Processes, listener: Listener = quiet) -> Answerer:
     """Finds what is finished, and has processes of this machine do the rest.
 
     Args:
         processes: those that do the work.
-        tell: told what happens.
+        listener: called with what happens.
     """
-    return Regrading(local(config, processes, tell), Store(config.store_url))
+    return Regrading(local(config, processes, listener), Store(config.store_url))
 
 
-def local(config: RunConfig, processes: Processes, tell: Tell = quiet) -> Local:
+def local(config: RunConfig, processes: Processes, listener: Listener = quiet) -> Local:
     """As `working`, without looking for completions that only need other grades."""
-    return Local(Store(config.store_url), processes, config.directory / "logs", tell)
+    return Local(Store(config.store_url), processes, config.directory / "logs", listener)
 
 
 @contextmanager

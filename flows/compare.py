@@ -19,7 +19,7 @@ from pipeline.common.errors import UserError
 from pipeline.compare.plan import Plan, Variant, make_plan
 from pipeline.compare.table import record
 from pipeline.compare.trials import Judged, Trial, Trials
-from pipeline.run.answers import Tell
+from pipeline.run.answers import Listener
 from pipeline.run.order import Answerer, Order
 from pipeline.run.process import Event
 from pipeline.run.processes import Processes
@@ -36,7 +36,7 @@ class TrialAnswers:
         processes: shared by all trials.
     """
 
-    def __init__(self, plan: Plan, variant: Variant | None, on_stage: Tell, processes: Processes) -> None:
+    def __init__(self, plan: Plan, variant: Variant | None, on_stage: Listener, processes: Processes) -> None:
         self.last = self._name = plan.title(variant) if variant else "before training"
         self._bars, self._on_stage = ProgressArtifacts(), on_stage
         config = plan.judging(variant)
@@ -55,7 +55,7 @@ class TrialAnswers:
 
 
 @flow(name="compare", flow_run_name="{name}", persist_result=False, validate_parameters=False)
-def compare(name: str, order: Mapping[str, Any], on_stage: Tell) -> str:
+def compare(name: str, order: Mapping[str, Any], on_stage: Listener) -> str:
     """Make every trial that is missing, and the comparison of all.
 
     Args:
@@ -75,13 +75,13 @@ def compare(name: str, order: Mapping[str, Any], on_stage: Tell) -> str:
     return str(made.path)
 
 
-def work_on(trials: Trials, on_stage: Tell) -> None:
+def work_on(trials: Trials, on_stage: Listener) -> None:
     """Make what is missing. Failures are written down in `trials`."""
     with hands() as processes:
         _work_with(processes, trials, on_stage)
 
 
-def _work_with(processes: Processes, trials: Trials, on_stage: Tell) -> None:
+def _work_with(processes: Processes, trials: Trials, on_stage: Listener) -> None:
     plan = trials.plan
     if trials.before is None:
         answers = TrialAnswers(plan, None, on_stage, processes)
@@ -97,7 +97,7 @@ def _work_with(processes: Processes, trials: Trials, on_stage: Tell) -> None:
             trials.failed[variant] = trial
 
 
-def _try(answers: TrialAnswers, on_stage: Tell, work: Callable[[Answerer], T]) -> T | str:
+def _try(answers: TrialAnswers, on_stage: Listener, work: Callable[[Answerer], T]) -> T | str:
     """What the work gives, or why it failed."""
     try:
         return work(answers)

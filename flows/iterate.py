@@ -23,7 +23,7 @@ from flows.chain import chain, generates_next
 from pipeline.common.errors import StageCrashed
 from pipeline.config.run import RunConfig
 from pipeline.generate.order import generator
-from pipeline.run.answers import Tell
+from pipeline.run.answers import Listener
 from pipeline.run.order import Answerer, Missing, Order
 from pipeline.run.process import Event
 from pipeline.run.record import Run, save_run
@@ -109,7 +109,7 @@ def iterate(
     name: str,
     config: dict[str, Any],
     until: list[Any] | None = None,
-    on_stage: Tell | None = None,
+    on_stage: Listener | None = None,
     max_hours: float | None = None,
 ) -> None:
     """N rounds of generate, evaluate, shape, train.
@@ -134,7 +134,7 @@ def iterate(
     publish(run)
 
 
-def told(bars: ProgressArtifacts, also: Tell) -> Tell:
+def told(bars: ProgressArtifacts, also: Listener) -> Listener:
     """Tells progress bars of Prefect's UI, and somebody else."""
 
     def tell(title: str, event: Event) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.common.device import has_gpu
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import Ask, Engine, reason_of
-from pipeline.run.process import Reporter, Unfit
+from pipeline.run.process import NeedsFreshProcess, Reporter
 from pipeline.store import Artifact
 
 TOLERANCE = 1e-4
@@ -62,14 +62,14 @@ class LiveEngine:
 
         Raises:
             UserError: vLLM does not support or cannot load the model.
-            Unfit: the engine there is cannot take the checkpoint.
+            NeedsFreshProcess: the engine there is cannot take the checkpoint.
         """
         fit = _Fit(config, dtype, trust_remote_code, _files_of(policy))
         if self._engine is None:
             reporter.note("starting vLLM")
             self._engine = Engine(policy.path, config, dtype, trust_remote_code=trust_remote_code)
         elif fit != self._fit:
-            raise Unfit("the engine was started for another model or with other settings")
+            raise NeedsFreshProcess("the engine was started for another model or with other settings")
         elif policy.id != self._policy:
             self._reload(self._engine, policy, dtype, probes, trust_remote_code=trust_remote_code)
         self._fit, self._policy = fit, policy.id
@@ -80,15 +80,15 @@ class LiveEngine:
         self, engine: Engine, policy: Artifact, dtype: str, probes: Sequence[list[int]], *, trust_remote_code: bool
     ) -> None:
         if dtype != "float32" or has_gpu():
-            raise Unfit(f"only fp32 on a CPU is exact enough to check a reload; this is {dtype}")
+            raise NeedsFreshProcess(f"only fp32 on a CPU is exact enough to check a reload; this is {dtype}")
         try:
             engine.reload(policy.path)
             engine.forget()
             worst = _difference(engine, policy.path, probes, trust_remote_code=trust_remote_code)
         except Exception as error:
-            raise Unfit(f"vLLM cannot reload weights: {reason_of(error)}") from error
+            raise NeedsFreshProcess(f"vLLM cannot reload weights: {reason_of(error)}") from error
         if not worst <= TOLERANCE:
-            raise Unfit(f"the reloaded engine's logprobs are {worst:.2g} nats from the checkpoint's")
+            raise NeedsFreshProcess(f"the reloaded engine's logprobs are {worst:.2g} nats from the checkpoint's")
 
 
 def _files_of(policy: Artifact) -> tuple[tuple[str, str], ...]:

@@ -50,7 +50,7 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
     Raises:
         UserError: a prompt longer than the context, a model vLLM cannot load, too many failed rewards.
         StageFailed: the engine failed, be it on every single completion.
-        Unfit: this process's engine cannot take the checkpoint.
+        NeedsFreshProcess: this process's engine cannot take the checkpoint.
     """
     store = Store(spec["store"], reporter.note)
     policy = load_artifact(spec["policy"])

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.order import Answerer, Job, Missing, Order
-from pipeline.run.process import Event, Reporter
+from pipeline.run.process import Event, OnEvent, Reporter
 from pipeline.run.processes import Processes
 from pipeline.store import Artifact, Store
 from pipeline.store.files import write_text
 from pipeline.store.store import load_artifact
 
-Tell = Callable[[str, Event], None]
+Listener = Callable[[str, Event], None]
 """Called with an order's title and an event: started, progress, note, found, finished."""
 
 
@@ -53,11 +53,11 @@ class Local:
         store: where artifacts lie.
         processes: those that do the work.
         logs: directory of their logs, one file a title.
-        tell: told what happens.
+        listener: called with what happens.
     """
 
-    def __init__(self, store: Store, processes: Processes, logs: Path, tell: Tell = quiet) -> None:
-        self._store, self._processes, self._logs, self._tell = store, processes, logs, tell
+    def __init__(self, store: Store, processes: Processes, logs: Path, listener: Listener = quiet) -> None:
+        self._store, self._processes, self._logs, self._listener = store, processes, logs, listener
 
     def answer(self, order: Order) -> tuple[Artifact, ...]:
         found = {request.key: artifact for request in order.requests if (artifact := self._store.find(request))}
@@ -66,7 +66,7 @@ class Local:
             made = self._made(order, missing)
             found |= {job.request.key: load_artifact(path) for job, path in zip(missing, made, strict=True)}
         else:
-            self._tell(order.title, {"event": "found"})
+            self._listener(order.title, {"event": "found"})
         return tuple(found[request.key] for request in order.requests)
 
     def warm_up(self, module: str) -> None:
@@ -76,14 +76,14 @@ class Local:
     def _made(self, order: Order, jobs: Sequence[Job]) -> list[str]:
         """Have the work done. Returns the artifacts' paths."""
         spec = spec_for(self._store, order, jobs)
-        tell: Callable[[Event], None] = lambda event: self._tell(order.title, event)  # noqa: E731
+        on_event: OnEvent = lambda event: self._listener(order.title, event)  # noqa: E731
         if order.here:
-            return list(importlib.import_module(order.module).work(spec, _Here(tell))["artifacts"])
+            return list(importlib.import_module(order.module).work(spec, _Here(on_event))["artifacts"])
         if order.then:
             self.warm_up(order.then)
-        tell({"event": "started"})
-        result = self._processes.run(order.module, spec, self._logs / f"{order.title.replace(' ', '-')}.log", tell)
-        tell({"event": "finished"})
+        on_event({"event": "started"})
+        result = self._processes.run(order.module, spec, self._logs / f"{order.title.replace(' ', '-')}.log", on_event)
+        on_event({"event": "finished"})
         return list(result["artifacts"])
 
 
@@ -119,8 +119,8 @@ def spec_for(store: Store, order: Order, jobs: Sequence[Job]) -> dict[str, Any]:
 class _Here(Reporter):
     """The reporter of work that is done in the process that asks."""
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
-        self._told = tell
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
 
     def send(self, event: str, **fields: Any) -> None:
-        self._told({"event": event, **fields})
+        self._on_event({"event": event, **fields})

@@ -28,13 +28,13 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 STOP_SECONDS = 8.0
 """How long a child may take to end after it was asked to."""
-UNFIT_STATUS = 75
+FRESH_STATUS = 75
 """Exit status of a child that leaves its work to a fresh process (EX_TEMPFAIL)."""
 POLL_MILLISECONDS = 500
 """How long a signal that comes just before a wait can go unseen."""
 
 
-class Unfit(Exception):
+class NeedsFreshProcess(Exception):
     """Raised by a stage that cannot do this piece of work after what it did before: a fresh process can."""
 
 
@@ -71,7 +71,7 @@ class StageProcess:
         Raises:
             UserError: as the child raised it.
             StageFailed: the child crashed; the message holds the end of its log.
-            Unfit: a fresh process must do this.
+            NeedsFreshProcess: a fresh process must do this.
         """
         try:
             start = _touched(log)
@@ -129,8 +129,8 @@ def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -
             continue
         if event["event"] == "result":
             return event
-        if event["event"] == "unfit":
-            raise Unfit(event["message"])
+        if event["event"] == "needs_fresh_process":
+            raise NeedsFreshProcess(event["message"])
         if event["event"] == "error":
             child.wait()
             raise getattr(errors, event["kind"], StageFailed)(event["message"])
@@ -245,9 +245,9 @@ def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ())
         _log_to(order["log"])
         try:
             result = work(order["spec"], reporter)
-        except Unfit as reason:
-            reporter.send("unfit", message=str(reason))
-            _exit(UNFIT_STATUS)
+        except NeedsFreshProcess as reason:
+            reporter.send("needs_fresh_process", message=str(reason))
+            _exit(FRESH_STATUS)
         except UserError as error:
             reporter.send("error", kind=type(error).__name__, message=str(error))
             _exit(error.exit_code)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.common.device import has_gpu
-from pipeline.run.process import Event, OnEvent, StageProcess, Unfit
+from pipeline.run.process import Event, NeedsFreshProcess, OnEvent, StageProcess
 
 ON_GPU = frozenset({"pipeline.generate", "pipeline.score", "pipeline.train"})
 """Stages that take the GPU's memory. There such a process ends with its work, so that the next stage has all of it."""
@@ -38,7 +38,7 @@ class Processes:
         if process is not None and process.is_alive:
             try:
                 return self._keep(module, process, process.run(spec, log, on_event))
-            except Unfit:
+            except NeedsFreshProcess:
                 pass
         process = StageProcess(module, log, self._environment)
         return self._keep(module, process, process.run(spec, log, on_event))

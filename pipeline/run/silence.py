@@ -25,4 +25,4 @@ def silence(parts: Sequence[Mapping[str, Any]]) -> str | None:
 
 def is_flat(shaped: Mapping[str, Any]) -> bool:
     """Whether no reward differs within any group, by the summary of a shaped artifact."""
-    return 0 < shaped.get("groups", 0) <= shaped.get("zero_variance_groups", 0)
+    return bool(0 < shaped.get("groups", 0) <= shaped.get("zero_variance_groups", 0))

@@ -15,7 +15,7 @@ from pipeline.common.errors import DataError, StageFailed, UserError
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import engine_environment
 from pipeline.generate.order import generate_order
-from pipeline.run.answers import Tell, quiet
+from pipeline.run.answers import Listener, quiet
 from pipeline.run.order import Missing, Order, only
 from pipeline.run.parts import Part
 from pipeline.run.process import Event
@@ -85,7 +85,7 @@ def rollouts_in(store: Store, name: str = "rollouts", version: int = 0) -> Artif
 class Hands:
     """A run's answers, and the orders that tests ask of them."""
 
-    def __init__(self, config: RunConfig, told: Tell = quiet, *, only_look: bool = False) -> None:
+    def __init__(self, config: RunConfig, told: Listener = quiet, *, only_look: bool = False) -> None:
         self.config, self.store = config, Store(config.store_url)
         self.processes = Processes(engine_environment())
         self.answers = looking(config) if only_look else working(config, self.processes, told)

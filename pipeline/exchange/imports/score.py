@@ -11,7 +11,7 @@ from pipeline.common.errors import UserError
 from pipeline.config.train import TrainConfig
 from pipeline.exchange.imports.scored import missing, scored_request, with_scores
 from pipeline.generate.engine import engine_environment
-from pipeline.run.answers import Local, Tell
+from pipeline.run.answers import Listener, Local
 from pipeline.run.order import STAGES, Job, Order, only
 from pipeline.run.processes import Processes
 from pipeline.sources import models as base_model
@@ -21,7 +21,7 @@ from pipeline.store.store import load_artifact
 
 
 def score_with(
-    store: Store, rollouts: Artifact, checkpoint: Path, on_stage: Tell, *, trust_remote_code: bool = False
+    store: Store, rollouts: Artifact, checkpoint: Path, on_stage: Listener, *, trust_remote_code: bool = False
 ) -> tuple[Artifact, bool]:
     """Rollouts with the logprobs that they lack, scored with a checkpoint. Returns them, and whether they were there already.
 
@@ -61,7 +61,7 @@ def _checkpoint(store: Store, path: Path, trust_remote_code: bool) -> Artifact:
 
 
 def _score(
-    store: Store, request: Request, rollouts: Artifact, judge: Artifact, on_stage: Tell, trust_remote_code: bool
+    store: Store, request: Request, rollouts: Artifact, judge: Artifact, on_stage: Listener, trust_remote_code: bool
 ) -> Artifact:
     told = {
         "rollouts": str(rollouts.path),

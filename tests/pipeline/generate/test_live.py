@@ -16,7 +16,7 @@ from pipeline.config.engine import EngineConfig
 from pipeline.generate import live
 from pipeline.generate.engine import Ask, Reply
 from pipeline.generate.live import LiveEngine
-from pipeline.run.process import Unfit
+from pipeline.run.process import NeedsFreshProcess
 from pipeline.store import Artifact, Request, Store
 
 BASE = Path(__file__).resolve().parents[3] / "data/base"
@@ -117,7 +117,7 @@ def test_an_engine_that_did_not_take_the_weights_is_not_used(
     monkeypatch.setattr(live, "Engine", kind)
     engine = LiveEngine()
     engine_for(engine, checkpoint(store, 0))
-    with pytest.raises(Unfit, match=said):
+    with pytest.raises(NeedsFreshProcess, match=said):
         engine_for(engine, checkpoint(store, 1))
 
 
@@ -127,7 +127,7 @@ def test_an_engine_serves_what_it_was_started_for(store: Store, monkeypatch: pyt
     for change in ({"policy": other}, {"policy": base, "max_num_seqs": 3}, {"policy": base, "dtype": "bfloat16"}):
         engine = LiveEngine()
         engine_for(engine, base)
-        with pytest.raises(Unfit, match="started for another model or with other settings"):
+        with pytest.raises(NeedsFreshProcess, match="started for another model or with other settings"):
             engine_for(engine, **change)
 
 
@@ -136,7 +136,7 @@ def test_weights_in_bfloat16_are_not_replaced(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(live, "Engine", StandIn)
     engine = LiveEngine()
     engine_for(engine, checkpoint(store, 0), dtype="bfloat16")
-    with pytest.raises(Unfit, match="only fp32 on a CPU"):
+    with pytest.raises(NeedsFreshProcess, match="only fp32 on a CPU"):
         engine_for(engine, checkpoint(store, 1), dtype="bfloat16")
 
 

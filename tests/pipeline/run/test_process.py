@@ -195,7 +195,8 @@ def test_a_stage_does_one_piece_of_work_after_another_and_each_has_its_log(stage
 
 def test_a_stage_that_failed_is_gone(stages: Stages) -> None:
     process = stages.start(
-        "raise DataError('no') if spec else Unfit('not after that')", head="from pipeline.run.process import Unfit"
+        "raise DataError('no') if spec else NeedsFreshProcess('not after that')",
+        head="from pipeline.run.process import NeedsFreshProcess",
     )
     with pytest.raises(DataError, match="no"):
         process.run({"x": 1}, stages.log)

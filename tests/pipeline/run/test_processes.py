@@ -17,7 +17,7 @@ from pipeline.run.processes import Processes
 STAGE = """
 import os, signal
 from pipeline.common.errors import DataError
-from pipeline.run.process import Unfit, serve
+from pipeline.run.process import NeedsFreshProcess, serve
 
 before = []
 
@@ -27,7 +27,7 @@ def work(spec, reporter):
     if spec["do"] == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if spec["do"] == "change" and before:
-        raise Unfit("worked before")
+        raise NeedsFreshProcess("worked before")
     before.append(spec["do"])
     return {"pid": os.getpid(), "before": before}
 
