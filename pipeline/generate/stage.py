@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from pipeline.generate.shards import Group, Job, Shard, remarks_name, shards_of
 from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.rewards.pool import RewardPool
-from pipeline.rewards.registry import places_of
+from pipeline.rewards.registry import check_prompts, places_of
 from pipeline.run.estimates import rollouts_bytes
 from pipeline.run.process import Event, Reporter
+from pipeline.sources.prompts import rows_of
 from pipeline.sources.tokenizer import encode, load_tokenizer
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact, verified
@@ -48,7 +50,8 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
         {"artifacts": paths, in the order of the jobs}.
 
     Raises:
-        UserError: a prompt longer than the context, a model vLLM cannot load, too many failed rewards.
+        UserError: a prompt longer than the context, or one that a grader cannot be asked about, a model vLLM cannot load, too
+            many failed rewards.
         StageFailed: the engine failed, be it on every single completion.
         NeedsFreshProcess: this process's engine cannot take the checkpoint.
     """
@@ -62,6 +65,9 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
         works = {number: stack.enter_context(store.work(requests[number])) for number in order}
         open_works = {number: work for number, work in works.items() if isinstance(work, Work)}
         if open_works:
+            for number in open_works:
+                made = load_artifact(spec["jobs"][number]["prompts"])
+                check_prompts(reward.components, partial(rows_of, made), made.url)
             policy.verify()
             jobs = _Jobs(spec, policy, reward, open_works, store)
             jobs.generate(reporter, live)

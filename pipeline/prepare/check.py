@@ -12,7 +12,7 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
 from pipeline.config.run import RunConfig
 from pipeline.prepare.rehearsal import rehearse
-from pipeline.rewards.registry import check_reward_config
+from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
 from pipeline.shape.mix.shares import check_replay, described
 from pipeline.shape.mix.tokens import check_tokens
 from pipeline.shape.settings import check_shape
@@ -81,6 +81,8 @@ def check_config(config: RunConfig) -> list[str]:
     shared = heldout.join(train, on="question", how="semi")
     if len(shared) and not config.data.allow_overlap:
         raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")
+    for source, frame in ((config.data.train, train), (config.data.heldout, heldout)):
+        check_prompts(config.reward.components, frame.to_dicts, source.path)
     bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
     lines = [
         f"model      {config.model.path} ({_architecture(files['config.json'])})",
@@ -105,6 +107,7 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     """
     if warning := algorithm.warning(config.train.epochs):
         yield warning
+    yield from notes_of(config.reward.components)
     yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
     context = min((limit for limit in (positions, config.engine.max_model_len) if limit), default=None)
     if context and config.generate.max_tokens >= context:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,13 @@ from pipeline.generate.unknowns import count_unknowns
 from pipeline.regrade.rows import items_of, regraded
 from pipeline.rewards.items import RewardItem, RewardResult
 from pipeline.rewards.pool import RewardPool
-from pipeline.rewards.registry import places_of
+from pipeline.rewards.registry import check_prompts, places_of
 from pipeline.run.process import Event, Reporter
-from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.sources.prompts import rows_of
+from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import check_columns
-from schemas import Prompts, Remarks, Rollouts
+from schemas import Remarks, Rollouts
 
 PROGRESS_SECONDS = 0.5
 AHEAD = 2
@@ -109,6 +110,7 @@ class _Job:
     def grade(self, pool: _Pool, reporter: Reporter) -> Artifact:
         work = self.work
         work.require_space(sum(path.stat().st_size for path in self.files), f"{self.total:,} graded completions")
+        self._check_prompts()
         missing = [path for path in self.files if not self._is_there(path.name)]
         meter = _Meter(reporter, sum(pq.read_metadata(path).num_rows for path in missing))
         waiting: deque[_Shard] = deque()
@@ -127,6 +129,17 @@ class _Job:
         notes = {"graded_from": {"id": self.source.id, "place": self.source.url}, **places_of(self.reward.components)}
         summary = {**summarize(rows), **count_unknowns(self.source.summary, files, ())}
         return work.finish(summary, notes=notes | ({"graders_said": said} if said else {}))
+
+    def _check_prompts(self) -> None:
+        """Refuse prompts that the graders cannot be asked about. Where the prompts are not here, one row stands for all."""
+
+        def asked() -> Iterable[Mapping[str, Any]]:
+            if self.prompts:
+                return self.prompts.values()
+            first = pl.read_parquet(self.files[0], n_rows=1, glob=False)
+            return [item.prompt for item in items_of(first, {})]
+
+        check_prompts(self.reward.components, asked, self.source.url)
 
     def _is_there(self, name: str) -> bool:
         """Whether an earlier attempt wrote a file and all its rewards. Where rewards failed it is graded again."""
@@ -190,8 +203,4 @@ class _Meter:
 
 def _prompts(artifact: Artifact) -> dict[str, dict[str, Any]]:
     """What graders are given of each prompt, by its id."""
-    return {row["prompt_id"]: prompt_for_grader(row) for row in _rows(artifact)}
-
-
-def _rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
-    yield from read_table(artifact, Prompts).iter_rows(named=True)
+    return {row["prompt_id"]: prompt_for_grader(row) for row in rows_of(artifact)}

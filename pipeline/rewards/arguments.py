@@ -37,8 +37,22 @@ def check_arguments(function: Callable[..., Any], args: Mapping[str, Any], given
     except (TypeError, ValueError):  # some functions written in C do not tell
         return
     settings = {name: parameter for name, parameter in _settings(signature, given).items() if name not in told}
-    variadic = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
-    if unknown := [name for name in args if name not in settings and not variadic]:
+    check_settings(function, settings, args, any_name=any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values()))
+
+
+def check_settings(
+    function: Callable[..., Any], settings: Mapping[str, Parameter], args: Mapping[str, Any], *, any_name: bool = False
+) -> None:
+    """Refuse args that are unknown, missing or of another type.
+
+    Args:
+        settings: the parameters that args may set.
+        any_name: the function takes other names too.
+
+    Raises:
+        UserError: names the arg, and the nearest valid name.
+    """
+    if unknown := [name for name in args if name not in settings and not any_name]:
         near = difflib.get_close_matches(unknown[0], settings, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"it takes {', '.join(settings) or 'none'}"
         raise UserError(f"unknown arg `{unknown[0]}`; {hint}")

@@ -47,6 +47,8 @@ class Lane:
         self._wake_fd = wake_fd
         self._show_output = show_output
         self._worker: WorkerProcess | None = None
+        self.notes: list[str] = []
+        """What graders said when they were ready."""
         self._start_message = {
             "components": [{"grader": c.grader, "args": c.args} for c in config.components],
             "directory": directory,
@@ -68,7 +70,7 @@ class Lane:
         for _ in range(START_ATTEMPTS):
             try:
                 self._worker = WorkerProcess(self._start_message, self._wake_fd, show_output=self._show_output)
-                self._worker.wait_until_ready()
+                self.notes = self._worker.wait_until_ready()["notes"]
                 return
             except Refused as error:
                 self.close()

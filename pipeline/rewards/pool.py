@@ -80,6 +80,7 @@ class RewardPool:
         single = tuple(component for component in config.components if component.grader not in BATCHED)
         self._single = config.model_copy(update={"components": single}) if single else None
         self._batched = {component.column: component for component in batched}
+        self._lanes: list[Lane] = []
         self._batch_lanes: list[BatchLane] = []
         self._chunks: _Queue = deque()
         self._batches: dict[str, _Queue] = {column: deque() for column in self._batched}
@@ -104,6 +105,7 @@ class RewardPool:
         for _ in range(self._config.workers if self._single else 0):
             assert self._single is not None
             lane = Lane(self._single, directory, self._wake[0], show_output=self._show_output)
+            self._lanes.append(lane)
             workers.append(self._started(lane))
         batches: list[Future[None]] = []
         for component in self._batched.values():
@@ -131,7 +133,8 @@ class RewardPool:
     @property
     def notes(self) -> list[str]:
         """What graders said when they were ready, such as how far annotators agree."""
-        return [note for lane in self._batch_lanes for note in lane.notes]
+        single = next((lane.notes for lane in self._lanes if lane.notes), [])
+        return [*single, *(note for lane in self._batch_lanes for note in lane.notes)]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

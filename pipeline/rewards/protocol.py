@@ -1,7 +1,7 @@
 """What a pool and a worker say to each other: one JSON value a line, over two pipes.
 
     pool → worker   {"components": [{"grader", "args"}], "directory", "memory_mib"}     once
-    worker → pool   {"ready": true} or {"refused": why}                                 once
+    worker → pool   {"ready": true, "notes"} or {"refused": why}                        once
     pool → worker   [completion, answer, prompt, finish_reason]                         for each item
     worker → pool   {"score": number} or {"error": why}, either with "remark"           for each component, in order;
                     a score null says that the component does not apply to the item

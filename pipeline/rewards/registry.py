@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.common.errors import UserError
+from pipeline.common.errors import DataError, UserError
 from pipeline.common.own_code import import_own
 from pipeline.rewards.arguments import check_arguments
+from pipeline.rewards.shapes import adapted
 
 if TYPE_CHECKING:
     from pipeline.config.reward import RewardComponent, RewardConfig
@@ -39,6 +40,9 @@ stored rewards are not taken for what the grader gives now."""
 
 UNIT_SCORES = ("exact_match", "regex", "math_verify", "reasoning_gym")
 """Built-ins whose scores lie between 0 and 1."""
+
+BY_NAME = "by name"
+"""In recipes of own functions that once were called by place, and then with other things."""
 
 OWN_FUNCTION = "your own function is named 'package.module:function'"
 
@@ -62,6 +66,10 @@ class BoundGrader:
     """Imports and builds what grading needs, so that the first completion does not pay for it."""
     told: tuple[str, ...] = ()
     """Names of what it is told of the completion beside its text: `finish_reason`, or nothing."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before grading starts."""
+    check_prompts: Callable[[Iterable[Mapping[str, Any]]], None] | None = None
+    """Raises DataError for prompts that it cannot grade; None if it grades any."""
 
     def __call__(self, completion: str, answer: str | None, prompt: Mapping[str, Any], finish_reason: str | None = None) -> Any:
         told = {"finish_reason": finish_reason} if "finish_reason" in self.told else {}
@@ -79,9 +87,8 @@ def resolve(component: Component) -> BoundGrader:
     """
     args = dict(component.args)
     if ":" in component.grader:
-        function = _own_function(component.grader)
-        check_arguments(function, args)
-        return BoundGrader(function, args)
+        own = adapted(_own_function(component.grader), args)
+        return BoundGrader(own, {}, check_prompts=own.check_prompts if own.columns else None)
     if component.grader not in BUILTINS:
         near = difflib.get_close_matches(component.grader, BUILTINS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"built in are {', '.join(BUILTINS)};"
@@ -92,9 +99,11 @@ def resolve(component: Component) -> BoundGrader:
     check_arguments(function, args, given=0 if component.grader in BATCHED else 3, told=told)
     if hasattr(module, "check"):
         module.check(**args)
-    if hasattr(module, "prepare"):
-        return BoundGrader(function, args, functools.partial(module.prepare, **args), told)
-    return BoundGrader(function, args, told=told)
+    hooks = {
+        name: functools.partial(getattr(module, name), **args) for name in ("prepare", "check_prompts") if hasattr(module, name)
+    }
+    notes = tuple(module.notes(**args)) if hasattr(module, "notes") else ()
+    return BoundGrader(function, args, told=told, notes=notes, **hooks)
 
 
 def resolve_all(components: Sequence[Component]) -> list[BoundGrader]:
@@ -144,6 +153,33 @@ def check_reward_config(config: RewardConfig) -> None:
     resolve_all(config.components)
 
 
+def check_prompts(components: Sequence[Component], prompts: Callable[[], Iterable[Mapping[str, Any]]], place: str) -> None:
+    """Refuse prompts that graders cannot be asked about, before anything is generated.
+
+    Args:
+        prompts: gives rows of `schemas.Prompts`, as often as it is asked.
+        place: where they are from.
+
+    Raises:
+        DataError: one line per component that cannot grade them.
+    """
+    problems = []
+    for i, component in enumerate(components):
+        look = resolve(component).check_prompts if component.grader not in BATCHED else None
+        try:
+            if look is not None:
+                look(prompts())
+        except DataError as error:
+            problems.append(f"{place}: {_problem(i, component, error)}")
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def notes_of(components: Sequence[Component]) -> list[str]:
+    """What the user should know of graders that take one completion at a time."""
+    return [note for component in components if component.grader not in BATCHED for note in resolve(component).notes]
+
+
 def batched_module(grader: str) -> ModuleType:
     """The module of a grader that takes many completions at once."""
     if grader not in BATCHED:
@@ -173,7 +209,11 @@ def recipe_of(component: RewardComponent) -> dict[str, Any]:
         UserError: no such grader, file or model.
     """
     source, version = source_hash(component), version_of(component.grader)
-    return settled(component) | ({"source": source} if source else {}) | ({"version": version} if version > 1 else {})
+    told: dict[str, Any] = {"source": source} if source else {}
+    told |= {"version": version} if version > 1 else {}
+    if ":" in component.grader and not adapted(_own_function(component.grader), component.args).standard:
+        told |= {"arguments": BY_NAME}
+    return settled(component) | told
 
 
 def version_of(grader: str) -> int:
@@ -210,7 +250,7 @@ def source_hash(component: Component) -> str | None:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
-def _problem(place: int, component: Component, error: UserError) -> str:
+def _problem(place: int, component: Component, error: Exception) -> str:
     return f"reward.components.{place} ({component.grader}): {error}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +102,11 @@ def _renderer(job: Event) -> Render:
         return template_renderer(data["template"])
     tokenizer = load_tokenizer(verified(job["model"]).path, trust_remote_code=job["trust_remote_code"])
     return chat_renderer(tokenizer, data["template"], data["system"])
+
+
+def rows_of(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    """Rows of a prompts artifact, read when the first is asked for."""
+    yield from read_table(artifact, Prompts).iter_rows(named=True)
 
 
 def template_renderer(template: str) -> Render:

@@ -68,7 +68,7 @@ OWN = """
     def unresolvable(completion, answer, prompt, *, table: "Missing" = None):
         return 0
 
-    def two(completion, answer):
+    def other(text, gold, row):
         return 0
 
     async def later(completion, answer, prompt):
@@ -98,7 +98,11 @@ def test_a_function_of_the_users_is_found_in_the_working_directory(own: Own) -> 
     [
         ("lenght", {}, "has no 'lenght'; did you mean length?"),
         ("LIMIT", {}, "LIMIT is a int, expected a function"),
-        ("two", {}, "is called as (completion, answer, prompt, **args), but its signature is (completion, answer)"),
+        (
+            "other",
+            {},
+            "its signature is (text, gold, row), and parameters are matched by name: (completion, answer, prompt)",
+        ),
         ("later", {}, "async def"),
         ("length", {"pre": 2}, "unknown arg `pre`; did you mean `per`?"),
         ("length", {"per": "2"}, "args.per: expected int, found '2'"),
