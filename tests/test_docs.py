@@ -30,3 +30,28 @@ def test_what_make_is_told_to_make_is_there(page: str) -> None:
     there = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     named = re.findall(r"(?:`|^|^    |^# )make ([a-z-]+)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     assert set(named) <= set(there)
+
+
+def test_the_tree_of_the_readme_is_there() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("```")
+    (lines,) = (part.strip().splitlines() for part in tree if part.strip().startswith("flows/ "))
+    top, named = "", []
+    for line in lines:
+        name = line.split()[0]
+        top = top if line.startswith("  ") else name
+        named.append(name if name == top else f"{top}{name}")
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    rooms = sorted(f"pipeline/{path.name}/" for path in (ROOT / "pipeline").iterdir() if (path / "__init__.py").exists())
+    assert sorted(path for path in named if path.startswith("pipeline/") and path != "pipeline/") == rooms
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:flows|pipeline|schemas|tests)/[a-z_/]*(?:\.py)?)`", page)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    code = {file: (ROOT / file).read_text(encoding="utf-8") for file in paths if file.endswith(".py")}
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \|$", page.split("## The path")[1].split("## Where")[0], re.MULTILINE)
+    for functions, files in rows[2:]:
+        there = "\n".join(code[file] for file in re.findall(r"`([a-z_/]+\.py)`", files))
+        for name in re.findall(r"`([A-Za-z_.]+)`", functions):
+            assert all(re.search(rf"(def|class) {part}\b", there) for part in name.split(".")), name
