@@ -7,16 +7,20 @@ reader of the Parquet file sees them), validation, and the split of good rows fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, wraps
 from typing import Any, ClassVar, NamedTuple
 
 import dataframely as dy
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 MOST_EXTRA = 1000
 """Columns beyond the declared ones that a file may have."""
+LARGEST_32_BIT = 2**31 - 1
+"""Bytes of text or list elements that an Arrow column with 32-bit offsets holds in one piece."""
 
 
 class Checked(NamedTuple):
@@ -128,30 +132,57 @@ class Table(dy.Schema):
         return problems
 
     @classmethod
-    def arrow_schema(cls, extra: tuple[str, ...] = ()) -> pa.Schema:
+    def arrow_schema(cls, extra: tuple[str, ...] = (), large: Collection[str] = ()) -> pa.Schema:
         """The Arrow schema, with descriptions as field metadata and the table's name and version as schema metadata.
 
         Args:
             extra: names of columns that follow the declared ones: nullable doubles.
+            large: names of columns of texts or lists that get 64-bit offsets.
         """
         fields = []
         for name, column in cls.columns().items():
             metadata = {"description": column.description or "", **(column.metadata or {})}
-            fields.append(pa.field(name, _arrow_type(column.dtype), nullable=column.nullable, metadata=metadata))
+            kind = _arrow_type(column.dtype, name in large)
+            fields.append(pa.field(name, kind, nullable=column.nullable, metadata=metadata))
         fields += [pa.field(name, pa.float64(), metadata={"description": "See the recipe."}) for name in extra]
         return pa.schema(fields, {"rollbook.table": cls.title(), "rollbook.version": str(cls.version)})
 
     @classmethod
-    def to_arrow(cls, frame: pl.DataFrame) -> pa.Table:
+    def arrow_schema_for(cls, frame: pl.DataFrame) -> pa.Schema:
+        """The Arrow schema for a frame: its extra columns by name, 64-bit offsets where 32 bits do not reach.
+
+        Raises:
+            polars.exceptions.ColumnNotFoundError: a declared column is missing.
+        """
+        extra = tuple(sorted(column for column in frame.columns if cls.is_extra(column)))
+        counts = {name: values_of(frame[name]) for name in cls._declared()}
+        large = [name for name, count in counts.items() if count is not None and count.sum() > LARGEST_32_BIT]
+        return cls.arrow_schema(extra, large)
+
+    @classmethod
+    def to_arrow(cls, frame: pl.DataFrame, schema: pa.Schema | None = None) -> pa.Table:
         """Cast a frame to the Arrow schema, declared columns first, extra ones after them by name; others are left out.
+
+        Args:
+            schema: of the table that the frame is a part of. Default: `arrow_schema_for` the frame.
 
         Raises:
             polars.exceptions.ColumnNotFoundError: a declared column is missing.
             ValueError: a value does not fit its column's type, or is null in one that may not be.
         """
-        extra = tuple(sorted(column for column in frame.columns if cls.is_extra(column)))
-        schema = cls.arrow_schema(extra)
+        schema = schema or cls.arrow_schema_for(frame)
         return frame.select(schema.names).to_arrow().cast(schema)
+
+
+def values_of(series: pl.Series) -> NDArray[np.int64] | None:
+    """Bytes of each text, or elements of each list; 0 for null. None for a column of anything else."""
+    if series.dtype == pl.String:
+        counts = series.str.len_bytes()
+    elif isinstance(series.dtype, pl.List):
+        counts = series.list.len()
+    else:
+        return None
+    return counts.cast(pl.Int64).fill_null(0).to_numpy()
 
 
 def rule(condition: Callable[[Any], pl.Expr]) -> Any:
@@ -180,11 +211,12 @@ def one_of(*values: str) -> dict[str, Callable[[pl.Expr], pl.Expr]]:
     return {f"one_of_{'_'.join(values)}": lambda expression: expression.is_in(values)}
 
 
-def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+def _arrow_type(dtype: pl.DataType, large: bool) -> pa.DataType:
     if isinstance(dtype, pl.List):
-        return pa.list_(_arrow_type(dtype.inner))  # type: ignore[arg-type]
+        inner = _arrow_type(dtype.inner, large)  # type: ignore[arg-type]
+        return pa.large_list(inner) if large else pa.list_(inner)
     if dtype == pl.String:
-        return pa.string()
+        return pa.large_string() if large else pa.string()
     return pl.Series([], dtype=dtype).to_arrow().type
 
 

@@ -13,6 +13,7 @@ from pipeline.common.errors import DataError, writing
 from pipeline.store.artifact import Artifact, Request, open_artifact
 from pipeline.store.files import TEMPORARY, sha256_of, sync, whole_file
 from pipeline.store.layout import SCRATCH
+from pipeline.store.parquet import write_parquet
 from pipeline.store.place import Place
 from pipeline.store.provenance import describe_process
 from schemas.manifest import Content, File, Manifest, Provenance, digest, sealed
@@ -128,4 +129,4 @@ def write_table(path: Path, frame: pl.DataFrame, table: type[Table]) -> None:
             f"{path}, row {first['row']}: {first['reasons']} ({len(bad)} of {len(frame)} rows do not fit table {table.title()})"
         )
     with whole_file(path) as temporary:
-        pq.write_table(table.to_arrow(frame), temporary, compression="zstd", row_group_size=16384)
+        write_parquet(temporary, frame, table)

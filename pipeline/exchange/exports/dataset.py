@@ -13,6 +13,7 @@ from pipeline.common.errors import DataError
 from pipeline.common.text import code
 from pipeline.exchange.exports.card import card, columns, figures, origin
 from pipeline.store import Artifact
+from pipeline.store.parquet import write_parquet
 from schemas import TABLES, Rollouts
 
 FOLDER = "data"
@@ -48,7 +49,7 @@ def _write(path: Path, target: Path, min_reward: float | None) -> int:
         return int(pq.read_metadata(path).num_rows)
     rows = pl.read_parquet(path, glob=False).filter(pl.col("reward") >= min_reward)
     if len(rows):  # `datasets` reads no file without rows
-        pq.write_table(Rollouts.to_arrow(rows), target, compression="zstd")
+        write_parquet(target, rows, Rollouts)
     return len(rows)
 
 

@@ -1,0 +1,98 @@
+"""Tables as Parquet files: how each column is encoded, and how many rows go into a group.
+
+Encodings follow from types, by measurement (`benchmarks/disk_bytes.py`). A float in a list is a logprob, nearly always another
+one: a dictionary only adds to it, and its bytes compress better by place, all first ones together. A list of integers is tokens,
+which come again in the same order; zstd finds that in plain integers, not in a dictionary's packed bits. All other columns repeat
+themselves down the rows, for which pyarrow's dictionary is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.common.errors import DataError
+from schemas.table import LARGEST_32_BIT, Table, values_of
+
+ROWS = 16384
+"""Most rows of a row group."""
+BYTES = 256 << 20
+"""Decoded bytes of a row group's texts and lists, about: what readers hold at once. A larger row has a group to itself."""
+LEVELS = 4
+"""Bytes of the two levels that come with each value of a list while it is read or written."""
+
+
+def write_parquet(path: Path, frame: pl.DataFrame, table: type[Table]) -> None:
+    """Write a frame with the table's descriptions, compressed with zstd. Rows are not checked.
+
+    No row group has more than 32-bit offsets reach, so a table of any size can be written and read. A column that has more in all
+    is stored with 64-bit offsets, for readers that make one piece of it.
+
+    Raises:
+        DataError: one text has more than 2 GiB, or one list as many values: no Parquet page holds it.
+    """
+    schema = table.arrow_schema_for(frame)
+    sizes = _sizes(path, frame.select(schema.names))
+    with pq.ParquetWriter(path, schema, compression="zstd", **_encodings(schema)) as writer:
+        for start, stop in _cuts(sizes):
+            writer.write_table(table.to_arrow(frame[start:stop], schema), row_group_size=ROWS)
+        if frame.is_empty():
+            writer.write_table(table.to_arrow(frame, schema))
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Arguments of pyarrow's writer: columns in lists by their place in the file; what is not named is plain."""
+    floats = [field.name for field in schema if _is_floats(field.type)]
+    return {
+        "use_dictionary": [field.name for field in schema if not pa.types.is_nested(field.type)],
+        "column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in floats},
+    }
+
+
+def _is_floats(kind: pa.DataType) -> bool:
+    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type))
+
+
+def _sizes(path: Path, frame: pl.DataFrame) -> NDArray[np.int64]:
+    """Bytes of each row's texts and lists.
+
+    Raises:
+        DataError: names the row and the column of a value that is too large.
+    """
+    total = np.zeros(len(frame), np.int64)
+    for series in frame.iter_columns():
+        if (counts := values_of(series)) is None:
+            continue
+        if len(counts) and counts.max() > LARGEST_32_BIT:
+            what = "bytes of text" if series.dtype == pl.String else "values in a list"
+            raise DataError(
+                f"{path}, row {int(counts.argmax())}: {series.name} has {int(counts.max()):,} {what}; a Parquet file holds "
+                f"at most {LARGEST_32_BIT:,} in one row. Cut it, or leave the row out"
+            )
+        total += counts * _width(series.dtype)
+    return total
+
+
+def _width(kind: pl.DataType) -> int:
+    """Bytes of a text's unit, or of a list's value with its two levels, which say where lists begin and what is null."""
+    if not isinstance(kind, pl.List):
+        return 1
+    return LEVELS + (4 if kind.inner in (pl.Float32, pl.Int32) else 1 if kind.inner == pl.Boolean else 8)
+
+
+def _cuts(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that make a row group each."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        full = int(np.searchsorted(ends, before + BYTES, side="right"))
+        stop = min(max(full, start + 1), start + ROWS)
+        yield start, stop
+        start = stop
