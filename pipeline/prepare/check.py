@@ -19,7 +19,7 @@ from pipeline.shape.settings import check_shape
 from pipeline.shape.signal import cannot_learn
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
-from pipeline.sources.prompts import NO_CHAT_TEMPLATE
+from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer
 from pipeline.sources.weights import refuse_without_head
 from pipeline.store import Store
 
@@ -73,11 +73,12 @@ def check_config(config: RunConfig) -> list[str]:
     refuse_without_head(files["config.json"].parent)
     if "tokenizer.json" in files:
         check_tokens(config.replay, files["tokenizer.json"])
-    prompts.template_renderer(config.data.template)
+    template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
         raise UserError(NO_CHAT_TEMPLATE)
-    train, train_bad = prompts.load(config.data.train)
-    heldout, heldout_bad = prompts.load(config.data.heldout)
+    rendering = Rendering.of(config, files["config.json"].parent)
+    train, train_bad = prompts.load_once(config.data.train, rendering)
+    heldout, heldout_bad = prompts.load_once(config.data.heldout, rendering)
     shared = heldout.join(train, on="question", how="semi")
     if len(shared) and not config.data.allow_overlap:
         raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")

@@ -105,6 +105,14 @@ def has_chat_template(files: dict[str, Path]) -> bool:
     return "tokenizer_config.json" in files and bool(_json_object(files["tokenizer_config.json"]).get("chat_template"))
 
 
+def chat_template_bytes(directory: Path) -> int:
+    """Size of a model's chat templates; seen in its files, without loading them."""
+    if (own := directory / "chat_template.jinja").is_file():
+        return own.stat().st_size
+    settings = directory / "tokenizer_config.json"
+    return len(json.dumps(_json_object(settings).get("chat_template"))) if settings.is_file() else 0
+
+
 def positions(config: Path) -> int | None:
     """Tokens that a model's prompt and completion may have together, if its config.json says so."""
     settings = _json_object(config)

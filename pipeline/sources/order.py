@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.config.data import PromptSource
 from pipeline.config.run import RunConfig
 from pipeline.run.order import STAGES, Job, Order
 from pipeline.sources.models import hashes_of, locate, model_files, original_of
-from pipeline.sources.prompts import source_hash
+from pipeline.sources.prompts import load_once, rows_hash
+from pipeline.sources.rendering import Rendering
 from pipeline.store import Artifact, Request
 from schemas.manifest import ORIGINAL
 
@@ -51,14 +53,16 @@ def heldout_prompts_order(config: RunConfig, base: Artifact, train: Artifact) ->
 
 
 def _prompts_order(title: str, config: RunConfig, source: PromptSource, base: Artifact, disjoint_from: Artifact | None) -> Order:
-    model = base if config.data.chat else None
-    request = prompts_request(config, source, source_hash(source), model=model, disjoint_from=disjoint_from)
+    for file in base.files:
+        if not file.path.endswith(".safetensors"):
+            base.file(file.path)  # on this machine: they say which prompts fit
+    rendering, model = Rendering.of(config, base.path), base if config.data.chat else None
+    rows = rows_hash(load_once(source, rendering).good)
+    request = prompts_request(config, source, rows, model=model, disjoint_from=disjoint_from)
     told: dict[str, Any] = {
         "source": source.model_dump(mode="json"),
-        "data": {"template": config.data.template, "chat": config.data.chat, "system": config.data.system},
-        "model": str(base.path),
+        "rendering": asdict(rendering),
         "disjoint_from": str(disjoint_from.path) if disjoint_from else None,
-        "trust_remote_code": config.model.trust_remote_code,
     }
     return Order(title=title, module="pipeline.sources.prompts", jobs=(Job(request=request, told=told),), here=True)
 
@@ -70,12 +74,16 @@ def import_request(hashes: dict[str, str], original: Artifact | None = None) -> 
 
 
 def prompts_request(
-    config: RunConfig, source: PromptSource, source_hash: str, *, model: Artifact | None, disjoint_from: Artifact | None
+    config: RunConfig, source: PromptSource, rows: str, *, model: Artifact | None, disjoint_from: Artifact | None
 ) -> Request:
-    """Prompts of one source, rendered. `model` is given if its chat template renders them."""
-    decides_nothing = {"path"} if source.bad_rows == "set_aside" else {"path", "bad_rows"}
+    """Prompts of one source, rendered. Rows that are set aside, or taken out of the source, make no others of the rest.
+
+    Args:
+        rows: hash of the rows that fit.
+        model: given if its chat template renders them.
+    """
     recipe = {
-        "source": source.model_dump(mode="json", exclude=decides_nothing) | {"hash": source_hash},
+        "source": source.model_dump(mode="json", exclude={"path", "bad_rows"}) | {"hash": rows},
         "template": config.data.template,
         "chat": config.data.chat,
         "system": config.data.system,

@@ -6,11 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import polars as pl
 
 from pipeline.common.errors import DataError, UserError
@@ -18,18 +17,17 @@ from pipeline.common.spelled import spelled
 from pipeline.config.data import PromptSource
 from pipeline.run.process import Event, Reporter
 from pipeline.sources.readers import Misfit, Rows, read_rows, refuse_missing
-from pipeline.sources.tokenizer import load_tokenizer
+from pipeline.sources.rendering import Render, Rendering
 from pipeline.store import Artifact, Request, Store, read_table
 from pipeline.store.files import sha256_of
 from pipeline.store.store import load_artifact, verified
 from pipeline.store.work import Work
 from schemas import Prompts, SetAside
 
-Render = Callable[[list[str]], list[str]]
+Misfits = Callable[[list[str]], dict[int, str]]
+"""Of questions: why prompts do not fit, by the question's number."""
 COLUMNS = ("prompt_id", "question", "answer", "metadata")
-NO_CHAT_TEMPLATE = "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template"
-DAY = datetime(2024, 7, 26)
-"""What chat templates that write today's date (Llama 3.2's) are told it is: their own date where they are not told one."""
+ASIDE = "set-aside.parquet"
 MOST_TOLD = 5
 """Bad rows that a refusal names."""
 
@@ -51,14 +49,30 @@ def source_hash(source: PromptSource) -> str:
     return f"hub:{source.path}@{source.revision or 'default'}"
 
 
+def rows_hash(prompts: pl.DataFrame) -> str:
+    """What identifies prompts: the hash of their ids, questions, answers and metadata, in their order."""
+    digest = hashlib.sha256()
+    for row in prompts.select(COLUMNS).iter_rows():
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def make_prompts(
-    store: Store, request: Request, source: PromptSource, render: Render, disjoint_from: Artifact | None
+    store: Store,
+    request: Request,
+    source: PromptSource,
+    render: Render,
+    disjoint_from: Artifact | None,
+    misfits: Misfits | None = None,
 ) -> Artifact:
     """Read, check and render a source.
+
+    What is set aside is recorded beside the prompts, and is no part of what they are: without those rows they are the same.
 
     Args:
         render: turns questions into the texts given to the model.
         disjoint_from: prompts that this source must not overlap with.
+        misfits: says which prompts do not fit.
 
     Raises:
         DataError: names the file, and the row and column of the first problems.
@@ -66,24 +80,24 @@ def make_prompts(
     with store.work(request) as work:
         if not isinstance(work, Work):
             return work
-        frame, bad = load(source)
+        frame, bad = load(source, misfits)
         if disjoint_from is not None:
             _refuse_overlap(source, frame, disjoint_from)
         frame = frame.with_columns(prompt_text=pl.Series(render(frame["question"].to_list()), dtype=pl.String))
         work.write_table("prompts.parquet", frame, Prompts)
-        summary = {"prompts": len(frame)}
+        notes: dict[str, Any] = {"read_from": source.path, "source_hash": source_hash(source)}
         if not bad.is_empty():
-            work.write_table("set-aside.parquet", bad, SetAside)
-            summary["set_aside"] = len(bad)
-        return work.finish(summary, notes={"read_from": source.path})
+            work.write_table(ASIDE, bad, SetAside)
+            notes["set_aside"] = len(bad)
+        return work.finish({"prompts": len(frame)}, outside_id=(ASIDE,), notes=notes)
 
 
 def work(spec: Event, reporter: Reporter) -> Event:
     """Make the prompts of a spec.
 
     Args:
-        spec: store, and jobs: a list of {request, source (a PromptSource), data (template, chat, system), model (path of the
-            checkpoint artifact), disjoint_from (path of an artifact, or null), trust_remote_code}.
+        spec: store, and jobs: a list of {request, source (a PromptSource), rendering (a Rendering), disjoint_from (path of an
+            artifact, or null)}.
 
     Returns:
         {"artifacts": paths, in the order of the jobs}.
@@ -92,55 +106,17 @@ def work(spec: Event, reporter: Reporter) -> Event:
     for job in spec["jobs"]:
         source = PromptSource.model_validate(job["source"])
         disjoint_from = load_artifact(job["disjoint_from"]) if job["disjoint_from"] else None
-        made.append(make_prompts(store, Request.from_json(job["request"]), source, _renderer(job), disjoint_from))
+        rendering = Rendering(**job["rendering"])
+        if rendering.chat:
+            verified(rendering.model)
+        request, render = Request.from_json(job["request"]), rendering.renderer()
+        made.append(make_prompts(store, request, source, render, disjoint_from, rendering.misfits))
     return {"artifacts": [str(artifact.path) for artifact in made]}
-
-
-def _renderer(job: Event) -> Render:
-    data = job["data"]
-    if not data["chat"]:
-        return template_renderer(data["template"])
-    tokenizer = load_tokenizer(verified(job["model"]).path, trust_remote_code=job["trust_remote_code"])
-    return chat_renderer(tokenizer, data["template"], data["system"])
 
 
 def rows_of(artifact: Artifact) -> Iterator[dict[str, Any]]:
     """Rows of a prompts artifact, read when the first is asked for."""
     yield from read_table(artifact, Prompts).iter_rows(named=True)
-
-
-def template_renderer(template: str) -> Render:
-    """Fill {question} in; every other brace stays as it is.
-
-    Raises:
-        UserError: the template does not mention {question}.
-    """
-    if "{question}" not in template:
-        raise UserError("data.template: has no {question} in it")
-    return lambda questions: [template.replace("{question}", question) for question in questions]
-
-
-def chat_renderer(tokenizer: Any, template: str, system: str | None) -> Render:
-    """Render with the model's chat template, as a user's message with the assistant's turn opened. The same on every day.
-
-    Raises:
-        UserError: the tokenizer has no chat template, or it refuses the messages.
-    """
-    if not tokenizer.chat_template:
-        raise UserError(NO_CHAT_TEMPLATE)
-    fill = template_renderer(template)
-    head = [{"role": "system", "content": system}] if system else []
-
-    def render(questions: list[str]) -> list[str]:
-        chats = [[*head, {"role": "user", "content": text}] for text in fill(questions)]
-        try:
-            return list(
-                tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime)
-            )
-        except jinja2.TemplateError as error:
-            raise UserError(f"data.chat: the model's chat template refuses these messages: {error}") from None
-
-    return render
 
 
 class Sifted(NamedTuple):
@@ -152,8 +128,25 @@ class Sifted(NamedTuple):
     """The others: rows of a `SetAside` table, in the order of the source."""
 
 
-def load(source: PromptSource) -> Sifted:
+def load_once(source: PromptSource, rendering: Rendering) -> Sifted:
+    """A source's rows, of which those do not fit whose prompts leave no room for a completion. Read once while it is the same.
+
+    Raises:
+        DataError: as `load`.
+    """
+    return _load(source.model_dump_json(), source_hash(source), rendering)
+
+
+@lru_cache(maxsize=4)
+def _load(source: str, digest: str, rendering: Rendering) -> Sifted:
+    return load(PromptSource.model_validate_json(source), rendering.misfits)
+
+
+def load(source: PromptSource, misfits: Misfits | None = None) -> Sifted:
     """Split a source into rows that fit and rows that do not.
+
+    Args:
+        misfits: says which prompts do not fit.
 
     Raises:
         DataError: a row does not fit and the source does not set such rows aside, or none fits; names file, row and column.
@@ -165,14 +158,19 @@ def load(source: PromptSource) -> Sifted:
         if found.rows and column is not None and column not in found.columns:
             there = ", ".join(found.columns) or "no columns"
             raise DataError(f"{name}: no column {column!r} for the {role}; it has {there}. Name the right one in data.*.{role}")
-    good, bad = _sift(source, found)
+    good, numbers, bad = _sift(source, found)
+    if misfits is not None and (why := misfits(good["question"].to_list())):
+        content = (_as_json(row) for row in good.iter_rows(named=True))
+        bad = sorted([*bad, *(Misfit(numbers[i], why[i], text) for i, text in enumerate(content) if i in why)])
+        good = good.filter(~pl.int_range(pl.len()).is_in(list(why)))
     if bad and (source.bad_rows == "refuse" or good.is_empty()):
         raise DataError(_refusal(name, found.unit, bad, len(good)))
     rows = [(f"{found.unit} {row.number}", row.reasons, row.content) for row in bad]
     return Sifted(good, pl.DataFrame(rows, schema=dict.fromkeys(SetAside.columns(), pl.String), orient="row"))
 
 
-def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[Misfit]]:
+def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[int], list[Misfit]]:
+    """Rows that are prompts, with their numbers in the source, and the others."""
     texts, numbers, bad = [], [], list(found.bad)
     answer_of, used = _answer_reader(source), {source.question, source.answer, source.prompt_id}
     first: dict[tuple[str | None, ...], int] = {}
@@ -191,7 +189,8 @@ def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[Misfit]
     for row in checked.bad.iter_rows(named=True):
         content = _as_json({name: row[name] for name in COLUMNS})
         bad.append(Misfit(numbers[row["row"]], _explained(row, source), content))
-    return checked.good.select(COLUMNS), sorted(bad)
+    wrong = set(checked.bad["row"].to_list())
+    return checked.good.select(COLUMNS), [n for row, n in enumerate(numbers) if row not in wrong], sorted(bad)
 
 
 def _text(row: dict[str, Any], column: str) -> str | None:

@@ -130,11 +130,12 @@ def _class_of(directory: Path, trust_remote_code: bool) -> tuple[Any, Any] | Non
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    make: Any = AutoModelForCausalLM
     try:
         config: Any = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         if getattr(config, "quantization_config", None) is not None:
             return None
         with torch.device("meta"):
-            return type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)), config
+            return type(make.from_config(config, trust_remote_code=trust_remote_code)), config
     except Exception:  # of whatever kind the class raises: what cannot be made is refused where it is loaded
         return None

@@ -13,7 +13,7 @@ import jinja2
 from pipeline.common.errors import UserError
 from pipeline.exchange.imports.known import Known, Messages
 from pipeline.sources.models import TOKENIZERS, model_files
-from pipeline.sources.prompts import DAY, template_renderer
+from pipeline.sources.rendering import DAY, template_renderer
 from pipeline.sources.tokenizer import encode, load_tokenizer
 from pipeline.store.files import sha256_of
 

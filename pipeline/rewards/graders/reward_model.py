@@ -157,7 +157,7 @@ class RewardModel:
         messages = [{"role": "system", "content": self._system}] if self._system else []
         messages.append({"role": "user", "content": filled("{question}", item)})
         messages.append({"role": "assistant", "content": item.completion})
-        from pipeline.sources.prompts import DAY
+        from pipeline.sources.rendering import DAY
 
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=DAY.strftime))
 

@@ -18,7 +18,8 @@ import pytest
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
 from pipeline.config.data import PromptSource
-from pipeline.sources.prompts import chat_renderer, load, make_prompts, source_hash, template_renderer
+from pipeline.sources.prompts import load, make_prompts, source_hash
+from pipeline.sources.rendering import chat_renderer, template_renderer
 from pipeline.store import Artifact, Request, Store, read_table
 from schemas import Prompts, SetAside
 
@@ -336,7 +337,8 @@ def test_prompts_are_kept_as_an_artifact(store: Store, jsonl: Source) -> None:
     assert frame["prompt_text"].to_list() == ["Q:1+1=", "Q:¿2+2? 四="]
     assert frame["answer"].to_list() == ["2", "4 ✓"]
     assert artifact.summary == {"prompts": 2}
-    assert artifact.manifest.provenance.notes == {"read_from": jsonl(ROWS).path}
+    source = jsonl(ROWS)
+    assert artifact.manifest.provenance.notes == {"read_from": source.path, "source_hash": source_hash(source)}
 
 
 def test_heldout_questions_that_are_trained_on_are_refused(store: Store, jsonl: Source) -> None:
@@ -371,7 +373,7 @@ def test_bad_rows_are_set_aside_with_their_reasons(store: Store, jsonl: Source) 
         '{"answer": "2", "metadata": null, "prompt_id": "prompt-e3b0c44298fc", "question": ""}',
         '{"answer": "2", "level": 3, "question": "1+1"}',
     ]
-    assert artifact.summary == {"prompts": 2, "set_aside": 3}
+    assert (artifact.summary, artifact.manifest.provenance.notes["set_aside"]) == ({"prompts": 2}, 3)
 
 
 def test_a_source_without_one_good_row_is_refused_even_then(jsonl: Source) -> None:
