@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
 from prefect.events import emit_event
+from prefect.schedules import Cron, Schedule
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
@@ -16,6 +19,7 @@ from flows.answers import looking
 from flows.chain import chain
 from flows.iterate import iterate
 from flows.server import check_named_server
+from flows.times import is_missed
 from pipeline.common.errors import UserError
 from pipeline.config.load import change_config, load_config
 from pipeline.config.run import RunConfig
@@ -30,7 +34,14 @@ ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrat
 
 
 @flow(name="scheduled", flow_run_name="{config} by schedule", persist_result=False)
-def scheduled(directory: str, config: str, overrides: list[str] | None = None, max_hours: float | None = None) -> State[Any]:
+def scheduled(
+    directory: str,
+    config: str,
+    overrides: list[str] | None = None,
+    max_hours: float | None = None,
+    cron: str | None = None,
+    timezone: str = "UTC",
+) -> State[Any]:
     """One firing: `iterations` more rounds of the run, or what an earlier firing left undone.
 
     Args:
@@ -38,11 +49,15 @@ def scheduled(directory: str, config: str, overrides: list[str] | None = None, m
         config: the run's YAML file.
         overrides: `key=value` texts.
         max_hours: start no further stage after this long; the next firing goes on.
+        cron, timezone: of the schedule.
 
     Returns:
-        Completed; named Stopped if a rule of `stop` ended the run (its schedule is then paused), and Failed if that rule
-        says that something went wrong.
+        Completed; named Missed, without any work, if the next firing is due too; named Stopped if a rule of `stop` ended the
+        run (its schedule is then paused), and Failed if that rule says that something went wrong.
     """
+    planned, now = runtime.flow_run.scheduled_start_time, datetime.now(UTC)
+    if cron and planned and is_missed(cron, timezone, planned, now):
+        return Completed(name="Missed", message=f"planned for {planned:%Y-%m-%d %H:%M %Z}, and the next firing is due")
     os.chdir(directory)
     settings = load_config(config, overrides or ())
     with Lock(settings.directory / "schedule.lock"):
@@ -96,22 +111,38 @@ def _pause() -> None:
             client.pause_deployment(runtime.deployment.id)
 
 
-def parameters_of(config: Path, overrides: list[str], max_hours: float | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Firings:
+    """When a schedule fires."""
+
+    cron: str | None
+    """None: only when asked."""
+    timezone: str
+    """Zone of the cron line."""
+    max_hours: float | None
+    """Longest that one firing goes on starting stages."""
+
+    @property
+    def schedule(self) -> Schedule | None:
+        return Cron(self.cron, timezone=self.timezone) if self.cron else None
+
+
+def parameters_of(config: Path, overrides: list[str], firings: Firings) -> dict[str, Any]:
     """What a firing is told; the config is checked first, so that a typo shows now and not at night."""
     check_config(load_config(config, overrides))
-    return {"directory": str(Path.cwd()), "config": str(config), "overrides": overrides, "max_hours": max_hours}
+    return {"directory": str(Path.cwd()), "config": str(config), "overrides": overrides, **asdict(firings)}
 
 
-def serve(config: Path, cron: str, overrides: list[str], max_hours: float | None) -> None:
+def serve(config: Path, overrides: list[str], firings: Firings) -> None:
     """Serve the schedule from this process until it is stopped. Needs PREFECT_API_URL.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, which Prefect answers by returning.
     """
-    told = parameters_of(config, overrides, max_hours)
+    told = parameters_of(config, overrides, firings)
     scheduled.serve(
         name=deployment_name(config, overrides),
-        cron=cron,
+        schedule=firings.schedule,
         parameters=told,
         global_limit=ALONE,
         entrypoint_type=EntrypointType.MODULE_PATH,
@@ -121,7 +152,7 @@ def serve(config: Path, cron: str, overrides: list[str], max_hours: float | None
     raise KeyboardInterrupt
 
 
-def deploy(config: Path, pool: str, cron: str | None, overrides: list[str], max_hours: float | None) -> str:
+def deploy(config: Path, pool: str, overrides: list[str], firings: Firings) -> str:
     """Register the schedule with a work pool. Returns the deployment's name.
 
     Raises:
@@ -129,7 +160,7 @@ def deploy(config: Path, pool: str, cron: str | None, overrides: list[str], max_
     """
     from prefect.exceptions import ObjectNotFound
 
-    told = parameters_of(config, overrides, max_hours)
+    told = parameters_of(config, overrides, firings)
     check_named_server()
     with get_client(sync_client=True) as client:
         try:
@@ -144,7 +175,7 @@ def deploy(config: Path, pool: str, cron: str | None, overrides: list[str], max_
     flow_of_code.deploy(
         name=name,
         work_pool_name=pool,
-        cron=cron,
+        schedule=firings.schedule,
         parameters=told,
         concurrency_limit=ALONE,
         build=False,

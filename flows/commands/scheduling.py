@@ -10,8 +10,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.common.errors import UserError
-
 Config = Annotated[Path, typer.Argument(help="A run's YAML file. Its `iterations` are those of one firing.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: --set train.epochs=4", show_default=False)
@@ -21,9 +19,13 @@ MaxHours = Annotated[
 ]
 
 
+TimeZone = Annotated[str, typer.Option(help="Zone that the cron line is in, such as Europe/Berlin.")]
+
+
 def schedule(
     config: Config,
-    cron: Annotated[str, typer.Option(help='When to fire, such as "0 2 * * *" (UTC).', show_default=False)],
+    cron: Annotated[str, typer.Option(help='When to fire, such as "0 2 * * *".', show_default=False)],
+    timezone: TimeZone = "UTC",
     max_hours: MaxHours = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the Prefect server that is started with it.")] = 4200,
     overrides: Overrides = None,
@@ -36,13 +38,14 @@ def schedule(
 
     server = LocalServer(whole=True, port=port)
     try:
-        _check_cron(cron)
-        from flows.schedule import deployment_name, parameters_of, serve
+        told = _when(cron, timezone)
+        from flows.schedule import Firings, deployment_name, parameters_of, serve
 
-        parameters_of(config, overrides or [], max_hours)
+        firings = Firings(cron, timezone, max_hours)
+        parameters_of(config, overrides or [], firings)
         server.wait()
-        typer.echo(f"{deployment_name(config, overrides or [])}: fires at {cron!r}; Prefect's UI: {server.ui}", err=True)
-        serve(config, cron, overrides or [], max_hours)
+        typer.echo(f"{deployment_name(config, overrides or [])}: {told}; Prefect's UI: {server.ui}", err=True)
+        serve(config, overrides or [], firings)
     finally:
         server.stop()
 
@@ -51,35 +54,43 @@ def deploy(
     config: Config,
     pool: Annotated[str, typer.Option(help="Prefect work pool whose workers will do the firings.", show_default=False)],
     cron: Annotated[str | None, typer.Option(help='When to fire, such as "0 2 * * *". Default: only when asked.')] = None,
+    timezone: TimeZone = "UTC",
     max_hours: MaxHours = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Register a run with a Prefect work pool of the server that PREFECT_API_URL names."""
-    if cron is not None:
-        _check_cron(cron)
+    told = _when(cron, timezone) if cron is not None else ""
+    from flows.schedule import Firings
     from flows.schedule import deploy as register
 
     with contextlib.redirect_stdout(sys.stderr):  # Prefect says there what it did
-        name = register(config, pool, cron, overrides or [], max_hours)
+        name = register(config, pool, overrides or [], Firings(cron, timezone, max_hours))
     if as_json:
-        typer.echo(json.dumps({"deployment": name, "pool": pool, "cron": cron}, indent=2))
+        typer.echo(json.dumps({"deployment": name, "pool": pool, "cron": cron, "timezone": timezone}, indent=2))
         return
+    if told:
+        typer.echo(f"{name}: {told}", err=True)
     typer.echo(f"registered {name}; start a worker with `prefect worker start --pool {pool}`,")
     typer.echo(f"and a firing by hand with `prefect deployment run '{name}'`")
 
 
-def _check_cron(cron: str) -> None:
-    """Refuse what Prefect would refuse later, in one line."""
-    if len(cron.split()) != 5:
-        raise UserError(f"--cron {cron!r}: expected five fields (minute hour day month weekday), such as '0 2 * * *'")
-    from prefect.client.schemas.schedules import CronSchedule
-    from pydantic import ValidationError
+def _when(cron: str, timezone: str) -> str:
+    """When a schedule fires, in words; where clocks will move a firing, that is said on standard error.
 
-    try:
-        CronSchedule(cron=cron)
-    except ValidationError as error:
-        raise UserError(f"--cron {cron!r}: {error.errors()[0]['msg']}") from None
+    Raises:
+        UserError: it is no cron line, there is no such zone, or it never fires.
+    """
+    from flows.times import first_firing, shifted_firing
+
+    first = first_firing(cron, timezone)
+    if moved := shifted_firing(cron, timezone, first):
+        typer.echo(
+            f"rollbook: clocks of {timezone} change on {moved:%Y-%m-%d}, and {cron!r} fires at {moved:%H:%M} then. Hours outside "
+            "01 to 03 are not touched, nor is UTC",
+            err=True,
+        )
+    return f"fires at {cron!r} ({timezone}), next {first:%Y-%m-%d %H:%M %Z}"
 
 
 def register(app: typer.Typer) -> None:

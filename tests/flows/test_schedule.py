@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from flows import iterate, schedule
 from flows.cli import app
 from flows.server import HOST, bypass_proxies, check_named_server
+from flows.times import first_firing, is_missed, shifted_firing
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.record import Run, save_run
@@ -90,11 +92,65 @@ def test_a_collapse_ends_a_firing_as_failed_and_a_target_reached_does_not(
     assert told[0] == {"rollbook.run.stopped": {"rule": "min_entropy", "why": "entropy fell"}}
 
 
-@pytest.mark.parametrize("cron", ["every night", "61 * * * *", "* * * *"])
+@pytest.mark.parametrize("cron", ["every night", "61 * * * *", "* * * *", "0 0 30 2 *", "0 0 31 4,6 *"])
 def test_a_wrong_cron_line_is_refused(cron: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["deploy", "run.yaml", "--pool", "p", "--cron", cron])
     assert isinstance(result.exception, UserError)
     assert repr(cron) in str(result.exception)
+
+
+def test_a_cron_line_that_never_fires_is_told_so() -> None:
+    with pytest.raises(UserError, match="'0 0 30 2 \\*': never fires, as no month that it names has that day"):
+        first_firing("0 0 30 2 *", "UTC")
+    assert first_firing("0 0 29 2 *", "UTC").day == 29
+
+
+def test_a_cron_line_is_in_its_zone() -> None:
+    assert str(first_firing("0 9 * * *", "Europe/Berlin").tzinfo) == "Europe/Berlin"
+    assert first_firing("0 9 * * *", "Europe/Berlin").hour == 9
+    with pytest.raises(UserError, match=r"'europe/berlin': there is no such zone\. Did you mean Europe/Berlin\?"):
+        first_firing("0 9 * * *", "europe/berlin")
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone", "shifted"),
+    [
+        ("30 2 * * *", "Europe/Berlin", "2027-03-28 01:30"),
+        ("30 2 * * 0", "Europe/Berlin", "2027-03-28 01:30"),
+        ("30 2 * * 1", "Europe/Berlin", None),
+        ("0 9 * * *", "Europe/Berlin", None),
+        ("0 0 * * *", "America/New_York", None),
+        ("30 2 * * *", "UTC", None),
+        ("30 2 * * *", "Asia/Tokyo", None),
+        ("0 * * * *", "Europe/Berlin", None),
+        ("*/5 * * * *", "Europe/Berlin", None),
+    ],
+)
+def test_a_firing_that_a_change_of_clocks_moves_is_found(cron: str, timezone: str, shifted: str | None) -> None:
+    found = shifted_firing(cron, timezone, datetime(2026, 12, 1, tzinfo=UTC))
+    assert (found and f"{found:%Y-%m-%d %H:%M}") == shifted
+
+
+def test_of_firings_that_were_missed_only_the_newest_works() -> None:
+    """The server was away from midnight to six, with a firing every two hours."""
+    back = datetime(2026, 12, 1, 6, 5, tzinfo=UTC)
+    hours = [hour for hour in (0, 2, 4, 6) if not is_missed("0 */2 * * *", "UTC", back.replace(hour=hour, minute=0), back)]
+    assert hours == [6]
+    assert not is_missed("0 2 * * *", "UTC", back.replace(hour=2, minute=0), back)
+    slow = back.replace(hour=6, minute=0)
+    assert not is_missed("* * * * *", "UTC", slow, back)
+    assert is_missed("* * * * *", "UTC", slow, back.replace(minute=11))
+
+
+def test_when_a_deployment_fires_is_told_with_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[schedule.Firings] = []
+    monkeypatch.setattr(schedule, "deploy", lambda *given: told.append(given[-1]) or "scheduled/small")
+    line = ["deploy", "run.yaml", "--pool", "p", "--timezone", "Europe/Berlin"]
+    result = CliRunner().invoke(app, [*line, "--cron", "30 2 * * *"])
+    assert "scheduled/small: fires at '30 2 * * *' (Europe/Berlin), next 20" in result.stderr
+    assert "clocks of Europe/Berlin change on " in result.stderr and "fires at 01:30 then" in result.stderr
+    assert told[0].schedule is not None and told[0].schedule.timezone == "Europe/Berlin"
+    assert "clocks" not in CliRunner().invoke(app, [*line, "--cron", "0 9 * * *"]).stderr
 
 
 def test_what_prefect_prints_is_no_part_of_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +160,7 @@ def test_what_prefect_prints_is_no_part_of_the_json(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(schedule, "deploy", deploy)
     result = CliRunner().invoke(app, ["deploy", "run.yaml", "--pool", "p", "--json"])
-    assert json.loads(result.stdout) == {"deployment": "scheduled/small", "pool": "p", "cron": None}
+    assert json.loads(result.stdout) == {"deployment": "scheduled/small", "pool": "p", "cron": None, "timezone": "UTC"}
     assert "Successfully" in result.stderr
 
 
