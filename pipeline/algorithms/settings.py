@@ -16,13 +16,14 @@ from pipeline.algorithms.cells.regularizers import (
     ForwardKL,
     ReferenceKL,
     SquaredLogRatio,
+    WeightedReferenceKL,
 )
 from pipeline.common.errors import UserError
 from pipeline.config.base import allows_truth
 
 MODIFIERS: Mapping[str, tuple[type[Any], ...]] = {
     "mismatch": (TruncatedImportance, MaskedImportance, ProximalRatio, NoMismatch),
-    "regularizers": (EntropyBonus, ReferenceKL, ForwardKL, SquaredLogRatio),
+    "regularizers": (EntropyBonus, ReferenceKL, WeightedReferenceKL, ForwardKL, SquaredLogRatio),
 }
 """Cells that go with any policy gradient, by the field they are set in. Another cell elsewhere makes another algorithm."""
 

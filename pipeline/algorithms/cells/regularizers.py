@@ -43,7 +43,9 @@ class Regularizer(Protocol):
 class ReferenceKL(Cell):
     """coefficient x an estimate of KL(pi || ref) per token. With q = ref/pi: k1 = -log q, k2 = (log q)^2 / 2, k3 = q - 1 - log q.
 
-    As losses they differ: on policy only k2 has the reverse KL's gradient. Source: Schulman, "Approximating KL divergence".
+    As losses they differ: on policy only k2 has the reverse KL's gradient. Of completions that another policy drew all of them
+    pull towards something else, however far it is from pi; this is nevertheless what GRPO's paper adds. See WeightedReferenceKL.
+    Source: Schulman, "Approximating KL divergence".
     """
 
     coefficient: float = 0.0
@@ -52,6 +54,27 @@ class ReferenceKL(Cell):
 
     def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
         return self.coefficient * _kl(tokens, tokens.reference, self.estimator)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightedReferenceKL(Cell):
+    """coefficient x r_t x an estimate of KL(pi || ref) per token, r_t = pi/mu: ReferenceKL for completions of any policy.
+
+    In the mean over mu every estimator then has the gradient of the reverse KL of a token. For k1 and k3 the ratio is part of the
+    gradient, for k2 it is a constant. The ratio is the token's own and is not clipped. Source: DeepSeek-V3.2, arXiv:2512.02556,
+    with k3; TRL has it as `use_bias_correction_kl`, off by default.
+    """
+
+    coefficient: float = 0.0
+    estimator: Estimator = "k3"
+    needs = (BEHAVIOR, REFERENCE)
+
+    def term(self, tokens: Tokens, log_ratio: Float[Tensor, " tokens"] | None) -> Float[Tensor, " tokens"]:
+        assert log_ratio is not None
+        ratio = bounded_exp(log_ratio)
+        if self.estimator == "k2":
+            ratio = ratio.detach()
+        return self.coefficient * ratio * _kl(tokens, tokens.reference, self.estimator)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.algorithms.cells.aggregation import Aggregation, SequenceMean, SequenceSum, TokenMean
 from pipeline.algorithms.cells.drift import Drift, bounded_exp
 from pipeline.algorithms.cells.importance import NoImportance, Ratio
-from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL, SquaredLogRatio
+from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL, SquaredLogRatio, WeightedReferenceKL
 from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, Ring, TrustRegion, TwoSide
 from pipeline.algorithms.tokens import Tokens, Totals
 
@@ -117,6 +117,31 @@ def test_reference_kl_by_hand(
     assert term.tolist() == pytest.approx([2 * value for value in expected], abs=2e-4)
     (gradient,) = torch.autograd.grad(term.sum(), tokens.logprobs)
     assert gradient.tolist() == pytest.approx([2 * value for value in slope], abs=2e-4)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_a_weighted_estimate_has_the_gradient_of_the_reverse_kl_whoever_drew_the_tokens(
+    estimator: str, make_tokens: MakeTokens
+) -> None:
+    """All four tokens of a vocabulary, each weighed by the probability with which mu draws it: the mean is exact."""
+    scores = torch.tensor([0.3, -1.0, 0.8, 0.1], requires_grad=True)
+    reference = floats(0.1, 0.2, 0.3, 0.4)
+    mu = floats(0.55, 0.25, 0.15, 0.05)
+    logprobs = scores.log_softmax(0)
+    exact = (logprobs.exp() * (logprobs - reference.log())).sum()
+    (expected,) = torch.autograd.grad(exact, scores, retain_graph=True)
+    tokens = make_tokens([[value] for value in logprobs.tolist()], [0.0] * 4, reference=[[p] for p in reference.log().tolist()])
+    for cell, right in ((WeightedReferenceKL, True), (ReferenceKL, False)):
+        term = cell(coefficient=1.0, estimator=estimator).term(tokens, tokens.logprobs - mu.log())  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad((mu * term).sum(), tokens.logprobs, retain_graph=True)
+        (found,) = torch.autograd.grad(logprobs, scores, gradient, retain_graph=True)
+        assert torch.allclose(found, expected, atol=1e-6) is right
+        if right and estimator != "k2":
+            assert (mu * term).sum().item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+def test_a_weighted_estimate_needs_the_ratio() -> None:
+    assert WeightedReferenceKL().needs == ("behavior_logprobs", "reference_logprobs")
 
 
 @settings(deadline=None, max_examples=60)

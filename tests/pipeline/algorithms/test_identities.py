@@ -25,7 +25,7 @@ from pipeline.algorithms.cells.aggregation import SequenceMean, SequenceSum, Tok
 from pipeline.algorithms.cells.drift import Drift
 from pipeline.algorithms.cells.importance import Ratio
 from pipeline.algorithms.cells.mismatch import ProximalRatio
-from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL, SquaredLogRatio
+from pipeline.algorithms.cells.regularizers import EntropyBonus, ForwardKL, ReferenceKL, SquaredLogRatio, WeightedReferenceKL
 from pipeline.algorithms.cells.trust_region import NoTrustRegion, OneSide, SecondMoment
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.algorithms.tokens import Tokens, Totals
@@ -35,7 +35,13 @@ Step = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]
 AGGREGATIONS = (TokenMean(), SequenceMean(), SequenceSum(divisor=3.0))
 GRADIENTS = {name: algorithm for name, algorithm in ALGORITHMS.items() if isinstance(algorithm, PolicyGradient)}
-REGULARIZERS = (SquaredLogRatio(), ReferenceKL(coefficient=0.3), EntropyBonus(coefficient=0.2), ForwardKL())
+REGULARIZERS = (
+    SquaredLogRatio(),
+    ReferenceKL(coefficient=0.3),
+    WeightedReferenceKL(coefficient=0.3),
+    EntropyBonus(coefficient=0.2),
+    ForwardKL(),
+)
 EVERY = {**ALGORITHMS, "regularized": GRADIENTS["rec-oneside-is"].replace(regularizers=REGULARIZERS)}
 REINFORCE, GRPO, IS = (GRADIENTS[name] for name in ("reinforce", "grpo", "rec-oneside-is"))
 PAIRWISE = ("dpo", "ipo", "ipo-md", "slic")
