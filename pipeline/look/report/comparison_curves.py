@@ -174,7 +174,7 @@ def _card(compared: Compared, label: str, ratios: dict[str, pl.DataFrame], every
         figures.band(axes, x, means["ratio_q01"], means["ratio_q99"], look.color, 0.18)
         figures.band(axes, x, means["ratio_q10"], means["ratio_q90"], look.color, 0.32)
         axes.plot(x, means["ratio_q50"], color=look.color)
-        axes.set_ylim(everything.min(), everything.max())
+        figures.span(axes, everything)
         figures.log_scale(axes, everything)
         _passes(axes)
 

@@ -126,6 +126,16 @@ def log_scale(axes: Axes, values: Values) -> None:
     axes.yaxis.set_minor_formatter(plain if finite.max() < 100 * finite.min() else NullFormatter())
 
 
+def span(axes: Axes, values: Values) -> None:
+    """A vertical axis from the least to the greatest of the finite values; around the one value where all are equal."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return
+    low, high = float(finite.min()), float(finite.max())
+    room = 0.0 if high > low else 0.05 * (abs(low) or 1.0)
+    axes.set_ylim(low - room, high + room)
+
+
 def line(axes: Axes, x: Values, y: Values, color: str, dashes: tuple[float, ...] = ()) -> None:
     """A line that breaks where a value is NaN; values that stand alone are dots.
 

@@ -31,6 +31,13 @@ PLOTS = (
 )
 
 
+ALIKE = {
+    **dict.fromkeys(("ratio_q01", "ratio_q10", "ratio_q50", "ratio_q90", "ratio_q99", "ratio_max", "ess"), 1.0),
+    **dict.fromkeys(("loss", "grad_norm", "kl_behavior", "entropy", "clip_fraction_positive", "clip_fraction_negative"), 0.0),
+}
+"""Figures of a training that moved nothing."""
+
+
 class Page(HTMLParser):
     """Tags with their attributes, the text outside of style and script, and what is inside a script."""
 
@@ -66,6 +73,16 @@ class Page(HTMLParser):
 
     def find(self, tag: str, **wanted: str) -> list[dict[str, str]]:
         return [a for name, a in self.tags if name == tag and all(a.get(key) == value for key, value in wanted.items())]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_comparison_in_which_all_values_are_equal_is_drawn_without_a_warning(make_trials: Make) -> None:
+    names = "reinforce,grpo"
+    alike = make_trials(
+        names, seeds=2, curve=True, columns=dict.fromkeys(names.split(","), ALIKE), strengths=dict.fromkeys(names.split(","), 0.0)
+    )
+    page = Page(render(compared_of(alike)))
+    assert [head for head in page.heads if head in names.split(",")] == names.split(",")
 
 
 def compared_of(trials: Trials) -> Compared:
