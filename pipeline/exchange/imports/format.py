@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 from pipeline.common.errors import UserError
 from pipeline.exchange.imports.known import Known, Misfit, Row
 
+FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError)
+"""What reading a row raises that does not fit."""
 LONGEST_CONTENT = 20_000
 """Characters of a row that are kept of one that does not fit."""
 
@@ -61,11 +63,11 @@ class Format:
     def read_row(self, row: Row) -> Iterable[Known | Misfit]:
         try:
             return list(self.known(row))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
-            return [misfit(row, _reason(error))]
+        except FAULTS as error:
+            return [misfit(row, reason(error))]
 
-    def known(self, row: Row) -> Iterable[Known]:
-        """The completions of a row.
+    def known(self, row: Row) -> Iterable[Known | Misfit]:
+        """The completions of a row. A part of it that does not fit may be set aside alone.
 
         Raises:
             ValueError: says which column is not what it should be.
@@ -78,7 +80,8 @@ def misfit(row: Row, why: str) -> Misfit:
     return Misfit(row.place, why, content[:LONGEST_CONTENT])
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a row does not fit."""
     return str(error) if type(error) is ValueError else f"not of this format: {type(error).__name__} {error}"
 
 

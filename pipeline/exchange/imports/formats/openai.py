@@ -8,11 +8,12 @@ token_id:<id> (return_tokens_as_token_ids); without them the text is tokenized a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.exchange.imports.format import Format, Options
-from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.format import FAULTS, LONGEST_CONTENT, Format, Options, reason
+from pipeline.exchange.imports.known import Known, Misfit, Row
 from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
 
 ID_MARK = "token_id:"
@@ -39,7 +40,7 @@ class OpenAI(Format):
         super().__init__(options)
         self._requests: dict[str, Values] = {}
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: Row) -> Iterable[Known | Misfit]:
         values = row.values
         if values.get("response") is None and "body" in values:
             self._requests[str(values.get("custom_id"))] = _object(values, "body")
@@ -50,10 +51,13 @@ class OpenAI(Format):
             raise ValueError("column response: has no choices")
         rest = rest_of(values, ROW)
         rest |= {"request": rest_of(request, USED), "response": rest_of(response, {"choices", "model", "prompt_token_ids"})}
-        for place, choice in enumerate(choices):
-            if not isinstance(choice, dict):
-                raise ValueError(f"column response: choice {place} is no object")
-            yield _known(row, request, response, choice, rest)
+        asked = _asked(request, response)
+        for at, choice in enumerate(choices):
+            try:
+                yield _known(row, asked, choice, rest)
+            except FAULTS as error:
+                place = f"{row.place}, choice {at}" if len(choices) > 1 else row.place
+                yield Misfit(place, reason(error), json.dumps(choice, default=str)[:LONGEST_CONTENT])
 
     def _request(self, values: Values) -> Values:
         if "request" in values:
@@ -70,28 +74,37 @@ class OpenAI(Format):
 USED = {"messages", "prompt", "temperature", "top_p", "top_k", "min_p"}
 
 
-def _known(row: Row, request: Values, response: Values, choice: Values, rest: Values) -> Known:
+def _asked(request: Values, response: Values) -> dict[str, Any]:
+    """What all choices of a response have in common."""
+    prompt, ids = _prompt(request)
+    top_k = integer(request, "top_k")
+    return {
+        "prompt": prompt,
+        "prompt_tokens": token_ids(response, "prompt_token_ids") or ids,
+        "temperature": number(request, "temperature"),
+        "top_p": number(request, "top_p"),
+        "top_k": None if top_k is None else max(top_k, 0),
+        "min_p": number(request, "min_p"),
+        "policy": text(response, "model") or text(request, "model"),
+    }
+
+
+def _known(row: Row, asked: dict[str, Any], choice: Any, rest: Values) -> Known:
+    if not isinstance(choice, dict):
+        raise ValueError("column response: a choice that is no object")
     ids = token_ids(choice, "token_ids")
     logprobs, texts = _logprobs(choice)
     if ids is None and texts and all(token.startswith(ID_MARK) for token in texts):
         ids = [int(token.removeprefix(ID_MARK)) for token in texts]
-    prompt, prompt_ids = _prompt(request)
-    asked = token_ids(choice, "prompt_token_ids") or token_ids(response, "prompt_token_ids") or prompt_ids
-    top_k = integer(request, "top_k")
+    own = token_ids(choice, "prompt_token_ids")
     return Known(
         row=row,
-        prompt=prompt,
-        prompt_tokens=asked,
+        **(asked | ({"prompt_tokens": own} if own else {})),
         completion=_text(choice),
         completion_tokens=ids,
         logprobs=logprobs,
         logprob_texts=None if ids is not None else texts,
         finish_reason=text(choice, "finish_reason"),
-        temperature=number(request, "temperature"),
-        top_p=number(request, "top_p"),
-        top_k=None if top_k is None else max(top_k, 0),
-        min_p=number(request, "min_p"),
-        policy=text(response, "model") or text(request, "model"),
         rest=rest | {"choice": rest_of(choice, {"message", "text", "logprobs", "token_ids", "finish_reason"})},
     )
 

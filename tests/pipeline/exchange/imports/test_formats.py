@@ -173,6 +173,28 @@ def test_openai_logprobs_of_other_tokens_than_ours_are_kept_apart(bring: Bring, 
     assert different["behavior_logprobs"] is None and json.loads(different["rest"])["logprobs"] == [-0.5, -0.5]
 
 
+def test_openai_one_tool_call_among_choices_costs_that_choice_only(bring: Bring, written: Written) -> None:
+    def choice(text: str, **message: Any) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, **message}, "finish_reason": "stop"}
+
+    call = choice("", tool_calls=[{"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}}])
+    request = {"prompt": "1+1="}
+    lines = [
+        {"request": request, "response": {"model": "m", "choices": [choice("2"), call, choice("3"), "none"]}},
+        {"request": request, "response": {"model": "m", "choices": [call]}},
+    ]
+    artifact = bring(written(lines))
+    assert [row["completion_text"] for row in rows_of(artifact)] == ["2", "3"]
+    aside = pl.read_parquet(artifact.tables("setaside"))
+    assert aside["place"].to_list() == ["rows.jsonl, line 1, choice 1", "rows.jsonl, line 1, choice 3", "rows.jsonl, line 2"]
+    assert aside["why"].to_list() == [
+        "column response: the answer calls a tool, and is no text",
+        "column response: a choice that is no object",
+        "column response: the answer calls a tool, and is no text",
+    ]
+    assert json.loads(aside["content"][0])["message"]["tool_calls"][0]["id"] == "a"
+
+
 def test_openai_batch_results_find_their_requests_by_id(bring: Bring, tmp_path: Path) -> None:
     files = [FIXTURES / "openai" / name for name in ("requests.jsonl", "results.jsonl")]
     artifact = bring(*files, model=_with_template(tmp_path / "model"))
