@@ -11,7 +11,8 @@ from pipeline.compare.choices import Choice, parse_choices
 from pipeline.config.load import change_config, with_plugins
 from pipeline.config.run import RunConfig
 from pipeline.regrade.plan import GRADED, store_of
-from pipeline.run.record import RECORD, Run, load_run
+from pipeline.run.record import RECORD, load_run
+from pipeline.run.state import Run
 from pipeline.shape.mix.tokens import check_tokens, check_tokens_of
 from pipeline.store import Artifact, Store
 from pipeline.store.store import load_artifact

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.compare.plan import Plan, Variant
 from pipeline.run.parts import Part
-from pipeline.run.record import Answers
+from pipeline.run.state import Answers
 from pipeline.store import Artifact
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.config.run import RunConfig
 from pipeline.run.order import STAGES, Job, Order
-from pipeline.run.record import Answers
+from pipeline.run.state import Answers
 from pipeline.store import Artifact, Request
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
-from pipeline.run.stopping import Stop, best_of
+from pipeline.run.state import Stop
+from pipeline.run.stopping import best_of
 from pipeline.store import Artifact
 from pipeline.store.files import write_text
 from pipeline.store.store import load_artifact

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.common.text import json_safe
-from pipeline.run.record import Iteration, Run
 from pipeline.run.silence import is_flat
+from pipeline.run.state import Iteration, Run
 from pipeline.run.stopping import best_of, pass_at_1, silence_of
 from pipeline.store import Artifact
 

@@ -11,7 +11,7 @@ from pipeline.config.stop import StopConfig
 from pipeline.run.silence import silence
 
 if TYPE_CHECKING:
-    from pipeline.run.record import Iteration, Run
+    from pipeline.run.state import Iteration, Run
 
 
 @dataclass(frozen=True)

@@ -90,13 +90,13 @@ class Started:
         """Standard error so far."""
         return self._err.read_text(errors="replace")
 
-    def until(self, happened: Callable[[], Any], timeout: float = 10 * MINUTES) -> None:
-        """Wait for something that the command does."""
+    def until(self, happened: Callable[[], Any], timeout: float = 10 * MINUTES, pace: float = 0.01) -> None:
+        """Wait for something that the command does, and look so often: looking takes a processor's time from the command."""
         deadline = time.monotonic() + timeout
         while not happened():
             assert self.process.poll() is None, f"ended before that, with status {self.process.returncode}: {self.wait().err}"
             assert time.monotonic() < deadline, "did not happen"
-            time.sleep(0.001)
+            time.sleep(pace)
 
     def processes(self) -> dict[int, str]:
         """Command lines of the command and of everything that it started and that still runs, by process id."""

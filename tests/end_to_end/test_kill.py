@@ -23,6 +23,8 @@ pytestmark = pytest.mark.slow
 Ids = Callable[[Path], dict[str, str]]
 ATTEMPTS = 5
 """A short stage can be over before it is killed; then it is tried again."""
+OFTEN = 0.001
+"""How often a short stage is looked at, seconds."""
 
 
 @pytest.fixture
@@ -31,10 +33,10 @@ def without(finished: Any, tmp_path: Path) -> Callable[..., Path]:
     return lambda *stages: finished.without(tmp_path / "run", *stages)
 
 
-def kill_when(rollbook: Any, arguments: tuple[Any, ...], happened: Callable[[], Any]) -> None:
+def kill_when(rollbook: Any, arguments: tuple[Any, ...], happened: Callable[[], Any], **pace: float) -> None:
     """SIGKILL for the command alone: its children must see to their own end."""
     started = rollbook.start(*arguments)
-    started.until(happened)
+    started.until(happened, **pace)
     started.process.kill()
     ended = started.wait()
     assert ended.status == -signal.SIGKILL
@@ -66,7 +68,7 @@ def test_killed_in_a_short_stage(
     for _ in range(ATTEMPTS):
         run = without(stage)
         written = partial(finished.unfinished, run, f"{kind}/*/*.parquet")
-        kill_when(rollbook, finished.again(run), written)
+        kill_when(rollbook, finished.again(run), written, pace=OFTEN)
         if written():
             break
     assert written()

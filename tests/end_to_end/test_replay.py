@@ -85,7 +85,7 @@ def test_killed_while_mixing_and_while_training_on_the_mixture(
 
     command = ("run", config, "--set", f"run_dir={run}")
     started = rollbook.start(*command)
-    started.until(begun)
+    started.until(begun, pace=0.001)  # mixing is over soon
     started.process.kill()
     assert started.wait().status == -signal.SIGKILL
     assert started.left_over() == {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline.run.state import Run, Stop
 from typer.testing import CliRunner
 
 from flows import iterate, schedule
@@ -20,8 +21,7 @@ from flows.server import HOST, bypass_proxies, check_named_server
 from flows.times import first_firing, is_missed, shifted_firing
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
-from pipeline.run.record import Run, save_run
-from pipeline.run.stopping import Stop
+from pipeline.run.record import save_run
 from pipeline.store import Artifact
 
 Config = Callable[..., RunConfig]

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.look.report import figures
 from pipeline.look.report.figures import BAD, MUTED, SERIES, Values
 from pipeline.look.report.sections import Key, Panel, Section, section
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.store import read_table
 from schemas import Metrics
 

@@ -14,7 +14,7 @@ import polars as pl
 from pipeline.common.lengths import length
 from pipeline.common.text import number
 from pipeline.look.pieces import load_tokenizer, pieces, shade_of
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from pipeline.look.report import figures
 from pipeline.look.report.figures import SERIES, Values
 from pipeline.look.report.sections import Key, Panel
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts
 

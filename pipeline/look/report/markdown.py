@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.common.text import visible
 from pipeline.look.report.terminal import COLUMNS, closing_lines, iteration_cells
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.run.status import status
 
 SETTINGS = (

@@ -16,7 +16,7 @@ from pipeline.look.report.groups import solved_panel
 from pipeline.look.report.rewards import reward_shares
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section
 from pipeline.look.report.terminal import COLUMNS, iteration_cells
-from pipeline.run.record import Iteration, Run
+from pipeline.run.state import Iteration, Run
 from pipeline.store import Artifact, read_table, scan_table
 from schemas import Evaluation, Metrics, Timing
 from schemas.rollouts import STATUSES

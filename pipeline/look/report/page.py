@@ -17,7 +17,7 @@ from pipeline.look.report import figures, outcomes
 from pipeline.look.report.curves import read_curves, training_section
 from pipeline.look.report.examples import read_examples
 from pipeline.look.report.previous import changed_settings
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of, status
 from pipeline.store import Artifact
 from pipeline.store.files import write_text

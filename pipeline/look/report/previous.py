@@ -7,7 +7,8 @@ import contextlib
 from pipeline.common.differences import differences
 from pipeline.common.errors import UserError
 from pipeline.look.report.sections import Grid
-from pipeline.run.record import RECORD, Run, load_run
+from pipeline.run.record import RECORD, load_run
+from pipeline.run.state import Run
 
 OWN = {"name", "run_dir", "store"}
 """Settings that differ between runs by their nature."""

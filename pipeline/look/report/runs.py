@@ -17,7 +17,7 @@ from pipeline.look.report.comparison_curves import DASHES, look_of
 from pipeline.look.report.page import page_environment
 from pipeline.look.report.previous import OWN
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.run.status import status
 from pipeline.store.files import write_text
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.common.text import count, duration, interval, number, percent, visible
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.run.status import status
 
 COLUMNS = ("iteration", "pass@1", "greedy", "reward", "KL to behavior", "tokens", "generate", "train")

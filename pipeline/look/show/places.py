@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.common.errors import UserError
-from pipeline.run.record import RECORD, Run, load_run
+from pipeline.run.record import RECORD, load_run
+from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of
 from pipeline.store import Artifact, Store
 from pipeline.store.artifact import open_artifact

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.run.status import status
 from pipeline.store import Artifact, read_table
 from schemas import Metrics, Timing

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.look.trackers.series import Point, points
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from schemas.manifest import digest
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.common.errors import UserError
 from pipeline.look.upkeep.inventory import Inventory, Item, Reason
 from pipeline.run.order import STAGES
-from pipeline.run.record import Run
+from pipeline.run.state import Run
 from pipeline.store import Artifact, Store
 from pipeline.store.store import load_artifact
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pipeline.run.state import Answers, Iteration, Run
 
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, Snapshot, Variant
@@ -19,7 +20,7 @@ from pipeline.evaluate.order import evaluate_request
 from pipeline.evaluate.stage import summarize
 from pipeline.generate.order import heldout_request
 from pipeline.run.parts import Part
-from pipeline.run.record import Answers, Iteration, Run, save_run
+from pipeline.run.record import save_run
 from pipeline.shape.order import shape_request
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.train.order import train_request
