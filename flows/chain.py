@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from pipeline.run.state import Iteration, Run, answers_of
-
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_order
 from pipeline.generate.order import generate_order, generator
 from pipeline.run.order import Answerer, Missing, Order, only
+from pipeline.run.state import Iteration, Run, answers_of
 from pipeline.run.stopping import Pause, stop_of
 from pipeline.score.order import scored
 from pipeline.shape.mix.order import replayed

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pipeline.run.state import Run
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -28,6 +27,7 @@ from pipeline.run.answers import Listener
 from pipeline.run.order import Answerer, Missing, Order
 from pipeline.run.process import Event
 from pipeline.run.record import save_run
+from pipeline.run.state import Run
 from pipeline.run.status import status
 from pipeline.run.stopping import Pause
 from pipeline.store import Artifact

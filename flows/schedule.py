@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.run.state import Run
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
 from prefect.events import emit_event
@@ -28,6 +27,7 @@ from pipeline.look.report.page import write_report
 from pipeline.look.report.terminal import closing_lines
 from pipeline.prepare.check import check_config
 from pipeline.run.record import load_run, recorded_config, save_run
+from pipeline.run.state import Run
 from pipeline.store.lock import Lock
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)

@@ -65,7 +65,9 @@ def _firings(cron: str, timezone: str, start: datetime, count: int) -> list[date
     from prefect.server.schemas.schedules import CronSchedule
 
     with ThreadPoolExecutor(1) as thread:  # a flow may have an event loop of its own in this one
-        return thread.submit(asyncio.run, CronSchedule(cron=cron, timezone=timezone).get_dates(n=count, start=start)).result()
+        return list(
+            thread.submit(asyncio.run, CronSchedule(cron=cron, timezone=timezone).get_dates(n=count, start=start)).result()
+        )
 
 
 def _changes(timezone: str, start: datetime) -> list[datetime]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from pipeline.run.state import answers_of
-
 from flows.answers import looking
 from pipeline.common.errors import UserError
 from pipeline.compare.plan import Plan, Variant
@@ -15,6 +13,7 @@ from pipeline.generate.order import generate_order, generator
 from pipeline.prepare.check import check_training
 from pipeline.run.order import Answerer, Missing, only
 from pipeline.run.parts import Part
+from pipeline.run.state import answers_of
 from pipeline.score.order import scored
 from pipeline.shape.fit import check_rollouts
 from pipeline.shape.mix.order import replayed

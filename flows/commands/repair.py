@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import typer
-from pipeline.run.state import Run
 from rich.console import Console
 
 from flows.answers import hands, working
@@ -17,6 +16,7 @@ from pipeline.common.text import visible
 from pipeline.look.show.places import Use, find_place, store_around
 from pipeline.look.upkeep.repair import Damage, drop_shards, find_damage, is_made_by_a_run, remedy, rows_of, set_aside, to_json
 from pipeline.run.record import RECORD, load_run
+from pipeline.run.state import Run
 from pipeline.sources.order import BASE, HELDOUT_PROMPTS, TRAIN_PROMPTS
 from pipeline.store import Artifact
 from pipeline.store.store import load_artifact

@@ -1,17 +1,17 @@
-"""What there is of a run, and its record on disk: run.json in the run directory, which names every artifact by id and place."""
+"""The record of a run on disk: run.json in the run directory, which names every artifact by id and place."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
-from pipeline.run.state import Stop
+from pipeline.run.state import Answers, Iteration, Run, Stop
 from pipeline.run.stopping import best_of
 from pipeline.store import Artifact
 from pipeline.store.files import write_text
@@ -21,67 +21,6 @@ from schemas.manifest import UNSEALED, sealed
 RECORD = "run.json"
 FORMAT = "rollbook-run/1"
 PARTS = ("rollouts", "sampled", "greedy")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one checkpoint answered, from one start of the engine."""
-
-    sampled: Artifact
-    """Held-out prompts, several samples each."""
-    greedy: Artifact | None
-    """Held-out prompts at temperature 0."""
-    rollouts: Artifact | None
-    """Training prompts; None for the last checkpoint."""
-
-
-def answers_of(made: tuple[Artifact, ...], *, greedy: bool) -> Answers:
-    """What one checkpoint answered, from the artifacts of its order: sampled, greedy if asked for, rollouts if asked for."""
-    sampled, *rest = made
-    return Answers(sampled, rest.pop(0) if greedy else None, rest[0] if rest else None)
-
-
-@dataclass
-class Iteration:
-    """One checkpoint: its evaluation, and the training that led away from it."""
-
-    iteration: int
-    policy: Artifact
-    answers: Answers | None = None
-    evaluation: Artifact | None = None
-    shaped: Artifact | None = None
-    scores: dict[str, Artifact] = field(default_factory=dict)
-    """Cached logprobs by role, for algorithms that need them."""
-    replayed: tuple[Part, ...] = ()
-    """Rollouts of other times that were trained on too."""
-    checkpoint: Artifact | None = None
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Everything that is trained on, the iteration's own rollouts first; nothing before they are shaped."""
-        rollouts = self.answers.rollouts if self.answers else None
-        if rollouts is None or self.shaped is None:
-            return ()
-        return (Part(rollouts, self.shaped, self.scores), *self.replayed)
-
-
-@dataclass
-class Run:
-    """What there is of a run, in order. Iteration 0 is the base model."""
-
-    config: RunConfig
-    train_prompts: Artifact | None = None
-    heldout_prompts: Artifact | None = None
-    iterations: list[Iteration] = field(default_factory=list)
-    missing: str | None = None
-    """The first stage that is not finished yet; None when the run is complete."""
-    stopped: Stop | None = None
-    """The rule that ended the run before its last iteration."""
-
-    def rollouts_before(self, iteration: int) -> list[Artifact]:
-        """Training rollouts of earlier iterations, newest first."""
-        before = (step.answers.rollouts for step in reversed(self.iterations) if step.iteration < iteration and step.answers)
-        return [rollouts for rollouts in before if rollouts]
 
 
 def save_run(run: Run, directory: Path) -> None:

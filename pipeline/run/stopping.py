@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.config.stop import StopConfig
 from pipeline.run.silence import silence
-
-if TYPE_CHECKING:
-    from pipeline.run.state import Iteration, Run
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Why a run ended before its last iteration."""
-
-    rule: str
-    """Name of the setting that stopped it."""
-    iteration: int
-    why: str
-    healthy: bool
-    """Whether the run ended as hoped for (target reached, tokens spent), not because something went wrong."""
+from pipeline.run.state import Iteration, Run, Stop
 
 
 def stop_of(run: Run) -> Stop | None:
@@ -128,5 +113,5 @@ def generated_tokens(run: Run) -> int:
     return sum({artifact.id: int(artifact.summary.get("tokens", 0)) for artifact in artifacts}.values())
 
 
-Pause = Callable[["Run"], bool]
+Pause = Callable[[Run], bool]
 """Asked after every stage whether to leave the rest for another time."""

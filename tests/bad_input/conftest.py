@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pipeline.run.state import Answers, Iteration, Run
 
 from flows.cli import answer
 from pipeline.common import memory
 from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
+from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import load_artifact
 from schemas import Evaluation, Prompts, Rollouts, Shaped

@@ -13,12 +13,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.run.state import Run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from pipeline.config.load import load_config
 from pipeline.run.record import load_run
+from pipeline.run.state import Run
 from pipeline.store import read_table
 from schemas import Prompts, Rollouts, Shaped
 

@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from pipeline.run.state import Answers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.run.record import load_run
+from pipeline.run.state import Answers
 from pipeline.store import Artifact, read_table
 from schemas import Rollouts
 

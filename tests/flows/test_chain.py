@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline.run.state import Run
 
 from flows.chain import chain, generates_next
 from pipeline.config.run import RunConfig
 from pipeline.run.order import Missing, Order
+from pipeline.run.state import Run
 from pipeline.sources.order import BASE, TRAIN_PROMPTS
 from pipeline.store import Artifact, Request
 

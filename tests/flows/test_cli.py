@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 import yaml
-from pipeline.run.state import Run
 
 from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
+from pipeline.run.state import Run
 
 Rollbook = Callable[..., Any]
 NO_JSON = '{"question": "1+1", "answer": "2"}\n{"question": \n'

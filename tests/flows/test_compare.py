@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline.run.state import Answers, Iteration, Run
 from rich.console import Console
 
 from flows.commands.console import StageConsole
 from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
+from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Store
 
 ROOT = Path(__file__).resolve().parents[2]

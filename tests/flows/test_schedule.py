@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.run.state import Run, Stop
 from typer.testing import CliRunner
 
 from flows import iterate, schedule
@@ -22,6 +21,7 @@ from flows.times import first_firing, is_missed, shifted_firing
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
+from pipeline.run.state import Run, Stop
 from pipeline.store import Artifact
 
 Config = Callable[..., RunConfig]

@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.run.state import Answers, Iteration, Run
 
 from pipeline.compare.choices import parse_choices
 from pipeline.compare.plan import Plan, Snapshot, Variant
@@ -21,6 +20,7 @@ from pipeline.evaluate.stage import summarize
 from pipeline.generate.order import heldout_request
 from pipeline.run.parts import Part
 from pipeline.run.record import save_run
+from pipeline.run.state import Answers, Iteration, Run
 from pipeline.shape.order import shape_request
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.train.order import train_request

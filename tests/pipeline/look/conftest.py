@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.run.state import Answers, Iteration, Run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from flows.cli import answer
 from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
+from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Request, Store, Work
 from schemas import Evaluation, Prompts, Rollouts, Shaped
 from schemas.table import Table

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.run.state import Answers, Iteration, Run
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
 from pipeline.run.record import load_run, save_run
+from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Request, Store, Work
 
 Make = Callable[..., Artifact]

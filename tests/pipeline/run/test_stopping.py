@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from pipeline.run.state import Answers, Iteration, Run
 
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
+from pipeline.run.state import Answers, Iteration, Run
 from pipeline.run.stopping import best_of, generated_tokens, stop_of
 from pipeline.store import Artifact
 

@@ -245,7 +245,7 @@ def _interval(value: Value) -> Interval | None:
 
 def _alike(one: Node, other: Node) -> bool:
     """Whether two expressions are the same but for the order of terms and factors."""
-    return _arranged(one) == _arranged(other)
+    return bool(_arranged(one) == _arranged(other))
 
 
 def _arranged(node: Node) -> Any:

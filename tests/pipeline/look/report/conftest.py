@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from pipeline.run.state import Run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from flows.chain import chain
 from pipeline.config.run import RunConfig
 from pipeline.run.order import Missing, Order
+from pipeline.run.state import Run
 from pipeline.sources.order import BASE, HELDOUT_PROMPTS, TRAIN_PROMPTS
 from pipeline.store import Artifact, Request, Store
 from schemas import Evaluation, Metrics, Prompts, Rollouts, Shaped, Timing

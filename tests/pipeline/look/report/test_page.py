@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pipeline.run.state import Run
 
 from pipeline.common.errors import IntegrityError
 from pipeline.look.report.page import render, write_report
+from pipeline.run.state import Run
 
 SECTIONS = ("Accuracy", "Training rollouts", "Training", "Time and tokens", "Best and worst rollouts", "Settings", "Lineage")
 PLOTS = (

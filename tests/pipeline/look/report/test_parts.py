@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
-from pipeline.run.state import Run
 from tokenizers import Tokenizer
 
 from pipeline.common import text
@@ -18,6 +17,7 @@ from pipeline.look.report import examples, figures, rewards
 from pipeline.look.report.curves import POINTS, Curves, read_curves, training_section
 from pipeline.look.report.examples import read_examples
 from pipeline.look.report.rewards import reward_shares
+from pipeline.run.state import Run
 
 
 @pytest.mark.parametrize("module", [text, examples])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.run.state import Run
 
 from pipeline.common.errors import UserError
 from pipeline.look.report import runs as pages
 from pipeline.look.report.groups import _label, _shares, solved_panel
 from pipeline.look.report.markdown import markdown
 from pipeline.look.report.sections import Panel
+from pipeline.run.state import Run
 from pipeline.run.status import status
 
 Make = Callable[..., Run]

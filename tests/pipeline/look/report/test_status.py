@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from pipeline.run.state import Run, Stop
 from rich.console import Console
 
 from pipeline.common.text import json_safe
 from pipeline.look.report import terminal
 from pipeline.look.report.terminal import closing_lines, iteration_table
+from pipeline.run.state import Run, Stop
 from pipeline.run.status import status
 from pipeline.store import read_table
 from schemas import Rollouts

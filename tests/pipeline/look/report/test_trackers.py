@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
-from pipeline.run.state import Run
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.look.trackers.series import points
 from pipeline.look.trackers.tracker import send
+from pipeline.run.state import Run
 from pipeline.store import read_table
 from schemas import Metrics
 
