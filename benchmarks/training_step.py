@@ -5,7 +5,7 @@
     python benchmarks/training_step.py --shape gpu --size 0.5B --vocabulary 150k --dtype bfloat16      # on a GPU
     python benchmarks/training_step.py --before ../earlier --contender rollbook,before --shape short --size 1M
 
-TRL must be importable: `pip install -e .[bench]` adds it to this environment; `--trl-python` names another one's interpreter.
+TRL must be importable: `--trl-python .venv-peers/bin/python` names an environment that has it (`make .venv-peers/installed`).
 `before` is the train stage of an earlier commit: `git worktree add ../earlier COMMIT`, then `--before ../earlier`. That
 checkout's own benchmark runs it, in a process of its own, on the artifacts that this one made.
 
