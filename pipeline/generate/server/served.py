@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import UserError
 from pipeline.config.engine import SamplingConfig
 from pipeline.generate.engine import Ask
@@ -48,7 +49,8 @@ class Expected:
     def command(self) -> str:
         """What starts such a server."""
         options = f"--served-model-name {name_of(self.policy)} --dtype {self.dtype} --max-model-len {self.context}"
-        return f"vllm serve {shlex.quote(str(self.policy.path.resolve()))} {options} --logprobs-mode processed_logprobs"
+        model = shlex.quote(str(self.policy.path.resolve()))
+        return f"{VLLM_SERVER} --model {model} {options} --logprobs-mode processed_logprobs"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""judge: the score that a model behind an OpenAI-compatible server gives, such as one that `vllm serve` runs."""
+"""judge: the score that a model behind an OpenAI-compatible server gives, such as vLLM's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from http.client import HTTPException
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import UserError
 from pipeline.rewards.graders.from_file import refuse_mistyped
 from pipeline.rewards.graders.template import check_template, filled
@@ -147,7 +148,9 @@ class Judge:
                 ) from None
             return  # not every server lists its models
         except (OSError, HTTPException, ValueError) as error:
-            raise UserError(f"{self._url}: no server answers ({_reason(error)}). Start one: vllm serve MODEL") from None
+            raise UserError(
+                f"{self._url}: no server answers ({_reason(error)}). Start one: {VLLM_SERVER} --model MODEL"
+            ) from None
         names = [str(entry.get("id")) for entry in listed.get("data") or () if isinstance(entry, dict)]
         if names and self._body["model"] not in names:
             raise UserError(f"{self._url}: has no model {self._body['model']!r}; it has {', '.join(names)[:300]}")

@@ -216,7 +216,7 @@ def test_a_server_that_cannot_be_used_is_an_answer_before_grading(server: Server
         judge(url=server.url, **SETTINGS)
     server.models = (404, {})
     judge(url=server.url, **SETTINGS)
-    with pytest.raises(UserError, match=r"no server answers .*vllm serve MODEL"):
+    with pytest.raises(UserError, match=r"no server answers .*python -m vllm\.entrypoints\.openai\.api_server --model MODEL"):
         judge(url="http://127.0.0.1:9/v1", **SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""A small HTTP server with the routes and the answers of `vllm serve` (as recorded from 0.32), that can be made to fail."""
+"""A small HTTP server with the routes and the answers of vLLM's (as recorded from 0.32), that can be made to fail."""
 
 from __future__ import annotations
 

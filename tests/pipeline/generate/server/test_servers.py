@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import Ask, Reply
@@ -61,7 +62,7 @@ def test_a_server_with_other_weights_is_refused_with_the_command_for_the_right_o
     server = serve(checkpoint(1).path)
     with pytest.raises(StageFailed, match=r"nats from the checkpoint's in float32") as refusal:
         engine_for(checkpoint(0), server.url)
-    assert f"vllm serve {checkpoint(0).path} --served-model-name {name_of(checkpoint(0))}" in str(refusal.value)
+    assert f"{VLLM_SERVER} --model {checkpoint(0).path} --served-model-name {name_of(checkpoint(0))}" in str(refusal.value)
     assert "--logprobs-mode processed_logprobs" in str(refusal.value)
 
 
@@ -161,7 +162,9 @@ def test_an_outage_stops_the_stage(serve: Any, checkpoint: Any) -> None:
 
 
 def test_a_server_that_is_not_there_is_told_with_the_command(checkpoint: Any) -> None:
-    with pytest.raises(StageFailed, match=r"Connection refused. Start it with\n  vllm serve"):
+    with pytest.raises(
+        StageFailed, match=r"Connection refused. Start it with\n  python -m vllm\.entrypoints\.openai\.api_server --model "
+    ):
         engine_for(checkpoint(0), "http://127.0.0.1:9")
 
 
