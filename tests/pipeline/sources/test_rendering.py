@@ -16,8 +16,8 @@ from pipeline.prepare.check import check_config
 from pipeline.run.answers import Local
 from pipeline.run.order import only
 from pipeline.run.processes import Processes
+from pipeline.sources import rendering as room
 from pipeline.sources.order import heldout_prompts_order, import_order, train_prompts_order
-from pipeline.sources.readers import rendering as room
 from pipeline.sources.rendering import Rendering
 from pipeline.store import Artifact, Store, read_table
 from schemas import Prompts, SetAside
