@@ -62,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a contender in a round")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dead", type=float, default=0.0, help="share of groups whose advantages are all 0")
     parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, for the contender `before`")
     parser.add_argument("--trl-python", default=sys.executable, help="interpreter of an environment that has TRL")
     parser.add_argument("--launcher", default="", help='put before each timed process, such as "taskset -c 0,1"')
@@ -77,7 +78,7 @@ def arguments() -> argparse.Namespace:
 def measure(cell: Cell, args: argparse.Namespace) -> None:
     """Check, time and record one cell."""
     print(f"{cell.name}, {cell.dtype}: {SHAPES[cell.shape].words}, {SHAPES[cell.shape].completions} completions a step")
-    places = child(args, "rollbook", {"do": "prepare", "cell": dataclasses.asdict(cell), "store": args.store})
+    places = child(args, "rollbook", {"do": "prepare", "cell": dataclasses.asdict(cell), "store": args.store, "dead": args.dead})
     order = {"cell": dataclasses.asdict(cell), "places": places, "steps": args.steps}
     differences = agree(order, args)
     rounds: list[dict[str, Any]] = []
@@ -89,7 +90,7 @@ def measure(cell: Cell, args: argparse.Namespace) -> None:
             print(f"  round {number + 1}, {contender}: {timed['seconds']} s, CPU {timed['cpu_seconds']} s", flush=True)
     figures = summary(cell, rounds, differences, args.before)
     show(figures)
-    record(args.out, f"{cell.name}, {cell.dtype}", figures)
+    record(args.out, f"{cell.name}, {cell.dtype}" + (f", {args.dead:.0%} dead" if args.dead else ""), figures)
 
 
 def agree(order: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def work(order: dict[str, Any]) -> None:
     """Carry out an order in this process."""
     cell = Cell(**order["cell"])
     if order["do"] == "prepare":
-        answer: Any = prepare(cell, Path(order["store"]))
+        answer: Any = prepare(cell, Path(order["store"]), dead=order["dead"])
     elif order["do"] == "check":
         answer = check(order, cell)
     else:

@@ -137,8 +137,11 @@ def save_model(cell: Cell, place: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>").save_pretrained(place)
 
 
-def prepare(cell: Cell, store: Path, steps: int = 1) -> dict[str, Any]:
+def prepare(cell: Cell, store: Path, steps: int = 1, dead: float = 0.0) -> dict[str, Any]:
     """Make (or find) the checkpoint, rollouts and shaped artifacts of a cell.
+
+    Args:
+        dead: share of the groups whose advantages are all 0.
 
     Returns:
         Their directories, by kind.
@@ -167,11 +170,12 @@ def prepare(cell: Cell, store: Path, steps: int = 1) -> dict[str, Any]:
     def shaped(work: Work) -> dict[str, Any]:
         frame = pl.read_parquet(answers.path / "part-00000.parquet", columns=["group_id", "sample_index", "reward"])
         reward = pl.col("reward")
+        number = pl.col("group_id").rank("dense").cast(pl.Float64) - 1
         over = (reward - reward.mean().over("group_id")) / (reward.std().over("group_id") + 1e-4)
         frame = frame.select(
             "group_id",
             "sample_index",
-            advantage=over.cast(pl.Float32),
+            advantage=pl.when(number < dead * number.max() + dead).then(0.0).otherwise(over).cast(pl.Float32),
             weight=pl.lit(1.0, pl.Float32),
             keep=pl.lit(True),
             drop_reason=pl.lit(None, pl.String),
@@ -179,7 +183,9 @@ def prepare(cell: Cell, store: Path, steps: int = 1) -> dict[str, Any]:
         work.write_table("part-00000.parquet", frame, Shaped)
         return {}
 
-    table = made(Request("shaped", "shape/1", recipe, (answers.as_parent("rollouts"),)), shaped)
+    table = made(
+        Request("shaped", "shape/1", recipe | ({"dead": dead} if dead else {}), (answers.as_parent("rollouts"),)), shaped
+    )
     return {"checkpoint": str(checkpoint.path), "rollouts": str(answers.path), "shaped": str(table.path)}
 
 
