@@ -26,6 +26,13 @@ from schemas.manifest import Content, File, Manifest, Parent, Provenance
 from schemas.table import Table
 
 DOCS = Path(__file__).parent
+DEAD = {
+    (): "nothing is left out",
+    ("advantage",): "completions with advantage 0",
+    ("weight",): "completions with weight 0",
+    ("advantage", "weight"): "completions with advantage 0 or weight 0",
+    ("pairs",): "completions in no pair",
+}
 NOTE = "<!-- Written by docs/make.py from the code. Edit there, then run `python docs/make.py`. -->\n"
 
 
@@ -153,7 +160,7 @@ def _algorithm(algorithm: Algorithm) -> str:
     settings = [f"`{cell}.{name}={value}`" for cell, name, value in settings_of(algorithm)]
     return (
         f"### {algorithm.name}\n\n{algorithm.summary}\n\n    {algorithm.formula}\n\n" + "\n".join(lines)
-        + f"\n\nSettings: {', '.join(settings) or 'none'}.\n"
+        + f"\n\nSettings: {', '.join(settings) or 'none'}.\n\nNot computed: {DEAD[algorithm.dead_at]}.\n"
     )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 import dataframely as dy
+import polars as pl
 
-from schemas.table import Table, column
+from schemas.table import Table, column, rule
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
@@ -16,7 +17,9 @@ def _share(description: str) -> Any:
 class Metrics(Table):
     """One optimizer step, in which every figure is over the whole step. Null: not defined for this algorithm or data.
 
-    Written by train beside the checkpoint. Figures of ratios are of the policy at the start of the step, before its update.
+    Written by train beside the checkpoint. Counts and means of what is stored (groups to `age_max`) are over all completions of
+    the step; what takes the policy's logprobs (`entropy` and all that follows) is over the computed ones.
+    Figures of ratios are of the policy at the start of the step, before its update.
     `kl_behavior` is the estimator called k3 in Schulman, "Approximating KL divergence" (2020), which is never negative and
     unbiased for tokens drawn from mu; `ess` is Kish's effective sample size (1965) divided by the number of completions.
 
@@ -26,6 +29,8 @@ class Metrics(Table):
             "epoch": 1,
             "groups": 16,
             "completions": 128,
+            "computed": 80,
+            "left_out": 48,
             "tokens": 1350,
             "loss": -0.021857,
             "grad_norm": 0.161645,
@@ -51,10 +56,14 @@ class Metrics(Table):
         }
     """
 
+    version = 2
+
     step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     epoch = column(dy.Int32, "Pass over the snapshot, from 0.", min=0)
     groups = column(dy.Int32, "Groups in the step.")
     completions = column(dy.Int32, "Completions in the step.")
+    computed = column(dy.Int32, "Of these, the ones that were computed.", min=0)
+    left_out = column(dy.Int32, "Of these, the dead ones, whose loss has no gradient whatever the policy.", min=0)
     tokens = column(dy.Int64, "Completion tokens that carry loss.")
     loss = column(dy.Float64, "The loss that was minimized.", allow_nan=True, allow_inf=True)
     grad_norm = column(dy.Float64, "Norm of the gradient before clipping.", allow_nan=True, allow_inf=True)
@@ -68,7 +77,7 @@ class Metrics(Table):
         unit="iterations",
     )
     age_max = column(dy.Int32, "Greatest age of the step's completions.", unit="iterations")
-    entropy = column(dy.Float64, "Mean entropy of the policy's next-token distribution.", unit="nats")
+    entropy = column(dy.Float64, "Mean entropy of the policy's next-token distribution.", unit="nats", nullable=True)
     kl_behavior = column(
         dy.Float64, "KL(mu || pi) per token by the estimator r - 1 - log r, r = pi/mu.", unit="nats", nullable=True
     )
@@ -96,6 +105,10 @@ class Metrics(Table):
         dy.Float64, "Largest |trainer - stored| logprob before the first step.", unit="nats", nullable=True
     )
 
+    @rule
+    def computed_and_left_out_are_all_completions(cls) -> pl.Expr:
+        return pl.col("computed") + pl.col("left_out") == pl.col("completions")
+
 
 class Timing(Table):
     """How long one optimizer step took.
@@ -113,5 +126,5 @@ class Timing(Table):
 
     step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     seconds = column(dy.Float64, "Wall time of the step.", unit="s")
-    tokens_per_second = column(dy.Float64, "Completion tokens trained per second.", unit="tokens/s")
+    tokens_per_second = column(dy.Float64, "Completion tokens computed per second.", unit="tokens/s")
     data_seconds = column(dy.Float64, "Time spent waiting for data.", unit="s")

@@ -60,6 +60,15 @@ class Algorithm:
         """Whether the loss needs every token of the optimizer step at once."""
         return any(cell.whole_step for _, _, cell in cells_of(self, self.loss_cells) if _is_active(cell))
 
+    @property
+    def dead_at(self) -> tuple[str, ...]:
+        """What makes a completion dead: its loss has no gradient, whatever the policy, and no other completion's reads it.
+
+        Of ADVANTAGE and WEIGHT, which kill where they are 0, and PAIRS, which kills what is in no pair. Dead completions are
+        not computed. A kernel that does not say so has none.
+        """
+        return ()
+
     def warning(self, epochs: int) -> str | None:
         """Why these settings may collapse on a frozen snapshot, or None."""
         return None

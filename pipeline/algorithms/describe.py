@@ -61,6 +61,7 @@ def _describe(algorithm: Algorithm) -> dict[str, Any]:
         "kernel": algorithm.kernel,
         "cells": cells,
         "needs": list(algorithm.needs),
+        "dead_at": list(algorithm.dead_at),
         "settings": {f"{cell}.{name}": value for cell, name, value in settings_of(algorithm)},
         **({"source": algorithm.source} if algorithm.source else {}),
     }

@@ -13,9 +13,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.algorithms.algorithm import Algorithm
+from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.algorithms.cells.advantages import Constant, GroupMean, Signed
 from pipeline.algorithms.cells.aggregation import Aggregation, TokenMean
+from pipeline.algorithms.cells.cell import ADVANTAGE, WEIGHT
 from pipeline.algorithms.cells.drift import Drift, bounded_exp
 from pipeline.algorithms.cells.importance import Importance, NoImportance, Ratio
 from pipeline.algorithms.cells.mismatch import Mismatch, NoMismatch
@@ -66,6 +67,13 @@ class PolicyGradient(Algorithm):
             f"baseline is at or above the value of the data: over {epochs} epochs on the same rollouts its negative advantages "
             "push without bound, and the policy may collapse"
         )
+
+    @property
+    def dead_at(self) -> tuple[str, ...]:
+        if any(regularizer.coefficient for regularizer in self.regularizers):
+            return ()
+        cells = [cell for slot, _, cell in cells_of(self, self.loss_cells) if slot != "regularizers" and cell.whole_step]
+        return tuple(name for name in (ADVANTAGE, WEIGHT) if all(name in getattr(cell, "ignores", ()) for cell in cells))
 
     def _is_held_back(self) -> bool:
         """Whether a completion with a negative advantage stops pulling, or fades, as the policy moves away from it."""

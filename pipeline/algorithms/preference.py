@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pipeline.algorithms.algorithm import Algorithm
 from pipeline.algorithms.cells.advantages import Signed
-from pipeline.algorithms.cells.cell import PROXIMAL, REFERENCE, Cell, NotNegative, Positive
+from pipeline.algorithms.cells.cell import PAIRS, PROXIMAL, REFERENCE, WEIGHT, Cell, NotNegative, Positive
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 
@@ -147,6 +147,10 @@ class Preference(Algorithm):
     loss_cells: ClassVar[tuple[str, ...]] = ("margin", "anchors")
     shaping_cells: ClassVar[tuple[str, ...]] = ("reward", "filters", "advantage", "weighting", "pairing")
 
+    @property
+    def dead_at(self) -> tuple[str, ...]:
+        return (PAIRS,)
+
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         import torch
 
@@ -169,6 +173,11 @@ class UnpairedPreference(Algorithm):
 
     kernel: ClassVar[str] = "unpaired_preference"
     loss_cells: ClassVar[tuple[str, ...]] = ("prospect",)
+
+    @property
+    def dead_at(self) -> tuple[str, ...]:
+        """A reference point that is the mean of the step reads every completion."""
+        return (WEIGHT,) if self.prospect.reference_point == "zero" else ()
 
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         import torch

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.algorithms.algorithm import Algorithm
-from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE, Cell, Positive
+from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE, WEIGHT, Cell, Positive
 from pipeline.algorithms.tokens import Loss, Tokens, Totals
 
 
@@ -42,6 +42,10 @@ class Regression(Algorithm):
 
     kernel: ClassVar[str] = "regression"
     loss_cells: ClassVar[tuple[str, ...]] = ("target",)
+
+    @property
+    def dead_at(self) -> tuple[str, ...]:
+        return (WEIGHT,)
 
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         import torch

@@ -37,6 +37,9 @@ class TrainConfig(Model):
     """Completions per optimizer step, in whole groups."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Completion tokens per optimizer step, in whole groups. If given, it decides instead of batch_completions."""
+    denominator: Literal["all", "live"] = "all"
+    """Which completions the loss is averaged over: all of a step, or those that have a gradient. Dead ones (advantage or weight
+    0, nothing else read) are not computed either way."""
     tokens_per_micro_batch: int = Field(default=16384, ge=16)
     """Token budget of one forward and backward pass. Changes speed and memory, never the result beyond rounding."""
     learning_rate: float = Field(default=1e-6, gt=0)

@@ -38,17 +38,22 @@ class Step:
     epoch: int
     groups: int
     completions: list[TrainingCompletion]
-    """Of the whole step."""
+    """Of the whole step, dead ones too."""
     totals: Totals
-    """Sizes of the whole step."""
+    """Sizes of the whole step: of all its completions, or of the live ones."""
     passes: list[Pass]
     """This rank's share."""
     whole: Flat | None
-    """All tokens of the step in order of ranks and passes, for losses that need them at once."""
+    """All tokens of the step that are computed, in order of ranks and passes, for losses that need them at once."""
     start: int
     """Where this rank's tokens start in `whole`."""
     packing: Packing = field(default_factory=Packing)
     """How the rows of all ranks are packed."""
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens that carry loss and are computed."""
+        return sum(int(completion.mask.sum()) for completion in self.completions if completion.live)
 
 
 class Feed:
@@ -66,15 +71,15 @@ class Feed:
             for epoch in range(config.epochs)
             for groups in steps_of_epoch(snapshot.groups, sizes, per_step, seed, epoch)
         ]
-        """Epoch and groups of every step."""
+        """Epoch and groups of every step. There is none if nothing is kept."""
 
     def steps(self, start: int) -> Generator[Step]:
         """Every step from a number on. The next one is read and laid out in a thread while the caller works on the last."""
         return ahead(self._step(number) for number in range(start, len(self.plan)))
 
     def rows(self, group: int) -> list[PackedRow]:
-        """The rows of one group, as many as one pass takes."""
-        rows = rows_of(self._snapshot[group], self._cost)
+        """The rows of one group with its dead completions, as many as one pass takes."""
+        rows = [PackedRow(self._snapshot[group], self._snapshot[group].completions)]
         return micro_batches(rows, self._config.tokens_per_micro_batch, self._cost)[0]
 
     def _step(self, number: int) -> Step:
@@ -83,20 +88,28 @@ class Feed:
         completions = [completion for group in groups for completion in group.completions]
         rows = [row for group in groups for row in rows_of(group, self._cost)]
         shares = deal(rows, self._team.size, self._config.tokens_per_micro_batch, self._cost)
+        if not rows:  # A step without a gradient still lets the optimizer decay.
+            shares = [[[]] for _ in shares]
         own, device = shares[self._team.rank], self._team.device
-        shortest = min(rows, key=lambda row: row.length)
+        shortest = min(rows or [PackedRow(g, g.completions[:1]) for g in groups], key=lambda row: row.length)
         before = [row for share in shares[: self._team.rank] for part in share for row in part]
         return Step(
             number=number,
             epoch=epoch,
             groups=len(groups),
             completions=completions,
-            totals=Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions))),
+            totals=_totals([c for c in completions if c.live or self._config.denominator == "all"]),
             passes=[Pass(batch=collate(part or [shortest], device), idle=not part) for part in own],
-            whole=flatten([row for share in shares for part in share for row in part], device) if self._whole_step else None,
+            whole=flatten([row for share in shares for part in share for row in part], device)
+            if self._whole_step and rows
+            else None,
             start=sum(len(completion.tokens) for row in before for completion in row.completions),
             packing=packing([part for share in shares for part in share], self._cost),
         )
+
+
+def _totals(completions: Sequence[TrainingCompletion]) -> Totals:
+    return Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
 
 
 def deal(rows: Sequence[PackedRow], ranks: int, token_budget: int, cost: CostModel) -> list[list[list[PackedRow]]]:

@@ -18,18 +18,16 @@ from schemas.metrics import QUANTILES
 
 @dataclass
 class StepRecord:
-    """Collects what every part of a step saw."""
+    """Collects what every chunk of a step saw. Dead completions are not computed, so it sees none of them."""
 
     has_behavior: bool
     iteration: int = 0
     """Version of the policy that training started from."""
     loss: float = 0.0
     _columns: dict[str, list[Tensor]] = field(default_factory=dict)
-    _completions: list[TrainingCompletion] = field(default_factory=list)
 
     def add(self, tokens: Tokens, loss: Loss, completions: list[TrainingCompletion]) -> None:
         self.loss += float(loss.value.detach())
-        self._completions += completions
         log_ratio = tokens.logprobs.detach() - tokens.behavior if tokens.behavior is not None else tokens.logprobs.detach() * 0
         kept = tokens.mask
         self._append("log_ratio", log_ratio[kept])
@@ -43,41 +41,43 @@ class StepRecord:
     def _append(self, name: str, values: Tensor) -> None:
         self._columns.setdefault(name, []).append(values.cpu())
 
-    def of_all_ranks(self, team: Team, completions: list[TrainingCompletion]) -> StepRecord:
-        """What all ranks saw together. Every rank must ask.
-
-        Args:
-            completions: of the whole step.
-        """
+    def of_all_ranks(self, team: Team) -> StepRecord:
+        """What all ranks saw together. Every rank must ask."""
         if team.size == 1:
             return self
-        columns = {
-            name: [team.gather(torch.cat([torch.zeros(0, dtype=kind), *self._columns.get(name, ())]))]
-            for name, kind in _COLUMNS.items()
-        }
-        return StepRecord(self.has_behavior, self.iteration, team.sum(self.loss), columns, completions)
+        columns = {name: [team.gather(self._column(name))] for name in _COLUMNS}
+        return StepRecord(self.has_behavior, self.iteration, team.sum(self.loss), columns)
 
-    def row(self, groups: int) -> dict[str, Any]:
-        """The step's row of the metrics table, less what the caller knows (step, epoch, grad_norm, learning_rate)."""
-        columns = {name: torch.cat(parts).double() for name, parts in self._columns.items()}
-        rewards = [c.reward for c in self._completions if not math.isnan(c.reward)]
-        ages = [self.iteration - c.policy_version for c in self._completions]
-        completions = len(self._completions)
+    def _column(self, name: str) -> Tensor:
+        return torch.cat([torch.zeros(0, dtype=_COLUMNS[name]), *self._columns.get(name, ())])
+
+    def row(self, groups: int, completions: list[TrainingCompletion]) -> dict[str, Any]:
+        """The step's row of the metrics table, less what the caller knows (step, epoch, grad_norm, learning_rate).
+
+        Args:
+            completions: of the whole step, dead ones too.
+        """
+        columns = {name: self._column(name).double() for name in _COLUMNS}
+        rewards = [c.reward for c in completions if not math.isnan(c.reward)]
+        ages = [self.iteration - c.policy_version for c in completions]
+        count, computed = len(completions), sum(c.live for c in completions)
         advantage, stopped = columns["advantage"], columns["stopped"]
         return {
             "groups": groups,
-            "completions": completions,
-            "tokens": len(advantage),
+            "completions": count,
+            "computed": computed,
+            "left_out": count - computed,
+            "tokens": sum(int(c.mask.sum()) for c in completions),
             "loss": self.loss,
             "reward_mean": sum(rewards) / len(rewards) if rewards else None,
-            "advantage_mean": sum(c.advantage for c in self._completions) / completions,
-            "completion_tokens_mean": sum(len(c.tokens) for c in self._completions) / completions,
-            "age_mean": sum(ages) / completions,
+            "advantage_mean": sum(c.advantage for c in completions) / count,
+            "completion_tokens_mean": sum(len(c.tokens) for c in completions) / count,
+            "age_mean": sum(ages) / count,
             "age_max": max(ages),
-            "entropy": float(columns["entropy"].mean()),
-            "clip_fraction_positive": _share(stopped[advantage > 0]),
-            "clip_fraction_negative": _share(stopped[advantage < 0]),
-            **(self._ratio_figures(columns) if self.has_behavior else _NO_RATIO),
+            "entropy": _mean(columns["entropy"]),
+            "clip_fraction_positive": _mean(stopped[advantage > 0]),
+            "clip_fraction_negative": _mean(stopped[advantage < 0]),
+            **(self._ratio_figures(columns) if self.has_behavior and computed else _NO_RATIO),
             "logprob_difference_mean": None,
             "logprob_difference_max": None,
         }
@@ -97,7 +97,7 @@ class StepRecord:
 
     def logprob_difference(self) -> tuple[float, float] | None:
         """Mean and largest |trainer - stored| logprob of what the policy that training starts from drew; None if it drew none."""
-        log_ratio, from_parent = (torch.cat(self._columns[name]) for name in ("log_ratio", "from_parent"))
+        log_ratio, from_parent = (self._column(name) for name in ("log_ratio", "from_parent"))
         difference = log_ratio[from_parent].double().abs()
         return (float(difference.mean()), float(difference.max())) if len(difference) else None
 
@@ -110,15 +110,15 @@ _COLUMNS = {
     "sequence_log_ratio": torch.float32,
     "from_parent": torch.bool,
 }
-"""What is kept of every token that counts; of every completion, the log ratio."""
+"""What is kept of every token that is computed and counts; of every completion, the log ratio."""
 
 _NO_RATIO: dict[str, float | None] = dict.fromkeys(
     ("kl_behavior", "ratio_max", "ess", *(f"ratio_q{round(100 * q):02d}" for q in QUANTILES))
 )
 
 
-def _share(stopped: Tensor) -> float | None:
-    return float(stopped.mean()) if len(stopped) else None
+def _mean(values: Tensor) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _sample(values: Tensor, limit: int = 1 << 23) -> Tensor:

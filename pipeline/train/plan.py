@@ -97,11 +97,12 @@ def _rank(seed: int, epoch: int, group: str) -> bytes:
 
 
 def rows_of(group: TrainingGroup, cost: CostModel) -> list[PackedRow]:
-    """Cut a group into rows at the least cost: sharing the prompt saves its tokens, long rows may pay for masked attention."""
-    whole = PackedRow(group, group.completions)
-    if not cost.pads:
-        return [whole]
-    cuts = [_cut(whole, parts) for parts in range(1, len(group.completions) + 1)]
+    """Cut a group's live completions into rows at the least cost: sharing the prompt saves its tokens, long rows may pay for
+    masked attention. None if all are dead."""
+    whole = PackedRow(group, group.live)
+    if not cost.pads or not whole.completions:
+        return [whole] if whole.completions else []
+    cuts = [_cut(whole, parts) for parts in range(1, len(whole.completions) + 1)]
     return min(cuts, key=lambda rows: sum(cost.row(row.length) for row in rows))
 
 

@@ -6,6 +6,7 @@ shard by shard, and removed when the artifact is finished.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.algorithms import Algorithm
+from pipeline.algorithms.cells.cell import PAIRS
 from pipeline.common.errors import DataError
 from pipeline.common.lengths import length
 from pipeline.run.parts import Part
@@ -28,7 +30,7 @@ from schemas import Pairs, Rollouts, Shaped
 KEY = ["group_id", "sample_index"]
 TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}
 """What there may be of every completion token, and how it is held on disk."""
-INDEX, PAIRS = "index.arrow", "pairs.arrow"
+INDEX, PAIR_ROWS = "index.arrow", "pairs.arrow"
 """Files of the index and the pairs, beside those of tokens."""
 
 
@@ -51,6 +53,8 @@ class TrainingCompletion:
     policy_version: int = 0
     from_parent: bool = True
     """Whether the policy that training starts from drew it."""
+    live: bool = True
+    """Whether its loss may have a gradient. What is dead is counted and not computed (see `Algorithm.dead_at`)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class TrainingGroup:
     completions: list[TrainingCompletion]
     pairs: list[tuple[int, int, float]] = field(default_factory=list)
     """Sample indices of chosen and rejected completions, and the preference."""
+
+    @property
+    def live(self) -> list[TrainingCompletion]:
+        """Those that are computed."""
+        return [completion for completion in self.completions if completion.live]
 
 
 class TrainingSnapshot:
@@ -95,6 +104,11 @@ class TrainingSnapshot:
         return len(self._index)
 
     @property
+    def live(self) -> int:
+        """Completions that are computed."""
+        return int(self._index["live"].sum())
+
+    @property
     def tokens(self) -> int:
         return int(self._index["length"].sum())
 
@@ -106,7 +120,7 @@ class TrainingSnapshot:
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt with its completion."""
-        return int(self._index.select((pl.col("prompt_length") + pl.col("length")).max()).item())
+        return int(self._index.select((pl.col("prompt_length") + pl.col("length")).max()).item() or 0)
 
     def __getitem__(self, group: int) -> TrainingGroup:
         rows = list(self._index[self._bounds[group] : self._bounds[group + 1]].iter_rows(named=True))
@@ -130,32 +144,48 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
         policy: id of the checkpoint that training starts from.
 
     Raises:
-        DataError: the tables do not belong together, or nothing is kept.
+        DataError: the tables do not belong together.
         UserError: the algorithm needs a ratio that these rollouts cannot give; says which column and how to get it.
     """
     kept = [read_table(part.shaped, Shaped).filter("keep").drop("keep", "drop_reason") for part in parts]
-    if not any(len(rows) for rows in kept):
-        raise DataError(
-            f"{', '.join(str(part.shaped.path) for part in parts)}: no completion is kept for training. Its drop_reason "
-            "column says why; see `shape` in the config"
-        )
     columns = ["tokens", "mask", *parts[0].scores]
     if all(has_behavior(part.rollouts, rows.select(KEY), algorithm) for part, rows in zip(parts, kept, strict=True)):
         columns.append("behavior")
     with _Layout(directory, columns) as layout:
         for number, (part, rows) in enumerate(zip(parts, kept, strict=True)):
-            _lay_out(layout, part, rows, policy, f"{part.rollouts.id[:16]}/" if number else "")
+            prefix = f"{part.rollouts.id[:16]}/" if number else ""
+            _lay_out(layout, part, _with_live(rows, part, algorithm), policy, prefix)
     pl.concat(layout.index).write_ipc(directory / INDEX)
     if layout.pairs:
-        pl.concat(layout.pairs).write_ipc(directory / PAIRS)
+        pl.concat(layout.pairs).write_ipc(directory / PAIR_ROWS)
     return reopened(directory)
+
+
+def _with_live(rows: pl.DataFrame, part: Part, algorithm: Algorithm) -> pl.DataFrame:
+    """Rows of the shaped table with `live`: whether the algorithm learns something from them."""
+    live = pl.all_horizontal(pl.lit(True), *(pl.col(name) != 0 for name in algorithm.dead_at if name != PAIRS))
+    if PAIRS not in algorithm.dead_at:
+        return rows.with_columns(live=live)
+    pairs = read_table(part.shaped, Pairs) if part.shaped.tables("pairs") else pl.DataFrame(schema=_PAIR_TYPES)
+    ends = [pairs.select("group_id", sample_index=f"{end}_index") for end in ("chosen", "rejected")]
+    paired = pl.concat(ends).unique().with_columns(paired=True)
+    return rows.join(paired, on=KEY, how="left").with_columns(live=live & pl.col("paired").fill_null(False)).drop("paired")
+
+
+def left_out(parts: Sequence[Part], snapshot: TrainingSnapshot) -> dict[str, int]:
+    """How many completions are not computed, by the reason for which shaping dropped them; `dead` are those it kept."""
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(read_table(part.shaped, Shaped, ["drop_reason"])["drop_reason"].drop_nulls().to_list())
+    reasons["dead"] = snapshot.completions - snapshot.live
+    return {reason: count for reason, count in sorted(reasons.items()) if count}
 
 
 def reopened(directory: Path) -> TrainingSnapshot:
     """The snapshot that `open_snapshot` laid out here. Its index is mapped as its tokens are, and ranks share both."""
     columns = [name for name in TOKENS if (directory / f"{name}.bin").exists()]
     index = pl.scan_ipc(directory / INDEX, glob=False).collect()
-    pairs = pl.scan_ipc(directory / PAIRS, glob=False).collect() if (directory / PAIRS).exists() else None
+    pairs = pl.scan_ipc(directory / PAIR_ROWS, glob=False).collect() if (directory / PAIR_ROWS).exists() else None
     return TrainingSnapshot(directory, index, columns, pairs)
 
 
@@ -294,4 +324,5 @@ _READ = [
     "policy_version",
 ]  # fmt: skip
 _PAIR = ["group_id", "chosen_index", "rejected_index", "preference"]
-_SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version", "from_parent"]
+_PAIR_TYPES = {name: column.dtype for name, column in Pairs.columns().items()}
+_SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version", "from_parent", "live"]

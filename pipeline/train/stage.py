@@ -24,7 +24,7 @@ from pipeline.store.store import load_artifact, verified
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
-from pipeline.train.snapshot import open_snapshot, reopened
+from pipeline.train.snapshot import left_out, open_snapshot, reopened
 from pipeline.train.team import Team, is_rank, join, rank_of_this
 from pipeline.train.training import Training
 from schemas import Metrics, Timing
@@ -76,9 +76,14 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         parts = [Part.opened(places) for places in spec["parts"]]
         work.require_space(training_bytes(parent, parts, config, recipe["dtype"]), "training with its resume points")
         snapshot = open_snapshot(snapshot_at, parts, algorithm, parent.id)
+        nothing = None if snapshot.live else left_out(parts, snapshot)
+        if nothing is not None:
+            counts = ", ".join(f"{reason} {count:,}" for reason, count in nothing.items()) or "no completions"
+            so = "every gradient is 0" if snapshot.completions else "the weights stay as they are"
+            reporter.note(f"{algorithm.name} has nothing to train on ({counts}): {so}")
     team.wait_for_all()
     if work is None:
-        parent, snapshot = load_artifact(spec["policy"]), reopened(snapshot_at)
+        parent, snapshot, nothing = load_artifact(spec["policy"]), reopened(snapshot_at), None
     training = Training(
         parent=parent,
         snapshot=snapshot,
@@ -88,6 +93,7 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         trust_remote_code=spec["trust_remote_code"],
         team=team,
         reporter=reporter,
+        nothing=nothing,
     )
     training.run(scratch, work)
     trusted: bool = spec["trust_remote_code"]
@@ -120,16 +126,20 @@ def _notes(spec: Event, training: Training) -> dict[str, Any]:
 
 
 def _summary(metrics: pl.DataFrame, training: Training) -> dict[str, Any]:
-    last = metrics.filter(pl.col("epoch") == metrics["epoch"].max())
+    last = metrics.filter(pl.col("epoch") == pl.col("epoch").max())
     names = ("kl_behavior", "entropy", "clip_fraction_positive", "clip_fraction_negative", "ess", "grad_norm")
-    first = metrics.row(0, named=True)
+    first = metrics.row(0, named=True) if len(metrics) else dict.fromkeys(metrics.columns)
+    snapshot = training.snapshot
     return {
         "iteration": training.iteration,
         "steps": len(metrics),
         "epochs": training.config.epochs,
-        "completions": training.snapshot.completions,
+        "completions": snapshot.completions,
+        "computed": snapshot.live,
+        "left_out": snapshot.completions - snapshot.live,
         "tokens": int(metrics["tokens"].sum()),
         **{name: last[name].mean() for name in names},
         "logprob_difference_mean": first["logprob_difference_mean"],
         "logprob_difference_max": first["logprob_difference_max"],
+        **({} if training.nothing is None else {"nothing_to_train": training.nothing}),
     }

@@ -58,11 +58,11 @@ class Stepper:
         Raises:
             StageFailed: the loss or the norm is not finite. The step must not be taken.
         """
-        if self.algorithm.whole_step:
+        if step.whole is not None:
             suspects = self._accumulate_whole(step, record)
         else:
             suspects = self._accumulate(step, record)
-            record = record.of_all_ranks(self.team, step.completions)
+            record = record.of_all_ranks(self.team)
         if not math.isfinite(record.loss):
             named = [name for names in self.team.gather_json(suspects) for name in names]
             raise StageFailed(_not_finite(step.number, "loss", record.loss, named))

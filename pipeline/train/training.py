@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,14 @@ class Training:
         trust_remote_code: bool,
         team: Team,
         reporter: Reporter,
+        nothing: Mapping[str, int] | None = None,
     ) -> None:
         """
         Args:
             parent: the checkpoint to start from.
             recipe: of the checkpoint that is made.
             reporter: told what the user should see; heard from the leading rank only.
+            nothing: where nothing is trained, how many completions are left out by reason, for the checkpoint's summary.
         """
         torch.use_deterministic_algorithms(True, warn_only=True)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which matrix products on a GPU are not
@@ -56,6 +58,7 @@ class Training:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.parent, self.snapshot, self.config, self.team, self.reporter = parent, snapshot, config, team, reporter
         self.iteration: int = recipe["iteration"]
+        self.nothing = nothing
         self.policy = Policy(
             parent.path,
             recipe["dtype"],
@@ -67,7 +70,8 @@ class Training:
             seed=recipe["seed"] + self.iteration,
             team=team,
         )
-        make_ready(self.policy, snapshot[0], snapshot.longest, config.attention, reporter.note)
+        if snapshot.completions:
+            make_ready(self.policy, snapshot[0], snapshot.longest, config.attention, reporter.note)
         cost = self.policy.cost_model()
         self.feed = Feed(snapshot, config, recipe["seed"], cost, team, whole_step=algorithm.whole_step)
         rate = learning_rate(config, len(self.feed.plan))
@@ -103,7 +107,7 @@ class Training:
                 if step is None:
                     break
                 row = self._take(step, began, time.monotonic() - began)
-                tokens += row["tokens"]
+                tokens += step.tokens
                 speed = tokens / (time.monotonic() - started)
                 total = len(self.feed.plan)
                 self.reporter.progress(step.number + 1, total, "steps", tokens_per_second=speed, loss=row["loss"])
@@ -114,7 +118,7 @@ class Training:
         """Take a step and record it. Returns its row of the metrics table."""
         record, norm = self.stepper.gradient(step, self._record())
         self.packing += step.packing
-        row = record.row(step.groups)
+        row = record.row(step.groups, step.completions)
         if step.number == 0 and self.snapshot.has_behavior and self.config.check_logprobs:
             row |= self._check_difference(record)
         self.stepper.update(step.number)
@@ -126,7 +130,7 @@ class Training:
             **row,
         }
         seconds = time.monotonic() - began
-        timing = {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "data_seconds": waited}
+        timing = {"seconds": seconds, "tokens_per_second": step.tokens / seconds, "data_seconds": waited}
         self.records.metrics.append(row)
         self.records.timing.append({"step": step.number, **timing})
         return row

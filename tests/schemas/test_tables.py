@@ -56,6 +56,8 @@ METRICS = {
     "epoch": 0,
     "groups": 2,
     "completions": 4,
+    "computed": 3,
+    "left_out": 1,
     "tokens": 12,
     "loss": float("nan"),
     "grad_norm": float("inf"),

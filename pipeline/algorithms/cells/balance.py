@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.algorithms.cells.cell import BEHAVIOR, Cell, Positive
+from pipeline.algorithms.cells.cell import ADVANTAGE, BEHAVIOR, Cell, Positive
 from pipeline.algorithms.cells.drift import Drift
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class BalancedBand(Cell):
     high_step: Positive = 0.05
     needs = (BEHAVIOR,)
     whole_step = True
+    ignores = (ADVANTAGE,)
 
     def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
         low, high = self.bounds(drift)

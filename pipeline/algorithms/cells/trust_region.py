@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.algorithms.cells.cell import BEHAVIOR, PROXIMAL, Cell
+from pipeline.algorithms.cells.cell import ADVANTAGE, BEHAVIOR, PROXIMAL, Cell
 from pipeline.algorithms.cells.drift import Drift, Level, bounded_exp
 from pipeline.algorithms.cells.importance import UNBOUNDED
 
@@ -135,6 +135,7 @@ class SecondMoment(Cell):
     """Largest mean of (log r)^2 over harmful tokens, nats squared."""
     needs = (BEHAVIOR,)
     whole_step = True
+    ignores = (ADVANTAGE,)
 
     def keeps(self, drift: Drift) -> Bool[Tensor, " tokens"]:
         import torch

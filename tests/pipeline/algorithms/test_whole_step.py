@@ -16,7 +16,7 @@ from pipeline.algorithms import ALGORITHMS, Algorithm, resolve
 from pipeline.algorithms.tokens import Totals
 from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, collate, flatten
-from pipeline.train.feed import Pass, Step
+from pipeline.train.feed import Feed, Pass, Step
 from pipeline.train.logprobs import KEPT_LOGITS
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
@@ -161,6 +161,110 @@ def test_how_a_micro_batch_is_cut_for_its_loss_changes_nothing_but_rounding(
     found = as_trained(policy, algorithm, together)
     assert found[0] == pytest.approx(loss, rel=1e-5, abs=1e-6)
     assert float((found[1] - gradient).norm() / gradient.norm()) < 1e-5
+
+
+def with_dead(groups: list[TrainingGroup], algorithm: Algorithm) -> list[TrainingGroup]:
+    """The same with completions of advantage 0, of weight 0 and, in pairs, in none; marked as the snapshot marks them."""
+    zeros = {(0, 1): "advantage", (0, 3): "weight", (1, 0): "weight", (2, 0): "advantage", (2, 1): "advantage"}
+    found = []
+    for number, group in enumerate(groups):
+        pairs = [pair for pair in group.pairs if number != 2 and 1 not in pair[:2]]
+        paired = {sample for pair in pairs for sample in pair[:2]}
+        completions = []
+        for one in group.completions:
+            zero = zeros.get((number, one.sample_index))
+            reasons = {zero, None if one.sample_index in paired else "pairs"}
+            changed = dataclasses.replace(one, live=not reasons & set(algorithm.dead_at), **({zero: 0.0} if zero else {}))
+            completions.append(changed)
+        found.append(TrainingGroup(group.prompt, completions, pairs))
+    return found
+
+
+def revived(groups: list[TrainingGroup]) -> list[TrainingGroup]:
+    """All computed."""
+    return [
+        dataclasses.replace(group, completions=[dataclasses.replace(one, live=True) for one in group.completions])
+        for group in groups
+    ]
+
+
+DEAD = {
+    "bapo": 3, "m2po": 3, "p3o": 0, "spear": 0, "opmd": 0, "grpo": 5, "grpo, regularized": 0, "grpo, masked": 5, "oapl": 2,
+    "dpo": 4, "kto": 0, "remix": 0, "reinforce": 5, "rec-gspo-is": 5, "sft": 5, "opmd-pairwise": 0,
+}  # fmt: skip
+"""How many of the nine completions these leave out."""
+
+
+class Groups(list[TrainingGroup]):
+    """What a feed asks of a snapshot."""
+
+    @property
+    def groups(self) -> list[str]:
+        return [group.completions[0].group_id for group in self]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(group.completions) for group in self]
+
+    @property
+    def live(self) -> int:
+        return sum(len(group.live) for group in self)
+
+
+def as_fed(policy: Policy, algorithm: Algorithm, groups: list[TrainingGroup], **settings: Any) -> tuple[float, Tensor]:
+    """Loss and gradient of the one step that the feed makes of groups."""
+    snapshot: Any = Groups(groups)
+    config = TrainConfig(epochs=1, batch_completions=100, tokens_per_micro_batch=16, max_grad_norm=1e9, **settings)
+    feed = Feed(snapshot, config, 0, SHARE, alone(), whole_step=algorithm.whole_step)
+    (step,) = feed.steps(0)
+    policy.model.zero_grad()
+    record, _ = Stepper(policy, algorithm, config, 1, alone(), lambda step: 0.0).gradient(step, StepRecord(True, 0))
+    row = record.row(step.groups, step.completions)
+    assert (row["completions"], row["computed"]) == (sum(snapshot.sizes), snapshot.live)
+    return record.loss, gradient_of(policy)
+
+
+@pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
+def test_what_is_dead_may_be_left_out(algorithm: Algorithm, policy: Policy, groups: list[TrainingGroup]) -> None:
+    marked = with_dead(groups, algorithm)
+    everything, found = as_fed(policy, algorithm, revived(marked)), as_fed(policy, algorithm, marked)
+    assert float(everything[1].norm()) > 0
+    assert found[0] == pytest.approx(everything[0], rel=1e-5, abs=1e-6)
+    assert float((found[1] - everything[1]).norm() / everything[1].norm()) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "count"), DEAD.items())
+def test_how_many_are_dead(name: str, count: int, groups: list[TrainingGroup]) -> None:
+    algorithm = EVERY[name]
+    assert sum(not one.live for group in with_dead(groups, algorithm) for one in group.completions) == count
+
+
+def test_the_denominator_may_be_of_what_is_live(policy: Policy, groups: list[TrainingGroup]) -> None:
+    marked = with_dead(groups, EVERY["reinforce"])
+    (_, over_all), (_, over_live) = (as_fed(policy, EVERY["reinforce"], marked, denominator=of) for of in ("all", "live"))
+    tokens = [
+        sum(int(one.mask.sum()) for group in marked for one in some(group))
+        for some in (lambda g: g.completions, lambda g: g.live)
+    ]
+    torch.testing.assert_close(over_live, over_all * tokens[0] / tokens[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "bapo"])
+def test_a_step_in_which_all_is_dead_has_a_gradient_of_zero(name: str, policy: Policy, groups: list[TrainingGroup]) -> None:
+    dead = [
+        TrainingGroup(group.prompt, [dataclasses.replace(one, advantage=0.0, live=False) for one in group.completions])
+        for group in groups
+    ]
+    config = TrainConfig(epochs=1, batch_completions=5, max_grad_norm=1.0)
+    snapshot: Any = Groups([groups[0], *dead[1:]])
+    for step in Feed(snapshot, config, 0, SHARE, alone(), whole_step=EVERY[name].whole_step).steps(0):
+        policy.model.zero_grad()
+        record, norm = Stepper(policy, EVERY[name], config, 1, alone(), lambda step: 0.0).gradient(step, StepRecord(True, 0))
+        some = any(one.live for one in step.completions)
+        assert (norm > 0, record.row(1, step.completions)["entropy"] is not None) == (some, some)
+        assert (
+            gradient_of(policy).shape == gradient_of(policy).new_zeros(sum(p.numel() for p in policy.parameters.values())).shape
+        )
 
 
 @pytest.mark.parametrize("name", ["bapo", "m2po", "p3o", "spear"])

@@ -133,6 +133,8 @@ def step_row(step: int, strength: float, draw: random.Random) -> dict[str, Any]:
         "epoch": step // STEPS,
         "groups": 4,
         "completions": 16,
+        "computed": 12,
+        "left_out": 4,
         "tokens": 450,
         "loss": -strength * step / 10 * noise,
         "grad_norm": 0.4 * noise + abs(strength),

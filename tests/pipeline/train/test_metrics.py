@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,10 +39,8 @@ def part(
         lengths=torch.zeros(len(sizes), dtype=torch.float64).index_add(0, sequence, mask.double()),
     )
     completions = [
-        TrainingCompletion(
-            "g", n, np.zeros(size, np.int32), None, np.ones(size, np.bool_), advantage=advantage[n], reward=rewards[n]
-        )
-        for n, size in enumerate(sizes)
+        TrainingCompletion("g", n, np.zeros(len(row), np.int32), None, ~np.isnan(row), advantage=advantage[n], reward=rewards[n])
+        for n, row in enumerate(ratios)
     ]
     return tokens, completions
 
@@ -53,12 +52,17 @@ def record(*parts: tuple[Tokens, list[TrainingCompletion]], has_behavior: bool =
     return record
 
 
+def row_of(*parts: tuple[Tokens, list[TrainingCompletion]], has_behavior: bool = True) -> dict[str, Any]:
+    completions = [completion for _, some in parts for completion in some]
+    return record(*parts, has_behavior=has_behavior).row(1, completions)
+
+
 FIRST = part([[2.0, 0.5]], [1.0], [1.0])
 SECOND = part([[3.0, NAN]], [-1.0], [NAN])
 
 
 def test_figures_by_hand() -> None:
-    row = record(FIRST, SECOND).row(groups=1)
+    row = row_of(FIRST, SECOND)
     assert (row["groups"], row["completions"], row["tokens"]) == (1, 2, 3)
     # Ratio 2 has A > 0 and is stopped: -(.5's log pi) and +(3's) remain, 1 each, over 3 tokens.
     assert row["loss"] == pytest.approx((1 - 1) / 3)
@@ -74,20 +78,20 @@ def test_figures_by_hand() -> None:
 
 
 def test_quantiles_of_the_ratio() -> None:
-    row = record(FIRST, SECOND).row(groups=1)
+    row = row_of(FIRST, SECOND)
     names = ("ratio_q01", "ratio_q10", "ratio_q50", "ratio_q90", "ratio_q99", "ratio_max")
     assert [row[name] for name in names] == pytest.approx([0.53, 0.8, 2.0, 2.8, 2.98, 3.0])
 
 
 def test_figures_do_not_depend_on_the_micro_batches() -> None:
     together = part([[2.0, 0.5], [3.0, NAN]], [1.0, -1.0], [1.0, NAN])
-    apart, whole = record(SECOND, FIRST).row(groups=1), record(together).row(groups=1)
+    apart, whole = row_of(SECOND, FIRST), row_of(together)
     assert {**apart, "entropy": 0} == pytest.approx({**whole, "entropy": 0})
 
 
 def test_without_behavior_logprobs_there_are_no_ratio_figures() -> None:
     tokens, completions = FIRST
-    row = record((dataclasses.replace(tokens, behavior=None), completions), has_behavior=False).row(groups=1)
+    row = row_of((dataclasses.replace(tokens, behavior=None), completions), has_behavior=False)
     absent = {name for name, value in row.items() if value is None}
     assert absent == {
         "kl_behavior", "ess", "ratio_q01", "ratio_q10", "ratio_q50", "ratio_q90", "ratio_q99", "ratio_max",
@@ -96,18 +100,18 @@ def test_without_behavior_logprobs_there_are_no_ratio_figures() -> None:
 
 
 def test_shares_of_no_tokens_and_means_of_no_rewards_are_null() -> None:
-    row = record(SECOND).row(groups=1)
+    row = row_of(SECOND)
     assert row["clip_fraction_positive"] is None
     assert row["reward_mean"] is None
 
 
 def test_ess_is_one_when_all_completions_count_the_same_and_one_nth_when_one_outweighs_all() -> None:
-    assert record(part([[2.0], [2.0]], [1.0, 1.0], [0, 0])).row(1)["ess"] == pytest.approx(1.0)
-    assert record(part([[1e6], [1e-6]], [1.0, 1.0], [0, 0])).row(1)["ess"] == pytest.approx(0.5)
+    assert row_of(part([[2.0], [2.0]], [1.0, 1.0], [0, 0]))["ess"] == pytest.approx(1.0)
+    assert row_of(part([[1e6], [1e-6]], [1.0, 1.0], [0, 0]))["ess"] == pytest.approx(0.5)
 
 
 def test_ess_of_long_completions_does_not_overflow() -> None:
-    row = record(part([[math.exp(5)] * 400, [math.exp(-5)] * 400], [1.0, -1.0], [0, 0])).row(1)
+    row = row_of(part([[math.exp(5)] * 400, [math.exp(-5)] * 400], [1.0, -1.0], [0, 0]))
     assert row["ess"] == pytest.approx(0.5)
 
 
@@ -126,8 +130,27 @@ def test_difference_to_the_stored_logprobs_is_over_what_the_parent_drew() -> Non
 def test_age_is_counted_from_the_policy_that_training_started_from() -> None:
     tokens, (fresh,) = FIRST
     record = StepRecord(has_behavior=True, iteration=5)
-    for version in (5, 5, 2):
-        loss = resolve("rec-oneside-nois").loss(tokens, TOTALS)
-        record.add(tokens, loss, [dataclasses.replace(fresh, policy_version=version)])
-    row = record.row(groups=1)
+    completions = [dataclasses.replace(fresh, policy_version=version) for version in (5, 5, 2)]
+    for completion in completions:
+        record.add(tokens, resolve("rec-oneside-nois").loss(tokens, TOTALS), [completion])
+    row = record.row(1, completions)
     assert (row["age_mean"], row["age_max"]) == (1.0, 3)
+
+
+def test_what_is_left_out_counts_as_data_and_not_in_figures_of_the_policy() -> None:
+    dead = TrainingCompletion("g", 9, np.zeros(3, np.int32), None, np.ones(3, np.bool_), reward=0.0, live=False)
+    _, completions = FIRST
+    row, alone = record(FIRST).row(1, [*completions, dead]), row_of(FIRST)
+    assert (row["completions"], row["computed"], row["left_out"], row["tokens"]) == (2, 1, 1, 5)
+    assert (row["reward_mean"], row["advantage_mean"], row["completion_tokens_mean"]) == (0.5, 0.5, 2.5)
+    names = ("loss", "entropy", "kl_behavior", "ratio_q50", "ess", "clip_fraction_positive")
+    assert {name: row[name] for name in names} == {name: alone[name] for name in names}
+
+
+def test_a_step_in_which_nothing_is_computed_has_no_figures_of_the_policy() -> None:
+    dead = TrainingCompletion("g", 0, np.zeros(3, np.int32), None, np.ones(3, np.bool_), reward=0.0, live=False)
+    nothing = StepRecord(has_behavior=True)
+    row = nothing.row(1, [dead])
+    assert (row["computed"], row["left_out"], row["tokens"], row["loss"]) == (0, 1, 3, 0.0)
+    assert {name for name in ("entropy", "kl_behavior", "ess", "clip_fraction_positive") if row[name] is not None} == set()
+    assert nothing.logprob_difference() is None

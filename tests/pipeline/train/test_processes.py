@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -42,7 +43,7 @@ def train_until(spec: Event, step: int, log: Path) -> Path:
             raise Killed
 
     with pytest.raises(Killed):
-        StageProcess("pipeline.train", log, {}).run(spec, log, end)
+        StageProcess("pipeline.train", log, {}).run({"jobs": [spec]}, log, end)
     (scratch,) = Path(spec["store"]).glob("checkpoint/*/.resume")
     return scratch
 
@@ -82,6 +83,21 @@ def test_two_processes_train_as_one(algorithm: str, bench: Any, train_spec: Trai
     assert two.manifest.content.key == one.manifest.content.key
     assert (ranks(one), ranks(two)) == ([(0, 1)], [(0, 2)])
     assert_same_training(two, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["rec-oneside-is", "bapo"])
+def test_ranks_agree_on_what_is_dead(algorithm: str, bench: Any, train_spec: Train, tmp_path: Path) -> None:
+    """Steps of dead groups alone, of live ones alone, and of one live group, which one rank has to itself."""
+    rollouts = bench.rollouts()
+    dead = pl.col("group_id").is_in(["g1", "g2", "g5", "g6"])
+    shaped = bench.shaped(rollouts, advantage=pl.when(dead).then(0.0).otherwise(pl.col("reward") - 1 / 3))
+    for completions in (3, 6):
+        settings = {"algorithm": algorithm, "batch_completions": completions, "epochs": 2, "check_logprobs": False}
+        spec = bench.spec(rollouts=rollouts, shaped=shaped, **settings)
+        one, two = (train_spec(in_store(spec, tmp_path / f"{n}-{completions}", processes=n)) for n in (1, 2))
+        assert read_table(two, Metrics)["left_out"].sum() == 24
+        assert_same_training(two, one)
 
 
 @pytest.mark.slow
@@ -144,7 +160,7 @@ def test_a_rank_that_is_killed_ends_the_training_and_says_so(bench: Any, tmp_pat
             os.kill(found, signal.SIGKILL)
 
     with pytest.raises(StageCrashed, match=r"pipeline.train was ended by SIGKILL[^|]*rank-1.log"):
-        StageProcess("pipeline.train", log, {"NAME_OF_TEST": str(log)}).run(spec, log, kill_rank_1)
+        StageProcess("pipeline.train", log, {"NAME_OF_TEST": str(log)}).run({"jobs": [spec]}, log, kill_rank_1)
 
 
 def is_rank_1(environment: Path, test: Path) -> bool:
@@ -158,7 +174,7 @@ def is_rank_1(environment: Path, test: Path) -> bool:
 @pytest.mark.slow
 def test_torchrun_may_start_the_ranks(bench: Any, train_spec: Train, tmp_path: Path) -> None:
     spec, file = in_store(bench.spec(epochs=1), tmp_path / "two"), tmp_path / "spec.json"
-    file.write_text(json.dumps(spec))
+    file.write_text(json.dumps({"jobs": [spec]}))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "pipeline.train", str(file)]
     for _ in range(2):  # the second time it is there
         ended = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=300, check=True)

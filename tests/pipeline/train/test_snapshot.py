@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.run.parts import Part
-from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
+from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot, left_out
 
 Rows = list[dict[str, Any]]
 
@@ -132,10 +132,33 @@ def test_raw_logprobs_at_temperature_one_are_those_of_the_sampling_density(bench
     assert bench.snapshot(bench.rollouts(changed(rows[:3], logprobs_mode="raw_logprobs"), files=1)).has_behavior
 
 
-def test_an_empty_selection_is_refused(bench: Any) -> None:
+def test_an_empty_selection_is_a_snapshot_of_nothing(bench: Any) -> None:
     rollouts = bench.rollouts()
-    with pytest.raises(DataError, match=r"no completion is kept for training\. Its drop_reason column says why"):
-        bench.snapshot(rollouts, bench.shaped(rollouts, keep=pl.lit(False)))
+    shaped = bench.shaped(rollouts, keep=pl.lit(False))
+    snapshot = bench.snapshot(rollouts, shaped)
+    assert (snapshot.groups, snapshot.completions, snapshot.live, snapshot.longest, snapshot.tokens_of_groups) == (
+        [],
+        0,
+        0,
+        0,
+        [],
+    )
+    assert left_out([Part(rollouts, shaped)], snapshot) == {"zero_variance": 24}
+
+
+def test_what_is_dead_is_the_algorithms_to_say(bench: Any) -> None:
+    rollouts = bench.rollouts()
+    first = pl.col("sample_index") == 0
+    none = {"advantage": pl.lit(0.0), "weight": pl.when(first).then(0.0).otherwise(1.0)}
+    shaped = bench.shaped(rollouts, advantage=pl.when(first).then(0.5).otherwise(0.0))
+    assert bench.snapshot(rollouts, shaped, "rec-oneside-is").live == 8
+    assert bench.snapshot(rollouts, shaped, "opmd").live == 24
+    assert bench.snapshot(rollouts, bench.shaped(rollouts, **none), "oapl", reference=bench.scores(rollouts)).live == 16
+    group = bench.snapshot(rollouts, shaped, "rec-oneside-is")[0]
+    assert [completion.sample_index for completion in group.live] == [0]
+    assert len(group.completions) == 3
+    dead = bench.shaped(rollouts, **none)
+    assert left_out([Part(rollouts, dead)], bench.snapshot(rollouts, dead)) == {"dead": 24}
 
 
 def test_shaped_rows_of_other_rollouts_are_refused(bench: Any, rows: Rows) -> None:
@@ -207,8 +230,8 @@ def test_a_part_of_which_nothing_is_kept_adds_nothing(bench: Any, rows: Rows) ->
     nothing = {"keep": pl.lit(False)}
     assert contents(bench.snapshot(fresh, replayed=[replayed(bench, old, **nothing)])) == contents(bench.snapshot(fresh))
     assert len(bench.snapshot(fresh, bench.shaped(fresh, **nothing), replayed=[replayed(bench, old)]).groups) == 6
-    with pytest.raises(DataError, match="no completion is kept"):
-        bench.snapshot(fresh, bench.shaped(fresh, **nothing), replayed=[replayed(bench, old, **nothing)])
+    both = bench.snapshot(fresh, bench.shaped(fresh, **nothing), replayed=[replayed(bench, old, **nothing)])
+    assert both.completions == 0
 
 
 def test_replayed_rollouts_without_a_usable_ratio_are_refused_or_leave_all_without_one(bench: Any, rows: Rows) -> None:

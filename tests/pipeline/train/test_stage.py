@@ -207,7 +207,7 @@ def test_a_real_process_that_dies_goes_on_in_another(unbroken: tuple[Event, Any]
             raise Killed
 
     with pytest.raises(Killed):
-        StageProcess("pipeline.train", log, {"OMP_NUM_THREADS": "1"}).run(spec, log, end)
+        StageProcess("pipeline.train", log, {"OMP_NUM_THREADS": "1"}).run({"jobs": [spec]}, log, end)
     assert [path.name for path in scratch_of(spec).glob("step-*")] == ["step-00000004"]
     assert content(train_spec(spec)) == expected
 
@@ -341,3 +341,54 @@ def test_methods_that_may_collapse_are_warned_of(bench: Any) -> None:
     bench.train(noting, algorithm="reinforce")
     assert len(noting.notes) == 1
     assert noting.notes[0].startswith("warning: reinforce has neither a trust region nor a regularizer")
+
+
+HALF_DEAD = pl.when(pl.col("group_id").is_in(["g1", "g2", "g5", "g6"])).then(0.0).otherwise(pl.col("reward") - 1 / 3)
+
+
+@pytest.mark.parametrize("algorithm", ["rec-oneside-is", "bapo"])
+def test_dead_completions_are_not_computed_and_the_training_is_the_same(
+    algorithm: str, bench: Any, train_spec: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some steps are of dead groups alone: moments and weights decay in them as ever."""
+    rollouts = bench.rollouts()
+    settings = {"algorithm": algorithm, "batch_completions": 3, "epochs": 2, "weight_decay": 0.1, "check_logprobs": False}
+    spec = bench.spec(rollouts=rollouts, shaped=bench.shaped(rollouts, advantage=HALF_DEAD), **settings)
+    found = train_spec({**spec, "store": tmp_path / "live"})
+    rows = read_table(found, Metrics)
+    assert rows["computed"].to_list().count(0) == rows["left_out"].to_list().count(3) == 8
+    assert rows.filter(pl.col("computed") == 0)["entropy"].null_count() == 8
+    assert {name: found.summary[name] for name in ("completions", "computed", "left_out")} == {
+        "completions": 24,
+        "computed": 12,
+        "left_out": 12,
+    }
+    monkeypatch.setattr(PolicyGradient, "dead_at", ())
+    everything = train_spec({**spec, "store": tmp_path / "all"})
+    other = read_table(everything, Metrics)
+    assert other["left_out"].sum() == 0
+    for name in ("loss", "grad_norm", "tokens", "reward_mean", "advantage_mean"):
+        assert rows[name].to_list() == pytest.approx(other[name].to_list(), rel=1e-4, abs=1e-6), name
+    torch.testing.assert_close(weights(found.path), weights(everything.path), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}])
+@pytest.mark.parametrize(
+    ("shaped", "said", "so", "steps"),
+    [
+        ({"keep": pl.lit(False)}, {"zero_variance": 24}, "the weights stay as they are", 0),
+        ({"advantage": pl.lit(0.0)}, {"dead": 24}, "every gradient is 0", STEPS),
+    ],
+)
+def test_a_round_with_nothing_to_train_on_leaves_the_weights_as_they_are(
+    shaped: dict[str, pl.Expr], said: dict[str, int], so: str, steps: int, lora: dict[str, int] | None, bench: Any
+) -> None:
+    rollouts, policy, reporter = bench.rollouts(), bench.policy(), Noting()
+    checkpoint = bench.train(reporter, rollouts=rollouts, shaped=bench.shaped(rollouts, **shaped), lora=lora)
+    counts = ", ".join(f"{reason} {count}" for reason, count in said.items())
+    assert f"rec-oneside-nois has nothing to train on ({counts}): {so}" in reporter.notes
+    assert [checkpoint.summary[name] for name in ("nothing_to_train", "steps", "computed")] == [said, steps, 0]
+    assert read_table(checkpoint, Metrics)["grad_norm"].to_list() == [0.0] * steps
+    assert len(read_table(checkpoint, Timing)) == steps
+    checkpoint.verify()
+    assert torch.equal(weights(checkpoint.path), weights(policy.path))

@@ -24,7 +24,7 @@ ELSEWHERE: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
 """Relative difference of a step's figures that another machine, device or version may make, by number format."""
 SMALL = 1e-5
 """Absolute difference that counts for nothing there: some figures are sums that nearly cancel."""
-PLAN = ("step", "epoch", "groups", "completions", "tokens", "learning_rate")
+PLAN = ("step", "epoch", "groups", "completions", "computed", "left_out", "tokens", "learning_rate")
 """Figures that follow from lengths and the seed, and so are the same everywhere."""
 LIBRARIES = ("python", "torch", "transformers", "rollbook", "polars")
 REMEDY = "The checkpoint was not made by this training, or its metrics are not its own: restore both from a copy."

@@ -229,6 +229,8 @@ class Synthetic:
             "epoch": step // STEPS_PER_EPOCH,
             "groups": 4,
             "completions": 16,
+            "computed": 12,
+            "left_out": 4,
             "tokens": 450,
             "loss": -0.02 * step + 0.1 * noise(),
             "grad_norm": 0.4 + noise(),
