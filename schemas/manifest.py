@@ -22,11 +22,11 @@ ORIGINAL = "original"
 Kind = Literal["prompts", "rollouts", "scores", "shaped", "checkpoint", "evaluation", "comparison"]
 
 
-class _Part(BaseModel):
+class _ManifestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Parent(_Part):
+class Parent(_ManifestModel):
     """An artifact that another was made from."""
 
     role: str
@@ -37,7 +37,7 @@ class Parent(_Part):
     """Id of the parent."""
 
 
-class File(_Part):
+class File(_ManifestModel):
     """A file of an artifact. Paths lead nowhere outside it."""
 
     path: str
@@ -60,7 +60,7 @@ class File(_Part):
         return path
 
 
-class Content(_Part):
+class Content(_ManifestModel):
     """What decides an artifact's id: the same content is the same artifact, wherever and whenever it was made."""
 
     kind: Kind
@@ -96,7 +96,7 @@ def _no_figure(figures: dict[str, Any]) -> str | None:
     return None
 
 
-class Provenance(_Part):
+class Provenance(_ManifestModel):
     """What may differ between equal results, and is no part of the id."""
 
     created: str
@@ -125,7 +125,7 @@ class Provenance(_Part):
         return created
 
 
-class Manifest(_Part):
+class Manifest(_ManifestModel):
     """The file manifest.json: everything that is known of an artifact but its tables.
 
     `id` is the digest of `content`, and `seal` that of the file's own text; so a changed byte shows, wherever it is. The

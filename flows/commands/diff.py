@@ -14,7 +14,7 @@ from pipeline.config.load import load_config
 from pipeline.config.run import RunConfig
 from pipeline.look.diff.diff import ArtifactDifference, RunDifference, artifact_difference, run_difference, to_json
 from pipeline.look.diff.diff_view import view
-from pipeline.look.show.places import Place, find_place
+from pipeline.look.show.subject import Subject, find_subject
 
 
 def show_difference(a: str, b: str, as_json: bool) -> bool:
@@ -31,15 +31,15 @@ def show_difference(a: str, b: str, as_json: bool) -> bool:
     return found.equal
 
 
-def _side(path: str) -> Place | RunConfig:
+def _side(path: str) -> Subject | RunConfig:
     if Path(path).suffix in (".yaml", ".yml"):
         return load_config(path)
-    return find_place(path)
+    return find_subject(path)
 
 
-def _difference(a: str, one: Place | RunConfig, b: str, other: Place | RunConfig) -> ArtifactDifference | RunDifference:
-    sorts = [side.what if isinstance(side, Place) else "configuration" for side in (one, other)]
-    if isinstance(one, Place) and isinstance(other, Place) and sorts == ["artifact", "artifact"]:
+def _difference(a: str, one: Subject | RunConfig, b: str, other: Subject | RunConfig) -> ArtifactDifference | RunDifference:
+    sorts = [side.what if isinstance(side, Subject) else "configuration" for side in (one, other)]
+    if isinstance(one, Subject) and isinstance(other, Subject) and sorts == ["artifact", "artifact"]:
         left, right = one.only(), other.only()
         if left.kind != right.kind:
             raise UserError(f"{a}: {left.kind}, but {b}: {right.kind}; two artifacts of one kind can be compared")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.prepare.doctor import Finding
+    from pipeline.prepare.doctor import Diagnosis
 
 MARKS = {"ok": ("✓", "green"), "note": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
@@ -31,9 +31,9 @@ def doctor(
 
         try:
             for what, found in named(check_config(settings)):
-                findings.append(looking.Finding("warning" if what == "warning" else "ok", what, found))
+                findings.append(looking.Diagnosis("warning" if what == "warning" else "ok", what, found))
         except UserError as error:
-            findings.append(looking.Finding("error", "config", str(error)))
+            findings.append(looking.Diagnosis("error", "config", str(error)))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -41,7 +41,7 @@ def doctor(
     raise typer.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: list[Diagnosis]) -> None:
     from rich.console import Console
     from rich.text import Text
 

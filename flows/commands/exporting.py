@@ -66,10 +66,10 @@ def export(
                 raise UserError(f"{found.url}: a {found.kind} artifact; --to dataset exports rollouts")
             count, unit = write_dataset(found, directory, min_reward), "completions"
         elif to == "sft":
-            count, unit = completions.write_sft(completions.Source.of(found), directory, min_reward), "completions"
+            count, unit = completions.write_sft(completions.ExportSource.of(found), directory, min_reward), "completions"
         else:
             pairing = RewardPairs(strategy="all" if all_pairs else "best_worst")
-            source = completions.Source.of(found)
+            source = completions.ExportSource.of(found)
             count, unit = completions.write_preference(source, directory, min_reward, pairing), "pairs"
     if as_json:
         typer.echo(json.dumps({"path": str(out), "form": to, "of": found.id, unit: count}, indent=2))

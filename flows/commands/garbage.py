@@ -11,7 +11,7 @@ import typer
 
 from pipeline.common.errors import UserError
 from pipeline.common.text import visible
-from pipeline.look.show.places import artifacts_in, store_around, uses_of
+from pipeline.look.show.subject import artifacts_in, store_around, uses_of
 from pipeline.look.upkeep.bucket_inventory import BucketInventory
 from pipeline.look.upkeep.garbage import ABOUT, Garbage, Users, delete, find_garbage
 from pipeline.look.upkeep.inventory import Inventory, Item, LocalInventory

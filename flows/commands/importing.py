@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.exchange.imports.stage import Order
+    from pipeline.exchange.imports.stage import ImportPlan
     from pipeline.store import Artifact, Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -98,7 +98,7 @@ def import_(
         from pipeline.exchange.imports.format import Options
         from pipeline.exchange.imports.rows import Declared
         from pipeline.exchange.imports.stage import import_rollouts, order_of
-        from pipeline.exchange.imports.tokens import Rendering
+        from pipeline.exchange.imports.tokens import ImportRendering
 
         sampling: dict[str, Any] = {
             "temperature": temperature,
@@ -107,13 +107,13 @@ def import_(
             "min_p": min_p,
             "logprobs_mode": logprobs_mode,
         }
-        order: Order = order_of(
+        order: ImportPlan = order_of(
             paths,
             form,
             model=_located(model),
             options=Options(_pairs("--map", columns), tuple(rewards.split(",")) if rewards is not None else None),
             declared=Declared(**sampling, policy=policy, reward=reward, reward_weights=_weights(weights)),
-            rendering=Rendering(template=template, chat=chat, eos=eos),
+            rendering=ImportRendering(template=template, chat=chat, eos=eos),
             bad_rows=bad_rows,
             trust_remote_code=trust_remote_code,
         )

@@ -13,7 +13,7 @@ from flows.chain import chain
 from flows.commands.console import StageConsole
 from pipeline.common.errors import UserError
 from pipeline.common.text import visible
-from pipeline.look.show.places import Use, find_place, store_around
+from pipeline.look.show.subject import Use, find_subject, store_around
 from pipeline.look.upkeep.repair import Damage, drop_shards, find_damage, is_made_by_a_run, remedy, rows_of, set_aside, to_json
 from pipeline.run.record import RECORD, load_run
 from pipeline.run.state import Run
@@ -34,7 +34,7 @@ def repair_artifact(path: str, drop: bool, regenerate: bool, run_directory: Path
     """
     if drop and regenerate:
         raise UserError("--drop-shards and --regenerate are two ways; choose one")
-    artifact = find_place(path).only()
+    artifact = find_subject(path).only()
     damage = find_damage(artifact)
     if as_json:
         typer.echo(json.dumps(to_json(damage), indent=2))
@@ -91,7 +91,7 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> str:
     if not is_made_by_a_run(artifact):
         raise UserError(f"{artifact.url}: cannot be made anew here. {remedy(artifact)}")
     directory, run = _run_of(artifact, run_directory)
-    use = next((use for use in find_place(str(directory)).uses if use.artifact.id == artifact.id), None)
+    use = next((use for use in find_subject(str(directory)).uses if use.artifact.id == artifact.id), None)
     if use is None:
         raise UserError(f"{artifact.url}: not made by the run in {directory}. Name the run that made it with --run")
     run.config = run.config.model_copy(update={"store": store_around(artifact).url, "run_dir": str(directory)})

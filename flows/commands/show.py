@@ -14,9 +14,9 @@ from pipeline.common.errors import UserError
 from pipeline.common.text import json_safe
 from pipeline.look.show import show
 from pipeline.look.show.completions import SETS, Selection, answers_of, select
-from pipeline.look.show.places import Place, find_place
 from pipeline.look.show.query import Query
 from pipeline.look.show.reading import head
+from pipeline.look.show.subject import Subject, find_subject
 from pipeline.look.show.tokens import By
 from pipeline.store import Artifact
 from schemas import TABLES
@@ -56,7 +56,7 @@ def show_place(path: str, wanted: Wanted) -> None:
         raise UserError(f"--of {unknown[0]}: expected one of {', '.join(SETS)}")
     if wanted.table is not None and wanted.table not in TABLES:
         raise UserError(f"--table {wanted.table}: expected one of {', '.join(TABLES)}")
-    place = find_place(path)
+    place = find_subject(path)
     asked = wanted.of_completions()
     if wanted.table is not None or not _has_completions(place, bool(asked or wanted.query.iterations)):
         if asked:
@@ -74,30 +74,30 @@ def show_place(path: str, wanted: Wanted) -> None:
             print_parts(show.in_full(found, wanted.by) if wanted.full else show.selection_list(found))
 
 
-def _has_completions(place: Place, asked: bool) -> bool:
+def _has_completions(place: Subject, asked: bool) -> bool:
     """Whether completions are what is meant: of a store only if something was asked of them."""
     if place.what == "store":
         return asked
     return place.what == "run" or place.only().kind == "rollouts"
 
 
-def _select(place: Place, wanted: Wanted, query: Query) -> Selection:
+def _select(place: Subject, wanted: Wanted, query: Query) -> Selection:
     """Completions of the sets that were asked for; a prompt that was not trained on is a held-out one."""
-    shaped = find_place(wanted.shaped).only() if wanted.shaped else None
+    shaped = find_subject(wanted.shaped).only() if wanted.shaped else None
     found = select(answers_of(place, wanted.sets, shaped), query)
     if not found.shown and not wanted.sets and query.prompt is not None and place.run is not None:
         return select(answers_of(place, ("sampled", "greedy"), shaped), query)
     return found
 
 
-def _show_sides(place: Place, wanted: Wanted) -> None:
+def _show_sides(place: Subject, wanted: Wanted) -> None:
     if len(wanted.query.iterations) != 2:
         raise UserError("--iteration: name two to see them side by side")
     one, other = (_select(place, wanted, replace(wanted.query, iterations=(number,))) for number in wanted.query.iterations)
     print_parts(show.side_by_side(one, other, wanted.by))
 
 
-def _show_tables(place: Place, wanted: Wanted) -> None:
+def _show_tables(place: Subject, wanted: Wanted) -> None:
     if wanted.table is None and place.what == "store":
         if wanted.as_json:
             _print_json([{"url": use.artifact.url, "kind": use.artifact.kind, "id": use.artifact.id} for use in place.uses])

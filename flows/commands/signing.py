@@ -8,14 +8,14 @@ from pathlib import Path
 import typer
 
 from pipeline.common.text import visible
-from pipeline.look.show.places import find_place
+from pipeline.look.show.subject import find_subject
 from pipeline.look.upkeep.signing import sign, targets, verify
 
 
 def sign_place(path: str, key: Path, signatures: Path | None, as_json: bool) -> None:
     """Sign what lies at a path, and say where the signatures are."""
     made = []
-    for target in sign(targets(find_place(path), signatures), key):
+    for target in sign(targets(find_subject(path), signatures), key):
         made.append({"name": target.name, "signature": str(target.signature)})
         if not as_json:
             typer.echo(visible(f"signed {target.name}  {target.signature}"))
@@ -25,7 +25,7 @@ def sign_place(path: str, key: Path, signatures: Path | None, as_json: bool) -> 
 def verify_place(path: str, key: Path, signatures: Path | None, as_json: bool) -> bool:
     """Compare what lies at a path with its signatures. Returns whether all of it is signed and unchanged."""
     verdicts = []
-    for verdict in verify(targets(find_place(path), signatures), key):
+    for verdict in verify(targets(find_subject(path), signatures), key):
         verdicts.append(verdict)
         if not as_json:
             typer.echo(visible(f"{verdict.state:8}  {verdict.name}" + (f"  {verdict.why}" if verdict.why else "")))

@@ -120,7 +120,7 @@ class _Project:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and type(spec.loader) is SourceFileLoader and spec.origin:
-            spec.loader = _Loader(name, spec.origin, self._builtins)
+            spec.loader = _OwnCodeLoader(name, spec.origin, self._builtins)
         return spec
 
     def _import(
@@ -138,7 +138,7 @@ class _Project:
         return module if fromlist else sys.modules[f"{self.package}.{name.partition('.')[0]}"]
 
 
-class _Loader(SourceFileLoader):
+class _OwnCodeLoader(SourceFileLoader):
     """Runs a module of a project with the project's own `__import__`."""
 
     def __init__(self, name: str, path: str, names: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _BoundedLoader)
     except RecursionError:
         raise ValueError("too many lists or mappings inside one another") from None
     except yaml.MarkedYAMLError as error:
@@ -37,7 +37,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
-class _Loader(yaml.SafeLoader):
+class _BoundedLoader(yaml.SafeLoader):
     """Counts nodes as they are composed; an alias counts for all that it stands for."""
 
     def __init__(self, text: str) -> None:
@@ -73,4 +73,4 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_BoundedLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))

@@ -41,7 +41,7 @@ def engine_environment() -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CompletionRequest:
     """One completion to generate."""
 
     key: tuple[int, int, int]
@@ -67,13 +67,13 @@ class Reply:
     """The stop text that ended it."""
 
 
-class Answerer(Protocol):
+class AnyEngine(Protocol):
     """What generates: an engine of this process, or servers."""
 
     name: str
     """What is recorded with every row."""
 
-    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
         """Generate completions, and yield them as they finish, in any order."""
 
 
@@ -92,7 +92,7 @@ class EngineSource(Protocol):
         reporter: Reporter,
         *,
         trust_remote_code: bool,
-    ) -> Answerer:
+    ) -> AnyEngine:
         """What generates with a checkpoint's weights."""
 
 
@@ -150,12 +150,12 @@ class Engine:
         """Drop cached prompts, so that what is generated depends on nothing that was generated before."""
         self._llm.reset_prefix_cache()
 
-    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
         """Generate completions, at most `in_flight` at once, and yield them as they finish: one list per engine step.
 
         The order and the batch they are in depend on timing; the completions do not, each has a seed of its own.
         """
-        waiting: dict[str, Ask] = {}
+        waiting: dict[str, CompletionRequest] = {}
         exhausted = False
         while True:
             while not exhausted and len(waiting) < in_flight:
@@ -195,7 +195,7 @@ class Engine:
         self._has_run = True
         return list(outputs)
 
-    def _add(self, name: str, ask: Ask) -> str | None:
+    def _add(self, name: str, ask: CompletionRequest) -> str | None:
         """Queue one request. Returns why the engine refused it, or None."""
         from vllm import SamplingParams, exceptions
         from vllm.sampling_params import RequestOutputKind
@@ -223,7 +223,7 @@ class Engine:
         return None
 
 
-def _reply(ask: Ask, output: RequestOutput) -> Reply:
+def _reply(ask: CompletionRequest, output: RequestOutput) -> Reply:
     completion = output.outputs[0]
     tokens = list(completion.token_ids)
     flat: Any = completion.logprobs

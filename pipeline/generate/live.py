@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.common.device import has_gpu
 from pipeline.config.engine import EngineConfig, SamplingConfig
-from pipeline.generate.engine import Ask, Engine, reason_of
+from pipeline.generate.engine import CompletionRequest, Engine, reason_of
 from pipeline.run.process import NeedsFreshProcess, Reporter
 from pipeline.store import Artifact
 
@@ -104,7 +104,7 @@ def _difference(engine: Engine, model: Path, probes: Sequence[list[int]], *, tru
     from pipeline.generate.reference import reference_logprobs
 
     sampling = SamplingConfig(max_tokens=PROBE_TOKENS)
-    asks = [Ask((-1, number, 0), prompt, sampling, seed=number) for number, prompt in enumerate(probes)]
+    asks = [CompletionRequest((-1, number, 0), prompt, sampling, seed=number) for number, prompt in enumerate(probes)]
     replies = [reply for step in engine.run(iter(asks), in_flight=len(asks)) for reply in step]
     if any(reply.error is not None or not reply.logprobs for reply in replies):
         return math.inf

@@ -15,7 +15,7 @@ import polars as pl
 from pipeline.common.errors import DataError
 from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
-from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.seeds import completion_seed
 from pipeline.rewards.items import RewardItem, RewardResult
 from pipeline.rewards.pool import RewardPool
@@ -41,7 +41,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RolloutsJob:
     """One rollouts artifact to make: its groups, and what every row of it has in common."""
 
     number: int
@@ -61,18 +61,20 @@ class Job:
     def group_id(self, group: Group) -> str:
         return group_id(group.name, self.key)
 
-    def asks(self, shard: Shard) -> Iterator[Ask]:
+    def asks(self, shard: Shard) -> Iterator[CompletionRequest]:
         for number in range(shard.start, shard.stop):
             group = self.groups[number]
             for sample in range(self.samples):
-                yield Ask((self.number, number, sample), group.prompt_token_ids, self.sampling, self.seed(group, sample))
+                yield CompletionRequest(
+                    (self.number, number, sample), group.prompt_token_ids, self.sampling, self.seed(group, sample)
+                )
 
 
 @dataclass
 class Shard:
     """A run of groups that go into one file."""
 
-    job: Job
+    job: RolloutsJob
     name: str
     start: int
     stop: int
@@ -167,7 +169,7 @@ def remarks_name(shard: str) -> str:
     return f"remarks-{shard.removeprefix('part-')}"
 
 
-def shards_of(job: Job, size: int) -> list[Shard]:
+def shards_of(job: RolloutsJob, size: int) -> list[Shard]:
     """Cut a job into files of `size` groups."""
     starts = range(0, len(job.groups), size)
     return [Shard(job, f"part-{i:05d}.parquet", s, min(s + size, len(job.groups))) for i, s in enumerate(starts)]
@@ -193,7 +195,7 @@ def prompt_for_grader(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "metadata": json.loads(row["metadata"]) if row["metadata"] else {}}
 
 
-def _row(job: Job, group: Group, reply: Reply, grade: RewardResult, tokenizer: Decoder, engine: str) -> dict[str, Any]:
+def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, tokenizer: Decoder, engine: str) -> dict[str, Any]:
     sample = reply.key[2]
     logprobs: list[float] | None = reply.logprobs
     error = reply.error

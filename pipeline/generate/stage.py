@@ -15,10 +15,10 @@ from pipeline.common.errors import DataError, StageFailed, UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.context import context_length
-from pipeline.generate.engine import Ask, EngineSource
+from pipeline.generate.engine import CompletionRequest, EngineSource
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
-from pipeline.generate.shards import Group, Job, Shard, remarks_name, shards_of
+from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of
 from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.rewards.pool import RewardPool
@@ -108,7 +108,7 @@ class _Jobs:
         self.failed = dict.fromkeys(works, 0)
         self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
 
-    def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> Job:
+    def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> RolloutsJob:
         recipe = work.request.recipe
         selection = recipe["selection"]
         frame = read_table(prompts, Prompts)
@@ -123,7 +123,7 @@ class _Jobs:
         groups = [Group(row, ids, names.next(row["prompt_id"])) for row, ids in zip(frame.to_dicts(), tokens, strict=True)]
         for group in groups:
             _refuse_misfit(group, context, prompts)
-        return Job(
+        return RolloutsJob(
             number=number,
             key=work.request.key,
             groups=groups,
@@ -165,7 +165,7 @@ class _Jobs:
             shard.engine = engine.name
         waiting = list(self.shards)
         by_group = {(shard.job.number, number): shard for shard in waiting for number in range(shard.start, shard.stop)}
-        meter = _Meter(reporter, self.total)
+        meter = _TokenMeter(reporter, self.total)
         with RewardPool(self.reward) as pool:
             for note in pool.notes:
                 reporter.note(note)
@@ -174,16 +174,16 @@ class _Jobs:
                     by_group[reply.key[:2]].add(reply, self.tokenizer, pool)
                     meter.count(len(reply.token_ids))
                 waiting = self._write_enough(waiting)
-                meter.tell()
+                meter.report()
             self._write_all(waiting)
-        meter.tell(last=True)
+        meter.report(last=True)
 
     def _write_all(self, shards: list[Shard]) -> None:
         """Write shards as their grades come."""
         while shards := self._write_graded(shards):
             time.sleep(0.01)
 
-    def _asks(self) -> Iterator[Ask]:
+    def _asks(self) -> Iterator[CompletionRequest]:
         for shard in self.shards:
             yield from shard.job.asks(shard)
 
@@ -216,7 +216,7 @@ class _Jobs:
         return left
 
 
-class _Meter:
+class _TokenMeter:
     """Progress in completions, speed in tokens per second."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
@@ -228,7 +228,7 @@ class _Meter:
         self._done += 1
         self._tokens += tokens
 
-    def tell(self, last: bool = False) -> None:
+    def report(self, last: bool = False) -> None:
         now = time.monotonic()
         if last or now - self._told >= PROGRESS_SECONDS:
             self._told = now

@@ -13,10 +13,10 @@ from pipeline.common.text import visible
 from pipeline.config.run import RunConfig
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
+from pipeline.shape.informative import cannot_learn
 from pipeline.shape.mix.shares import check_replay, described
 from pipeline.shape.mix.tokens import check_tokens
 from pipeline.shape.settings import check_shape
-from pipeline.shape.signal import cannot_learn
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
 from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer

@@ -14,7 +14,7 @@ import polars as pl
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.config.data import PromptSource
-from pipeline.sources.readers import FILE_SUFFIXES, Misfit, read_rows
+from pipeline.sources.readers import FILE_SUFFIXES, BadRow, read_rows
 from pipeline.store.files import whole_file
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -37,7 +37,7 @@ class Questions:
     path: Path
     columns: list[str]
     rows: list[dict[str, Any]]
-    bad: list[Misfit]
+    bad: list[BadRow]
     unit: str
 
     def guess(self, names: Sequence[str], *, but: str | None = None) -> str | None:

@@ -38,7 +38,7 @@ if __name__ == "__main__":  # python reward.py tries it
 
 
 @dataclass(frozen=True)
-class Source:
+class PromptFile:
     """One file of prompts."""
 
     path: str
@@ -81,8 +81,8 @@ class Draft:
     name: str
     model: str
     small_model: bool
-    train: Source
-    heldout: Source
+    train: PromptFile
+    heldout: PromptFile
     chat: bool
     system: str | None
     template: str

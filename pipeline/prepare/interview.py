@@ -14,8 +14,8 @@ from pipeline.common.device import has_gpu
 from pipeline.common.errors import DataError, UserError
 from pipeline.prepare import data
 from pipeline.prepare.data import Questions, read_questions
-from pipeline.prepare.draft import MATH_SYSTEM, OWN, PATTERN, Draft, Reward, Sizes, Source
-from pipeline.prepare.model import Model, find_model
+from pipeline.prepare.draft import MATH_SYSTEM, OWN, PATTERN, Draft, PromptFile, Reward, Sizes
+from pipeline.prepare.model import ModelChoice, find_model
 
 TRAIN, HELDOUT = "train.jsonl", "heldout.jsonl"
 TEMPLATE = "Question: {question}\nAnswer: "
@@ -66,7 +66,7 @@ class Result:
 
     draft: Draft
     files: dict[str, list[dict[str, Any]]]
-    model: Model
+    model: ModelChoice
 
 
 def interview(wishes: Wishes, ask: Ask) -> Result:
@@ -93,7 +93,7 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
     algorithm = ask(wishes.algorithm, "--algorithm", "Algorithm", "rec-oneside-nois", _algorithm)
     device = ask(wishes.size, "--size", "Sizes: cpu or gpu", "gpu" if has_gpu() else "cpu", _one_of(("cpu", "gpu"), "size"))
 
-    source = Source(_seen_from(wishes.directory, questions.path), asked, answered, worked, wishes.set_aside)
+    source = PromptFile(_seen_from(wishes.directory, questions.path), asked, answered, worked, wishes.set_aside)
     train, heldout, files = _sources(wishes, questions, source)
     texts = [template.replace("{question}", text) for text in questions.texts(asked)]
     draft = Draft(
@@ -115,7 +115,7 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
     return Result(draft, files, model)
 
 
-def _chat(wishes: Wishes, ask: Ask, model: Model) -> bool:
+def _chat(wishes: Wishes, ask: Ask, model: ModelChoice) -> bool:
     if wishes.chat is None and not model.has_chat_template:
         return False
     if wishes.chat and model.files and not model.has_chat_template:
@@ -125,7 +125,9 @@ def _chat(wishes: Wishes, ask: Ask, model: Model) -> bool:
     return ask(given, "--chat", "Use the model's chat template: yes or no", default, _one_of(("yes", "no"), "answer")) == "yes"
 
 
-def _sources(wishes: Wishes, questions: Questions, source: Source) -> tuple[Source, Source, dict[str, list[dict[str, Any]]]]:
+def _sources(
+    wishes: Wishes, questions: Questions, source: PromptFile
+) -> tuple[PromptFile, PromptFile, dict[str, list[dict[str, Any]]]]:
     """Where training and held-out questions are read from, and what must be written for that."""
     if questions.bad and not wishes.set_aside:
         first = questions.bad[0]
@@ -133,8 +135,8 @@ def _sources(wishes: Wishes, questions: Questions, source: Source) -> tuple[Sour
             f"{questions.path}, {questions.unit} {first.number}: {first.reasons}. "
             f"{len(questions.bad)} rows cannot be read; mend them, or go on without them: --set-aside"
         )
-    here = Source(TRAIN, source.question, source.answer, source.answer_pattern, source.set_aside)
-    there = Source(HELDOUT, source.question, source.answer, source.answer_pattern, source.set_aside)
+    here = PromptFile(TRAIN, source.question, source.answer, source.answer_pattern, source.set_aside)
+    there = PromptFile(HELDOUT, source.question, source.answer, source.answer_pattern, source.set_aside)
     if wishes.heldout is None:
         trained, held = data.divide(questions, source.question)
         _refuse_own_input(wishes.directory, [TRAIN, HELDOUT], [questions.path])
@@ -149,7 +151,9 @@ def _sources(wishes: Wishes, questions: Questions, source: Source) -> tuple[Sour
         files[HELDOUT] = judged.rows
     _refuse_own_input(wishes.directory, list(files), [questions.path, judged.path])
     path = _seen_from(wishes.directory, judged.path)
-    other = there if HELDOUT in files else Source(path, source.question, source.answer, source.answer_pattern, source.set_aside)
+    other = (
+        there if HELDOUT in files else PromptFile(path, source.question, source.answer, source.answer_pattern, source.set_aside)
+    )
     return here if TRAIN in files else source, other, files
 
 
@@ -161,7 +165,7 @@ def _refuse_own_input(directory: Path, written: Sequence[str], read: Sequence[Pa
                 raise UserError(f"{path}: is read, and a part of it would be written in its place. Choose another directory")
 
 
-def _room(model: Model, texts: Sequence[str], chat: bool) -> int | None:
+def _room(model: ModelChoice, texts: Sequence[str], chat: bool) -> int | None:
     """Tokens left for a completion after the longest prompt, if that can be told.
 
     Raises:

@@ -19,7 +19,7 @@ LOOKED_AT = 2000
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelChoice:
     """A model directory, or a name on the hub."""
 
     path: str
@@ -60,7 +60,7 @@ class Model:
         return max(len(found.ids) for found in tokenizer.encode_batch(list(texts[:LOOKED_AT])))
 
 
-def find_model(path: str) -> Model:
+def find_model(path: str) -> ModelChoice:
     """
     Raises:
         UserError: neither a sound model directory nor what can be a hub name.
@@ -70,6 +70,6 @@ def find_model(path: str) -> Model:
     if not directory.is_dir():
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
             raise UserError(f"{path}: no such directory. Give a Hugging Face model directory, or a hub name such as owner/name")
-        return Model(path, {})
+        return ModelChoice(path, {})
     base_model.locate(ModelConfig(path=path))
-    return Model(path, base_model.model_files(directory))
+    return ModelChoice(path, base_model.model_files(directory))

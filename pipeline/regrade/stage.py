@@ -56,21 +56,21 @@ def grade(spec: Event, reporter: Reporter) -> Event:
     """
     reward = RewardConfig.model_validate(spec["reward"])
     made = []
-    with _Pool(reward, reporter) as pool:
+    with _LazyPool(reward, reporter) as pool:
         for job in spec["jobs"]:
             with Store(spec["store"], reporter.note).work(Request.from_json(job["request"])) as work:
-                made.append(work if isinstance(work, Artifact) else _Job(work, job, reward).grade(pool, reporter))
+                made.append(work if isinstance(work, Artifact) else _RegradeJob(work, job, reward).grade(pool, reporter))
     return {"artifacts": [str(artifact.path) for artifact in made]}
 
 
-class _Pool:
+class _LazyPool:
     """A reward pool that starts when it is first needed."""
 
     def __init__(self, reward: RewardConfig, reporter: Reporter) -> None:
         self._reward, self._reporter = reward, reporter
         self._pool: RewardPool | None = None
 
-    def __enter__(self) -> _Pool:
+    def __enter__(self) -> _LazyPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +87,7 @@ class _Pool:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class _RegradedShard:
     """Rows that are being graded."""
 
     name: str
@@ -96,7 +96,7 @@ class _Shard:
     """Of each group."""
 
 
-class _Job:
+class _RegradeJob:
     """One rollouts artifact to make."""
 
     def __init__(self, work: Work, job: Mapping[str, Any], reward: RewardConfig) -> None:
@@ -107,20 +107,20 @@ class _Job:
         self.total = sum(file.rows or 0 for file in self.source.files if file.table and file.table.startswith("rollouts/"))
         self.failed = 0
 
-    def grade(self, pool: _Pool, reporter: Reporter) -> Artifact:
+    def grade(self, pool: _LazyPool, reporter: Reporter) -> Artifact:
         work = self.work
         work.require_space(sum(path.stat().st_size for path in self.files), f"{self.total:,} graded completions")
         self._check_prompts()
         missing = [path for path in self.files if not self._is_there(path.name)]
-        meter = _Meter(reporter, sum(pq.read_metadata(path).num_rows for path in missing))
-        waiting: deque[_Shard] = deque()
+        meter = _RegradeMeter(reporter, sum(pq.read_metadata(path).num_rows for path in missing))
+        waiting: deque[_RegradedShard] = deque()
         for path in missing:
             waiting.append(self._submitted(path, pool.started))
             if len(waiting) == AHEAD:
                 self._write(waiting.popleft(), meter)
         while waiting:
             self._write(waiting.popleft(), meter)
-        meter.tell(last=True)
+        meter.report(last=True)
         files = [work.path / path.name for path in self.files]
         rows = read_scalars(files)
         errors = rows.filter(pl.col("status") == "reward_error")["error"]
@@ -148,15 +148,15 @@ class _Job:
             return False
         return "reward_error" not in pl.read_parquet(self.work.path / name, columns=["status"], glob=False)["status"]
 
-    def _submitted(self, path: Path, pool: RewardPool) -> _Shard:
+    def _submitted(self, path: Path, pool: RewardPool) -> _RegradedShard:
         check_columns(path, Rollouts)
         frame = pl.read_parquet(path, glob=False)
         if frame.is_empty():
             raise DataError(f"{path}: no rows to grade")
         groups = itertools.groupby(items_of(frame, self.prompts), key=lambda item: item.group_id)
-        return _Shard(path.name, frame, [pool.submit(list[RewardItem](group)) for _, group in groups])
+        return _RegradedShard(path.name, frame, [pool.submit(list[RewardItem](group)) for _, group in groups])
 
-    def _write(self, shard: _Shard, meter: _Meter) -> None:
+    def _write(self, shard: _RegradedShard, meter: _RegradeMeter) -> None:
         """Write a shard when it is graded."""
         results: list[RewardResult] = []
         for future in shard.grades:
@@ -182,7 +182,7 @@ class _Job:
             )
 
 
-class _Meter:
+class _RegradeMeter:
     """Progress in completions."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
@@ -192,9 +192,9 @@ class _Meter:
 
     def count(self, completions: int) -> None:
         self._done += completions
-        self.tell()
+        self.report()
 
-    def tell(self, last: bool = False) -> None:
+    def report(self, last: bool = False) -> None:
         now = time.monotonic()
         if last or now - self._told >= PROGRESS_SECONDS:
             self._told = now

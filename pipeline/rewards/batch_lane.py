@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.rewards.items import RewardItem, Score
-from pipeline.rewards.process import Ended, Refused, TimedOut, WorkerProcess
+from pipeline.rewards.process import Ended, GraderRefused, TimedOut, WorkerProcess
 from pipeline.rewards.protocol import encode, one_line
 from pipeline.rewards.registry import environment_of
 
@@ -63,7 +63,7 @@ class BatchLane:
                 self._start_message, self._wake_fd, show_output=self._show_output, environment=self._environment()
             )
             ready = self._worker.wait_until_ready(LOADING_SECONDS)
-        except Refused as error:
+        except GraderRefused as error:
             self.close()
             raise UserError(f"{who}: {error}") from None
         except TimedOut:

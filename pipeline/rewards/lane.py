@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.rewards.items import RewardItem, RewardResult, weighted
-from pipeline.rewards.process import STARTUP_SECONDS, Ended, Refused, TimedOut, WorkerProcess
+from pipeline.rewards.process import STARTUP_SECONDS, Ended, GraderRefused, TimedOut, WorkerProcess
 from pipeline.rewards.protocol import encode, one_line
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Lane:
                 self._worker = WorkerProcess(self._start_message, self._wake_fd, show_output=self._show_output)
                 self.notes = self._worker.wait_until_ready()["notes"]
                 return
-            except Refused as error:
+            except GraderRefused as error:
                 self.close()
                 raise UserError(str(error)) from None
             except TimedOut:

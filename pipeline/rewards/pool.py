@@ -29,7 +29,7 @@ LARGEST_BATCH = 128
 
 
 @dataclass(slots=True)
-class _Job:
+class _Submission:
     """One call of `submit`."""
 
     items: Sequence[RewardItem]
@@ -42,13 +42,13 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    job: _Job
+class _Piece:
+    job: _Submission
     start: int
     stop: int
 
 
-_Queue = deque[_Chunk]
+_Queue = deque[_Piece]
 
 
 class RewardPool:
@@ -84,7 +84,7 @@ class RewardPool:
         self._batch_lanes: list[BatchLane] = []
         self._chunks: _Queue = deque()
         self._batches: dict[str, _Queue] = {column: deque() for column in self._batched}
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, _Submission] = {}
         self._open = False
         self._broken: BaseException | None = None
         self._wake: tuple[int, int] | None = None
@@ -153,15 +153,15 @@ class RewardPool:
         items = tuple(items)
         size = max(1, min(LARGEST_CHUNK, len(items) // (4 * self._config.workers)))
         starts = range(0, len(items), size) if self._single else range(0)
-        job = _Job(items, [None] * len(items), len(starts) + len(self._batched))
+        job = _Submission(items, [None] * len(items), len(starts) + len(self._batched))
         with self._change:
             if not self._open:
                 raise RuntimeError("this RewardPool is not open; use it as a context manager")
             if self._broken is None and items:
                 self._jobs[id(job)] = job
-                self._chunks.extend(_Chunk(job, start, min(start + size, len(items))) for start in starts)
+                self._chunks.extend(_Piece(job, start, min(start + size, len(items))) for start in starts)
                 for queue in self._batches.values():
-                    queue.append(_Chunk(job, 0, len(items)))
+                    queue.append(_Piece(job, 0, len(items)))
                 self._change.notify_all()
                 return job.future
         if self._broken is not None:
@@ -224,18 +224,18 @@ class RewardPool:
             self._finish(chunk.job)
         return bool(chunks)
 
-    def _next(self, queue: _Queue, items: int) -> list[_Chunk]:
+    def _next(self, queue: _Queue, items: int) -> list[_Piece]:
         """The next chunk of a queue, and those behind it while all have at most so many items; [] when the pool closes."""
         with self._change:
             while self._open and not queue:
                 self._change.wait()
-            chunks: list[_Chunk] = []
+            chunks: list[_Piece] = []
             while self._open and queue and (not chunks or items >= len(queue[0].job.items)):
                 chunks.append(queue.popleft())
                 items -= len(chunks[-1].job.items)
             return chunks
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: _Submission) -> None:
         """Count a part of a job as done. With the last one, its results are told."""
         with self._change:
             job.missing -= 1
@@ -244,7 +244,7 @@ class RewardPool:
         if job.future.set_running_or_notify_cancel():
             job.future.set_result([self._result(job, number) for number in range(len(job.items))])
 
-    def _result(self, job: _Job, number: int) -> RewardResult:
+    def _result(self, job: _Submission, number: int) -> RewardResult:
         """What all graders said of one item."""
         single = job.results[number]
         if not self._batched:
@@ -267,7 +267,7 @@ class RewardPool:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
 
-    def _take_all_jobs(self) -> list[_Job]:
+    def _take_all_jobs(self) -> list[_Submission]:
         with self._change:
             jobs = list(self._jobs.values())
             self._jobs.clear()

@@ -44,7 +44,7 @@ class Ended(Exception):
     """The worker is gone, or no longer speaks the protocol."""
 
 
-class Refused(Exception):
+class GraderRefused(Exception):
     """The worker started, and a grader cannot be used as it is configured; the message says why."""
 
 
@@ -127,12 +127,12 @@ class WorkerProcess:
             seconds: longest wait; default `STARTUP_SECONDS`.
 
         Raises:
-            Refused: a grader cannot be found, called or prepared.
+            GraderRefused: a grader cannot be found, called or prepared.
             Ended, TimedOut, Closing: it did not come up.
         """
         reply = self.receive(time.monotonic() + (seconds or STARTUP_SECONDS))
         if "refused" in reply:
-            raise Refused(reply["refused"])
+            raise GraderRefused(reply["refused"])
         return reply
 
     @property

@@ -22,8 +22,8 @@ from pipeline.shape.behavior import has_behavior
 from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, shaped_table, with_pairs
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.fit import check_limit, max_tokens_of
+from pipeline.shape.informative import one_reward
 from pipeline.shape.settings import check_shape
-from pipeline.shape.signal import one_reward
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import scan_table

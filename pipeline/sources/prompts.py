@@ -16,7 +16,7 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.common.spelled import spelled
 from pipeline.config.data import PromptSource
 from pipeline.run.process import Event, Reporter
-from pipeline.sources.readers import Misfit, Rows, read_rows, refuse_missing
+from pipeline.sources.readers import BadRow, SourceRows, read_rows, refuse_missing
 from pipeline.sources.rendering import Render, Rendering
 from pipeline.store import Artifact, Request, Store, read_table
 from pipeline.store.files import sha256_of
@@ -161,7 +161,7 @@ def load(source: PromptSource, misfits: Misfits | None = None) -> Sifted:
     good, numbers, bad = _sift(source, found)
     if misfits is not None and (why := misfits(good["question"].to_list())):
         content = (_as_json(row) for row in good.iter_rows(named=True))
-        bad = sorted([*bad, *(Misfit(numbers[i], why[i], text) for i, text in enumerate(content) if i in why)])
+        bad = sorted([*bad, *(BadRow(numbers[i], why[i], text) for i, text in enumerate(content) if i in why)])
         good = good.filter(~pl.int_range(pl.len()).is_in(list(why)))
     if bad and (source.bad_rows == "refuse" or good.is_empty()):
         raise DataError(_refusal(name, found.unit, bad, len(good)))
@@ -169,7 +169,7 @@ def load(source: PromptSource, misfits: Misfits | None = None) -> Sifted:
     return Sifted(good, pl.DataFrame(rows, schema=dict.fromkeys(SetAside.columns(), pl.String), orient="row"))
 
 
-def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[int], list[Misfit]]:
+def _sift(source: PromptSource, found: SourceRows) -> tuple[pl.DataFrame, list[int], list[BadRow]]:
     """Rows that are prompts, with their numbers in the source, and the others."""
     texts, numbers, bad = [], [], list(found.bad)
     answer_of, used = _answer_reader(source), {source.question, source.answer, source.prompt_id}
@@ -183,12 +183,12 @@ def _sift(source: PromptSource, found: Rows) -> tuple[pl.DataFrame, list[int], l
             texts.append((prompt_id, question, answer, _metadata(row, used)))
             numbers.append(number)
         except (ValueError, RecursionError) as error:
-            bad.append(Misfit(number, str(error), _as_json(row)))
+            bad.append(BadRow(number, str(error), _as_json(row)))
     frame = pl.DataFrame(texts, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
     checked = Prompts.check(frame.with_columns(prompt_text=pl.lit("")))
     for row in checked.bad.iter_rows(named=True):
         content = _as_json({name: row[name] for name in COLUMNS})
-        bad.append(Misfit(numbers[row["row"]], _explained(row, source), content))
+        bad.append(BadRow(numbers[row["row"]], _explained(row, source), content))
     wrong = set(checked.bad["row"].to_list())
     return checked.good.select(COLUMNS), [n for row, n in enumerate(numbers) if row not in wrong], sorted(bad)
 
@@ -263,7 +263,7 @@ def _explained(row: dict[str, Any], source: PromptSource) -> str:
     return f"{row['reasons']} ({row['prompt_id']!r}). {what}"
 
 
-def _refusal(name: str, unit: str, bad: list[Misfit], good: int) -> str:
+def _refusal(name: str, unit: str, bad: list[BadRow], good: int) -> str:
     """The first bad rows with their reasons, and the remedy."""
     told = [f"{name}, {unit} {bad[0].number}: {bad[0].reasons}"]
     told += [f"{unit} {row.number}: {row.reasons}" for row in bad[1:MOST_TOLD]]

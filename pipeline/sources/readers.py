@@ -32,7 +32,7 @@ BATCH_ROWS = 1024
 LFS = b"version https://git-lfs.github.com/spec/"
 
 
-class Misfit(NamedTuple):
+class BadRow(NamedTuple):
     """A row that does not fit."""
 
     number: int
@@ -42,7 +42,7 @@ class Misfit(NamedTuple):
 
 
 @dataclass
-class Rows:
+class SourceRows:
     """A source's rows as they came. A row may lack columns that others have."""
 
     unit: Literal["line", "row"]
@@ -51,7 +51,7 @@ class Rows:
     rows: list[dict[str, Any]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     """Of the rows."""
-    bad: list[Misfit] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
 
 
 def refuse_missing(source: PromptSource) -> None:
@@ -65,7 +65,7 @@ def refuse_missing(source: PromptSource) -> None:
         raise UserError(f"{source.path}: no such file or directory")
 
 
-def read_rows(source: PromptSource) -> Rows:
+def read_rows(source: PromptSource) -> SourceRows:
     """The first `limit` rows of a source.
 
     Raises:
@@ -111,9 +111,9 @@ class _Room:
         )
 
 
-def _of_jsonl(path: Path, limit: int | None) -> Rows:
+def _of_jsonl(path: Path, limit: int | None) -> SourceRows:
     """Not through a data frame: it would make one type of a column's 1 and 1.5, or 1 and "one"."""
-    found, room = Rows("line"), _Room(path)
+    found, room = SourceRows("line"), _Room(path)
     with path.open("rb") as file:
         for number, line in numbered_lines(file):
             if limit is not None and len(found.rows) + len(found.bad) >= limit:
@@ -123,7 +123,7 @@ def _of_jsonl(path: Path, limit: int | None) -> Rows:
                 found.rows.append(json_object(line))
                 found.numbers.append(number)
             except ValueError as error:
-                found.bad.append(Misfit(number, str(error), line.decode("utf-8", "replace")))
+                found.bad.append(BadRow(number, str(error), line.decode("utf-8", "replace")))
     found.columns = list(dict.fromkeys(key for row in found.rows for key in row))
     return found
 
@@ -197,7 +197,7 @@ def _depth(value: Any) -> int:
     return deepest
 
 
-def _of_parquet(path: Path, limit: int | None) -> Rows:
+def _of_parquet(path: Path, limit: int | None) -> SourceRows:
     """Texts stay in their dictionaries until it is known what they come to once they are written out."""
     room = _Room(path)
     with pq.ParquetFile(path) as file:
@@ -218,8 +218,8 @@ def _of_parquet(path: Path, limit: int | None) -> Rows:
         return _of_batches(names, batches, limit, room)
 
 
-def _of_batches(names: list[str], batches: Iterable[pa.RecordBatch], limit: int | None, room: _Room) -> Rows:
-    found = Rows("row", names)
+def _of_batches(names: list[str], batches: Iterable[pa.RecordBatch], limit: int | None, room: _Room) -> SourceRows:
+    found = SourceRows("row", names)
     for batch in batches:
         batch = batch.slice(0, None if limit is None else limit - len(found.rows))
         batch.validate(full=True)  # text that is not UTF-8, offsets that lead elsewhere
@@ -231,7 +231,7 @@ def _of_batches(names: list[str], batches: Iterable[pa.RecordBatch], limit: int 
     return found
 
 
-def _of_dataset(source: PromptSource) -> Rows:
+def _of_dataset(source: PromptSource) -> SourceRows:
     table = _load_dataset(source)
     return _of_batches(table.column_names, table.to_batches(BATCH_ROWS), source.limit, _Room(source.path))
 

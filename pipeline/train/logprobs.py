@@ -75,7 +75,7 @@ class Projection:
         """
         self._hidden, self._targets = hidden.detach().requires_grad_(), targets
         self._parameters = weight, bias
-        self._open: _Chunk | None = None
+        self._open: _TokensPass | None = None
         room = min(longest, tokens_of_chunk(len(weight), hidden.device)) * len(weight)
         with torch.no_grad():
             self._gradients = _Gradients(_Head(hidden, weight, bias, temperature), weight, bias)
@@ -89,14 +89,14 @@ class Projection:
         found: tuple[Tensor, Tensor] = _ChunkOutputs.apply(self, tokens, self._hidden)  # type: ignore[no-untyped-call]
         return found
 
-    def begin(self, tokens: slice) -> _Chunk:
+    def begin(self, tokens: slice) -> _TokensPass:
         """Forward pass of a chunk."""
         head = self._gradients.head
-        self._open = _Chunk(head, tokens, self._targets[tokens], self._room)
+        self._open = _TokensPass(head, tokens, self._targets[tokens], self._room)
         return self._open
 
     def end(
-        self, chunk: _Chunk | None, of_logprobs: Float[Tensor, " chunk"] | None, of_entropy: Float[Tensor, " chunk"] | None
+        self, chunk: _TokensPass | None, of_logprobs: Float[Tensor, " chunk"] | None, of_entropy: Float[Tensor, " chunk"] | None
     ) -> None:
         """Backward pass of the chunk that was begun last."""
         assert chunk is not None and chunk is self._open, "a chunk's backward pass runs once, and before the next chunk is begun"
@@ -157,7 +157,7 @@ class _HandOver(torch.autograd.Function):
         return None, *gradients
 
 
-class _Chunk:
+class _TokensPass:
     """Forward and backward pass of some positions that lie together."""
 
     def __init__(self, head: _Head, tokens: slice, targets: Tensor, room: Tensor) -> None:

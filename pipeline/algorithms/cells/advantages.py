@@ -38,7 +38,7 @@ class Advantage(Protocol):
         ...
 
 
-class _Local:
+class _GroupAlone:
     """An advantage that depends on its group alone."""
 
     __slots__ = ()
@@ -49,7 +49,7 @@ class _Local:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Constant(_Local):
+class Constant(_GroupAlone):
     """A = value for every completion: imitation."""
 
     value: float = 1.0
@@ -59,7 +59,7 @@ class Constant(_Local):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RawReward(_Local):
+class RawReward(_GroupAlone):
     """A = r - baseline, the same for every group. Does not vanish for groups with equal rewards."""
 
     baseline: float = 0.0
@@ -70,7 +70,7 @@ class RawReward(_Local):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Signed(_Local):
+class Signed(_GroupAlone):
     """A = positive where r >= solved_at, else -negative. With 1 and 1: R = +1 or -1."""
 
     positive: float = 1.0
@@ -83,7 +83,7 @@ class Signed(_Local):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupMean(_Local):
+class GroupMean(_GroupAlone):
     """A = r - (mean(r over the group) + shift). Without a shift, a group of one or with equal rewards has A = 0."""
 
     shift: float = 0.0
@@ -94,7 +94,7 @@ class GroupMean(_Local):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupNormalized(_Local):
+class GroupNormalized(_GroupAlone):
     """A = (r - mean) / (std + epsilon) over the group. A group of one, or with equal rewards, has A = 0.
 
     Source: GRPO, arXiv:2402.03300, equation for outcome supervision.
@@ -111,7 +111,7 @@ class GroupNormalized(_Local):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeaveOneOut(_Local):
+class LeaveOneOut(_GroupAlone):
     """A = r - mean(r of the others in the group) = G/(G-1) (r - mean). A group of one has A = 0.
 
     Source: RLOO, arXiv:2402.14740.
@@ -124,7 +124,7 @@ class LeaveOneOut(_Local):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SoftValue(_Local):
+class SoftValue(_GroupAlone):
     """A = r - beta log mean(exp(r / beta) over the group): the optimal value of the KL-regularized problem as baseline.
 
     beta -> infinity gives the mean, beta -> 0 the maximum. Source: A*-PO, arXiv:2505.20686; OAPL, arXiv:2602.19362.

@@ -15,7 +15,7 @@ from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import code
 from pipeline.exchange.exports.card import card, origin, table
-from pipeline.look.show.places import store_around
+from pipeline.look.show.subject import store_around
 from pipeline.store import Artifact
 
 KEY = ["group_id", "sample_index"]
@@ -42,7 +42,7 @@ PREFERENCE = {
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """What is exported: rollouts, all of them or those that shaping kept, and the pairs that it made."""
 
     artifact: Artifact
@@ -50,7 +50,7 @@ class Source:
     shaped: Artifact | None
 
     @classmethod
-    def of(cls, artifact: Artifact) -> Source:
+    def of(cls, artifact: Artifact) -> ExportSource:
         """
         Raises:
             UserError: neither rollouts nor a shaped table.
@@ -74,7 +74,7 @@ class Source:
             yield rows, pl.read_parquet(pairs[number], glob=False) if pairs else None
 
 
-def write_sft(source: Source, directory: Path, min_reward: float | None) -> int:
+def write_sft(source: ExportSource, directory: Path, min_reward: float | None) -> int:
     """Returns the number of rows.
 
     Raises:
@@ -95,7 +95,7 @@ def write_sft(source: Source, directory: Path, min_reward: float | None) -> int:
     return _write(source, directory, rows(), "SFT", SFT, min_reward)
 
 
-def write_preference(source: Source, directory: Path, min_reward: float | None, pairing: RewardPairs) -> int:
+def write_preference(source: ExportSource, directory: Path, min_reward: float | None, pairing: RewardPairs) -> int:
     """Returns the number of pairs.
 
     Args:
@@ -123,7 +123,12 @@ def write_preference(source: Source, directory: Path, min_reward: float | None, 
 
 
 def _write(
-    source: Source, directory: Path, frames: Iterator[pl.DataFrame], form: str, columns: dict[str, str], min_reward: float | None
+    source: ExportSource,
+    directory: Path,
+    frames: Iterator[pl.DataFrame],
+    form: str,
+    columns: dict[str, str],
+    min_reward: float | None,
 ) -> int:
     (directory / "data").mkdir()
     count = number = 0

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.common.errors import UserError
 from pipeline.common.text import code
 from pipeline.exchange.exports.card import card, figures, origin, table
-from pipeline.look.show.places import artifacts_in, store_around
+from pipeline.look.show.subject import artifacts_in, store_around
 from pipeline.sources.models import model_files
 from pipeline.sources.weights import refuse_missing_weights
 from pipeline.store import Artifact

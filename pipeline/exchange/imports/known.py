@@ -9,7 +9,7 @@ Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """A row of a source file, as it came."""
 
     file: str
@@ -37,7 +37,7 @@ class Misfit(NamedTuple):
 class Known:
     """One completion. None: the source does not say."""
 
-    row: Row
+    row: SourceRow
     prompt: str | Messages | None = None
     """As it was given to the model, or the chat messages that were rendered."""
     prompt_tokens: list[int] | None = None

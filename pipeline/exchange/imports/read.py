@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
 from pipeline.exchange.imports.format import LONGEST_CONTENT
-from pipeline.exchange.imports.known import Misfit, Row
+from pipeline.exchange.imports.known import Misfit, SourceRow
 from pipeline.sources.readers import BATCH_ROWS, LFS, json_object, numbered_lines
 from pipeline.store.space import readable
 
@@ -62,7 +62,7 @@ def names_of(files: Sequence[Path]) -> list[str]:
     return [_tail(file, depth) for file in files]
 
 
-def read_rows(files: Sequence[Path]) -> Iterator[Row | Misfit]:
+def read_rows(files: Sequence[Path]) -> Iterator[SourceRow | Misfit]:
     """Every row of every file.
 
     Raises:
@@ -82,23 +82,23 @@ def read_rows(files: Sequence[Path]) -> Iterator[Row | Misfit]:
 def first_columns(files: Sequence[Path]) -> set[str]:
     """Columns of the first rows that can be read."""
     columns: set[str] = set()
-    rows = (row for row in read_rows(files) if isinstance(row, Row))
+    rows = (row for row in read_rows(files) if isinstance(row, SourceRow))
     for _, row in zip(range(LOOKED_AT), rows, strict=False):
         columns |= row.values.keys()
     return columns
 
 
-def _of_jsonl(path: Path, name: str) -> Iterator[Row | Misfit]:
+def _of_jsonl(path: Path, name: str) -> Iterator[SourceRow | Misfit]:
     with path.open("rb") as file:
         for number, line in numbered_lines(file):
             try:
-                yield Row(name, "line", number, json_object(line))
+                yield SourceRow(name, "line", number, json_object(line))
             except ValueError as error:
                 why = re.sub(r", such as \S+ ?\S*\}", "", str(error))
                 yield Misfit(f"{name}, line {number}", why, line[:LONGEST_CONTENT].decode("utf-8", "replace"))
 
 
-def _of_parquet(path: Path, name: str) -> Iterator[Row]:
+def _of_parquet(path: Path, name: str) -> Iterator[SourceRow]:
     with pq.ParquetFile(path) as file:
         columns = file.schema_arrow.names
         if twice := [column for column in columns if columns.count(column) > 1]:
@@ -113,7 +113,7 @@ def _of_parquet(path: Path, name: str) -> Iterator[Row]:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
                 batch.validate(full=True)
                 for values in batch.to_pylist():
-                    yield Row(name, "row", number, values)
+                    yield SourceRow(name, "row", number, values)
                     number += 1
 
 

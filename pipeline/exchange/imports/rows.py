@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.exchange.imports.format import Format, as_json, misfit
 from pipeline.exchange.imports.known import Known, Misfit
-from pipeline.exchange.imports.tokens import Tokenized, Tokens
+from pipeline.exchange.imports.tokens import SourceTokenizer, Tokenized
 from schemas import Origins, Rollouts
 
 UNGRADED = "not graded: the source has no reward"
@@ -44,10 +44,10 @@ class Declared:
     """Of the parts of a reward whose sum the source does not have; 1 where not named."""
 
 
-class Rows:
+class RowMaker:
     """Turns what a format read into rows of `SCHEMA`, still without the number of their group."""
 
-    def __init__(self, form: type[Format], tokens: Tokens, declared: Declared) -> None:
+    def __init__(self, form: type[Format], tokens: SourceTokenizer, declared: Declared) -> None:
         self._form, self._tokens, self._declared = form, tokens, declared
 
     def of(self, batch: Sequence[Known]) -> Iterator[tuple[Known, dict[str, Any]] | Misfit]:

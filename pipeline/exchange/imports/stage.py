@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.common.errors import DataError, UserError
-from pipeline.exchange.imports.format import Format, Options, detect, formats
+from pipeline.exchange.imports.detect import detect, formats
+from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.gather import Gathering
 from pipeline.exchange.imports.known import Known, Misfit
 from pipeline.exchange.imports.read import first_columns, names_of, read_rows, source_files
-from pipeline.exchange.imports.rows import Declared, Rows
-from pipeline.exchange.imports.tokens import Rendering, Tokens, tokenizer_hashes
+from pipeline.exchange.imports.rows import Declared, RowMaker
+from pipeline.exchange.imports.tokens import ImportRendering, SourceTokenizer, tokenizer_hashes
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.unknowns import count_unknowns
 from pipeline.store import Artifact, Request, Store
@@ -38,7 +39,7 @@ OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ImportPlan:
     """What to import, and what the user says of it."""
 
     files: tuple[Path, ...]
@@ -46,7 +47,7 @@ class Order:
     model: Path | None = None
     options: Options = field(default_factory=Options)
     declared: Declared = field(default_factory=Declared)
-    rendering: Rendering = field(default_factory=Rendering)
+    rendering: ImportRendering = field(default_factory=ImportRendering)
     bad_rows: Literal["set_aside", "refuse"] = "set_aside"
     trust_remote_code: bool = False
 
@@ -75,7 +76,7 @@ class Order:
         return Request("rollouts", STAGE, recipe)
 
 
-def order_of(paths: Sequence[Path], form: str | None, **settings: Any) -> Order:
+def order_of(paths: Sequence[Path], form: str | None, **settings: Any) -> ImportPlan:
     """An order with its files found and its format known.
 
     Args:
@@ -91,10 +92,10 @@ def order_of(paths: Sequence[Path], form: str | None, **settings: Any) -> Order:
         chosen = formats()[form]
     else:
         raise UserError(f"--format {form}: expected one of {', '.join(formats())}")
-    return Order(files=files, form=chosen, **settings)
+    return ImportPlan(files=files, form=chosen, **settings)
 
 
-def import_rollouts(store: Store, order: Order, on_progress: OnProgress = lambda done, aside: None) -> tuple[Artifact, bool]:
+def import_rollouts(store: Store, order: ImportPlan, on_progress: OnProgress = lambda done, aside: None) -> tuple[Artifact, bool]:
     """Make the rollouts artifact of an order. Returns it, and whether it was there already.
 
     Raises:
@@ -123,14 +124,14 @@ def _leave_nothing(work: Work) -> None:
         work.path.rmdir()
 
 
-def _gather(gathering: Gathering, order: Order, on_progress: OnProgress) -> None:
-    tokens = Tokens(
+def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) -> None:
+    tokens = SourceTokenizer(
         order.model,
         order.rendering,
         whole_answers=order.form.ends_with_eos,
         trust_remote_code=order.trust_remote_code,
     )
-    rows, done = Rows(order.form, tokens, order.declared), 0
+    rows, done = RowMaker(order.form, tokens, order.declared), 0
     found = _read(order, gathering)
     while batch := list(islice(found, BATCH)):
         for one in rows.of(batch):
@@ -142,7 +143,7 @@ def _gather(gathering: Gathering, order: Order, on_progress: OnProgress) -> None
     _refuse(gathering, order, at_end=True)
 
 
-def _read(order: Order, gathering: Gathering) -> Iterator[Known]:
+def _read(order: ImportPlan, gathering: Gathering) -> Iterator[Known]:
     """The completions that the format finds; lines that are no rows go aside before it sees them."""
     reader = order.form(order.options)
 
@@ -160,7 +161,7 @@ def _read(order: Order, gathering: Gathering) -> Iterator[Known]:
             yield found
 
 
-def _refuse(gathering: Gathering, order: Order, *, at_end: bool) -> None:
+def _refuse(gathering: Gathering, order: ImportPlan, *, at_end: bool) -> None:
     """Give up where nothing fits, or anything does not that must."""
     bad = gathering.set_aside
     fitting = gathering.rows if at_end else gathering.added
@@ -173,7 +174,7 @@ def _refuse(gathering: Gathering, order: Order, *, at_end: bool) -> None:
         raise DataError(f"read as {order.form.name}:\n  {told}{more}\n  {remedy}")
 
 
-def _written(work: Work, gathering: Gathering, order: Order) -> Artifact:
+def _written(work: Work, gathering: Gathering, order: ImportPlan) -> Artifact:
     names = []
     for number, (rollouts, origins) in enumerate(gathering.shards()):
         names.append(f"part-{number:05d}.parquet")

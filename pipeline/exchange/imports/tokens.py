@@ -25,7 +25,7 @@ NO_TOKENS = "the prompt has no tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rendering:
+class ImportRendering:
     """How prompts that are text become what the model is given."""
 
     template: str = "{question}"
@@ -49,10 +49,12 @@ class Tokenized:
     """Logprobs of tokens that the source does not name, and that ours are not."""
 
 
-class Tokens:
+class SourceTokenizer:
     """A checkpoint's tokenizer, or none: then a source must have both texts and ids."""
 
-    def __init__(self, model: Path | None, rendering: Rendering, *, whole_answers: bool, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self, model: Path | None, rendering: ImportRendering, *, whole_answers: bool, trust_remote_code: bool = False
+    ) -> None:
         """
         Args:
             whole_answers: completions end because their author was done.

@@ -12,9 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from email.message import Message
-from typing import IO, Any
+from typing import Any
 
 from pipeline.common.errors import UserError
+from pipeline.common.web import NoRedirects
 from pipeline.config.server import ServerConfig
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -28,7 +29,7 @@ SHOWN = 300
 """Characters of a server's message that are repeated."""
 
 
-class Refused(Exception):
+class ServerRefused(Exception):
     """A server's final answer is that it will not do this."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -38,13 +39,6 @@ class Refused(Exception):
 
 class Unanswered(Exception):
     """No server gave an answer, however often it was asked; the message is the last failure."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Another host is not sent the key."""
-
-    def redirect_request(self, request: Any, file: IO[bytes], code: int, message: str, headers: Message, url: str) -> None:
-        return None
 
 
 class Client:
@@ -62,7 +56,7 @@ class Client:
         self.urls = config.url
         self._config = config
         self._key = _key_of(config)
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = urllib.request.build_opener(NoRedirects)
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -77,7 +71,7 @@ class Client:
             body: what is posted; without one the path is read.
 
         Raises:
-            Refused: the answer is final, and no.
+            ServerRefused: the answer is final, and no.
             Unanswered: none of the tries came to an answer.
         """
         return self._persist(urls, path, None if body is None else json.dumps(body).encode())
@@ -107,7 +101,7 @@ class Client:
                 said = self._hidden(_told(error))
                 problem = f"{url}{path}: status {error.code}: {said}"
                 if error.code not in PASSING:
-                    raise Refused(error.code, said) from None
+                    raise ServerRefused(error.code, said) from None
                 pause = max(pause, _asked_to_wait(error.headers))
             except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = getattr(error, "reason", None) or error

@@ -14,10 +14,10 @@ from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.engine import EngineConfig
 from pipeline.config.server import ServerConfig
 from pipeline.generate.context import context_length
-from pipeline.generate.engine import Ask, Reply
-from pipeline.generate.server.client import Client, Refused, Unanswered
+from pipeline.generate.engine import CompletionRequest, Reply
+from pipeline.generate.server.client import Client, ServerRefused, Unanswered
 from pipeline.generate.server.protocol import reply_of, request_of
-from pipeline.generate.server.served import Expected, Mismatch, Served, examine
+from pipeline.generate.server.served import Expected, Served, WrongModelServed, examine
 from pipeline.run.process import Reporter
 from pipeline.store import Artifact
 
@@ -91,14 +91,14 @@ def _examined(client: Client, url: str, expected: Expected) -> Served:
         return examine(client, url, expected)
     except Unanswered as problem:
         raise StageFailed(f"{problem}. {start}") from None
-    except Mismatch as other:
+    except WrongModelServed as other:
         iteration = expected.policy.summary["iteration"]
         raise StageFailed(f"{url}: {other}. The checkpoint of iteration {iteration} must answer. {start}") from None
-    except Refused as refusal:
+    except ServerRefused as refusal:
         raise UserError(f"{url}: refuses a probe, {refusal}{_remedy(refusal)}") from None
 
 
-def _remedy(refusal: Refused) -> str:
+def _remedy(refusal: ServerRefused) -> str:
     if refusal.status in (401, 403):
         return ". Name the environment variable that holds its API key in engine.server.key_variable"
     return "" if refusal.status in OF_THE_REQUEST else ". Is it a vLLM server, at that address?"
@@ -146,7 +146,7 @@ class ServedEngine:
         self._context = context
         self.name = f"vllm {'/'.join(sorted({one.version for one in served.values()}))} server {dtype}"
 
-    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
         """Generate completions, `concurrency` at once whatever an engine would take, and yield them as they finish.
 
         A request that its server refuses or cannot answer while it is well gives a reply with an error.
@@ -170,7 +170,7 @@ class ServedEngine:
             self._client.close()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, ask: Ask, number: int) -> Reply:
+    def _answer(self, ask: CompletionRequest, number: int) -> Reply:
         first = number % len(self._client.urls)
         urls = self._client.urls[first:] + self._client.urls[:first]
         most = min(ask.sampling.max_tokens, self._context - len(ask.prompt_token_ids))
@@ -182,7 +182,7 @@ class ServedEngine:
         try:
             answer = self._client.ask(urls, "/v1/completions", request_of(ask, self._model, most))
             return reply_of(ask, answer, urls[0], most)
-        except Refused as refusal:
+        except ServerRefused as refusal:
             if refusal.status not in OF_THE_REQUEST:
                 raise UserError(f"{urls[0]}: refuses, {refusal}{_remedy(refusal)}") from None
             return Reply(ask.key, [], [], None, None, str(refusal))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.common.errors import UserError
-from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.engine import CompletionRequest, Reply
 
 NO_LOGPROB = -9999.0
 """What the server writes for minus infinity, which JSON does not have."""
 
 
-def request_of(ask: Ask, model: str | None, max_tokens: int) -> dict[str, Any]:
+def request_of(ask: CompletionRequest, model: str | None, max_tokens: int) -> dict[str, Any]:
     """The body of a request. Every setting that changes the draw is in it: a server's own defaults decide nothing.
 
     Args:
@@ -39,7 +39,7 @@ def request_of(ask: Ask, model: str | None, max_tokens: int) -> dict[str, Any]:
     }
 
 
-def reply_of(ask: Ask, answer: dict[str, Any], url: str, max_tokens: int) -> Reply:
+def reply_of(ask: CompletionRequest, answer: dict[str, Any], url: str, max_tokens: int) -> Reply:
     """One finished completion.
 
     Raises:

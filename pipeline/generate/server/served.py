@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import UserError
 from pipeline.config.engine import SamplingConfig
-from pipeline.generate.engine import Ask
+from pipeline.generate.engine import CompletionRequest
 from pipeline.generate.server.client import Client
 from pipeline.generate.server.protocol import reply_of, request_of
 from pipeline.store import Artifact
@@ -31,7 +31,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 mean in bfloat16 (rounding is about 0.03)."""
 
 
-class Mismatch(Exception):
+class WrongModelServed(Exception):
     """A server that holds something else than the checkpoint; the message says what is known of it."""
 
 
@@ -93,13 +93,13 @@ def examine(client: Client, url: str, expected: Expected) -> Served:
     """What a server holds, if that is the checkpoint.
 
     Raises:
-        Mismatch: it is another one.
+        WrongModelServed: it is another one.
         UserError: it gives logprobs of another distribution than it draws from, or answers nothing that can be used.
         Refused, Unanswered: as `Client.ask`.
     """
     served = look(client, url)
     if expected.dtype != "float32" and not _is_named(served, expected.policy):
-        raise Mismatch(f"serves {served.shown}")
+        raise WrongModelServed(f"serves {served.shown}")
     processed, raw = _differences(client, url, served.model, expected)
     tolerance = TOLERANCE[expected.dtype]
     if processed <= tolerance:
@@ -109,7 +109,9 @@ def examine(client: Client, url: str, expected: Expected) -> Served:
             f"{url}: its logprobs are those before the temperature, not of the distribution that tokens are drawn from. "
             f"Start it with --logprobs-mode processed_logprobs:\n  {expected.command}"
         )
-    raise Mismatch(f"serves {served.shown}, whose logprobs are {processed:.2g} nats from the checkpoint's in {expected.dtype}")
+    raise WrongModelServed(
+        f"serves {served.shown}, whose logprobs are {processed:.2g} nats from the checkpoint's in {expected.dtype}"
+    )
 
 
 def _is_named(served: Served, policy: Artifact) -> bool:
@@ -132,14 +134,14 @@ def _differences(client: Client, url: str, model: str, expected: Expected) -> tu
     sampling = SamplingConfig(temperature=TEMPERATURE, max_tokens=PROBE_TOKENS)
     replies = []
     for number, prompt in enumerate(expected.probes):
-        ask = Ask((-1, number, 0), prompt, sampling, seed=number)
+        ask = CompletionRequest((-1, number, 0), prompt, sampling, seed=number)
         most = min(PROBE_TOKENS, expected.context - len(prompt))
         replies.append(reply_of(ask, client.ask((url,), "/v1/completions", request_of(ask, model, most)), url, most))
     if broken := [reply.error for reply in replies if reply.error is not None]:
         raise UserError(f"{url}: a probe failed: {broken[0]}")
     vocabulary = _vocabulary(expected)
     if any(token >= vocabulary for reply in replies for token in reply.token_ids):
-        raise Mismatch(f"serves a model of another vocabulary than the checkpoint's {vocabulary} tokens")
+        raise WrongModelServed(f"serves a model of another vocabulary than the checkpoint's {vocabulary} tokens")
     found = reference_logprobs(
         expected.policy.path,
         expected.probes,

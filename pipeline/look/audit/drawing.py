@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.look.audit.lineage import Graph, Node
+from pipeline.look.audit.lineage import Graph, LineageNode
 
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 168, 44, 64, 14, 8
 ROLES: Mapping[str, str] = {
@@ -24,7 +24,7 @@ ROLES: Mapping[str, str] = {
 class Box:
     """A node on the picture."""
 
-    node: Node
+    node: LineageNode
     x: int
     y: int
     role: str
@@ -77,7 +77,7 @@ def _curve(start: Box, end: Box) -> Curve:
     return Curve(f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", far=x2 - x1 > ACROSS)
 
 
-def _label(node: Node) -> str:
+def _label(node: LineageNode) -> str:
     """Kind and what tells it apart from others of its kind."""
     if node.held is None:
         return f"{node.kind}, missing"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.look.audit.lineage import Graph, Node
+from pipeline.look.audit.lineage import Graph, LineageNode
 
 NAMESPACE = "urn:rollbook:"
 """Of ids in PROV."""
@@ -66,7 +66,7 @@ def openlineage(graph: Graph) -> list[dict[str, Any]]:
     return [event for node in graph.nodes.values() if node.held is not None for event in _events(graph, node)]
 
 
-def _events(graph: Graph, node: Node) -> Iterator[dict[str, Any]]:
+def _events(graph: Graph, node: LineageNode) -> Iterator[dict[str, Any]]:
     assert node.held is not None
     manifest = node.held.manifest
     run = str(uuid.uuid5(uuid.NAMESPACE_URL, NAMESPACE + node.id))
@@ -90,7 +90,7 @@ def _events(graph: Graph, node: Node) -> Iterator[dict[str, Any]]:
         }
 
 
-def _dataset(node: Node) -> dict[str, Any]:
+def _dataset(node: LineageNode) -> dict[str, Any]:
     """An artifact as a dataset: where it lies is its name, its id its version."""
     name = node.held.folder.place.url if node.held else f"{node.kind}/{node.id}"
     version = _facet(VERSION_FACET, datasetVersion=node.id)
@@ -105,7 +105,7 @@ def _entity(id: str) -> str:
     return f"rollbook:{id}"
 
 
-def _entity_attributes(node: Node) -> dict[str, Any]:
+def _entity_attributes(node: LineageNode) -> dict[str, Any]:
     described = {"prov:type": f"rollbook:{node.kind}", "rollbook:kind": node.kind}
     if node.held is None:
         return {**described, "rollbook:missing": True}
@@ -120,13 +120,13 @@ def _entity_attributes(node: Node) -> dict[str, Any]:
     }
 
 
-def _span(node: Node) -> tuple[datetime, datetime]:
+def _span(node: LineageNode) -> tuple[datetime, datetime]:
     assert node.held is not None
     provenance = node.held.manifest.provenance
     ended = datetime.fromisoformat(provenance.created)
     return ended - timedelta(seconds=provenance.seconds), ended
 
 
-def _version(node: Node) -> str:
+def _version(node: LineageNode) -> str:
     assert node.held is not None
     return node.held.manifest.provenance.versions.get("rollbook", "unknown")

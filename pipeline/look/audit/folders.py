@@ -60,7 +60,7 @@ class Folder(Protocol):
         """Whether a process that is alive holds its lock."""
 
 
-class Root(Protocol):
+class StoreRoot(Protocol):
     """A store's root."""
 
     @property

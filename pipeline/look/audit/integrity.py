@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.look.audit.findings import Ledger
-from pipeline.look.audit.folders import Root, is_scratch
+from pipeline.look.audit.folders import StoreRoot, is_scratch
 from pipeline.look.audit.holdings import Held, Shelf
 from pipeline.store.layout import ASIDE, MANIFEST, SCRATCH
 
 DELETE = "Delete it, or move it out of the store: nobody knows what it is."
 
 
-def check_strays(root: Root, ledger: Ledger) -> None:
+def check_strays(root: StoreRoot, ledger: Ledger) -> None:
     """Report what lies in a store where no artifact can be."""
     for name in root.strays():
         if name == ASIDE:

@@ -16,7 +16,7 @@ SHORT = 12
 
 
 @dataclass(frozen=True)
-class Node:
+class LineageNode:
     """One artifact, or a parent that is not here."""
 
     id: str
@@ -42,10 +42,10 @@ class Node:
 class Graph:
     """Artifacts by id, parents before children."""
 
-    nodes: Mapping[str, Node] = field(default_factory=dict)
+    nodes: Mapping[str, LineageNode] = field(default_factory=dict)
 
     @property
-    def leaves(self) -> list[Node]:
+    def leaves(self) -> list[LineageNode]:
         """Artifacts that nothing here was made from, the newest first."""
         used = {parent.id for node in self.nodes.values() for parent in node.parents}
         return [node for node in reversed(list(self.nodes.values())) if node.id not in used]
@@ -55,12 +55,12 @@ class Graph:
         """Distinct commands, in order of their first artifact."""
         return list(dict.fromkeys(node.command for node in self.nodes.values() if node.command))
 
-    def layers(self) -> list[list[Node]]:
+    def layers(self) -> list[list[LineageNode]]:
         """Nodes by the length of the longest way from an artifact without parents; neighbors near their parents."""
         depth: dict[str, int] = {}
         for id, node in self.nodes.items():
             depth[id] = 1 + max((depth[parent.id] for parent in node.parents), default=-1)
-        layers: list[list[Node]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+        layers: list[list[LineageNode]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
         for id, node in self.nodes.items():
             layers[depth[id]].append(node)
         place: dict[str, float] = {}
@@ -73,7 +73,7 @@ class Graph:
 
 def graph_of(artifacts: Iterable[Held], shelf: Shelf) -> Graph:
     """The graph of some artifacts and of everything they were made from."""
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, LineageNode] = {}
     waiting: list[tuple[str, str, bool]] = [(held.id, held.kind, False) for held in reversed(list(artifacts))]
     begun: set[str] = set()
     while waiting:
@@ -83,7 +83,7 @@ def graph_of(artifacts: Iterable[Held], shelf: Shelf) -> Graph:
             continue
         if parents_done or held is None:
             parents = held.manifest.content.parents if held else ()
-            nodes[id] = Node(id, kind, held, tuple(parent for parent in parents if parent.id in nodes))
+            nodes[id] = LineageNode(id, kind, held, tuple(parent for parent in parents if parent.id in nodes))
         elif id not in begun:
             begun.add(id)  # a manifest can name itself among its parents; then it is not asked twice
             waiting.append((id, kind, True))
@@ -122,7 +122,7 @@ def as_json(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _node(node: Node) -> dict[str, Any]:
+def _node(node: LineageNode) -> dict[str, Any]:
     if node.held is None:
         return {"id": node.id, "kind": node.kind, "missing": True}
     manifest = node.held.manifest

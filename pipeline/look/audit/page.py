@@ -26,7 +26,7 @@ DECADES = ("0", "≤ 1e-9", "1e-8", "1e-7", "1e-6", "1e-5", "1e-4", "0.001", "0.
 
 
 @dataclass(frozen=True)
-class Row:
+class LineageRow:
     """One artifact in the list of lineage."""
 
     id: str
@@ -93,7 +93,7 @@ def _quantiles(distribution: Any) -> str:
     return ", ".join(f"{name} {value:.2g}" for name, value in distribution.quantiles.items())
 
 
-def _rows(graph: Graph, audit: Audit) -> Iterator[Row]:
+def _rows(graph: Graph, audit: Audit) -> Iterator[LineageRow]:
     found: dict[str | None, int] = {}
     for finding in audit.findings:
         if finding.severity != "note":
@@ -101,7 +101,7 @@ def _rows(graph: Graph, audit: Audit) -> Iterator[Row]:
     for node in graph.nodes.values():
         provenance = node.held.manifest.provenance if node.held else None
         made = f"{provenance.created}, {duration(provenance.seconds)}, on {provenance.host}" if provenance else ""
-        yield Row(
+        yield LineageRow(
             id=node.id,
             short=node.short,
             kind=node.kind,

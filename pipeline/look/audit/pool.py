@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from pipeline.look.audit.findings import Ledger, Spot
-from pipeline.look.audit.rows import Batch
+from pipeline.look.audit.rows import RowBatch
 from pipeline.look.audit.tables.checks import Checks
 from schemas.table import Table
 
@@ -22,12 +22,12 @@ Reported = Callable[[Spot], AbstractContextManager[None]]
 
 
 @dataclass
-class _Pool:
+class _PooledRows:
     """Batches with the same columns, of one table of an artifact."""
 
     checks: Checks
     table: type[Table]
-    pieces: list[tuple[Batch, Spot]] = field(default_factory=list)
+    pieces: list[tuple[RowBatch, Spot]] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
 
@@ -43,13 +43,13 @@ class Pools:
     def __init__(self, ledger: Ledger, reported: Reported) -> None:
         self._ledger, self._reported = ledger, reported
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[str, str, tuple[str, ...], bool], _Pool] = {}
+        self._waiting: dict[tuple[str, str, tuple[str, ...], bool], _PooledRows] = {}
 
-    def add(self, checks: Checks, table: type[Table], batch: Batch, spot: Spot) -> None:
+    def add(self, checks: Checks, table: type[Table], batch: RowBatch, spot: Spot) -> None:
         """Check a batch, now or later."""
         key = (checks.held.name, table.title(), tuple(batch.frame.columns), batch.whole)
         with self._lock:
-            pool = self._waiting.setdefault(key, _Pool(checks, table))
+            pool = self._waiting.setdefault(key, _PooledRows(checks, table))
             pool.pieces.append((batch, spot))
             pool.rows += len(batch.frame)
             pool.bytes += int(batch.frame.estimated_size())
@@ -65,7 +65,7 @@ class Pools:
             pools, self._waiting = list(self._waiting.values()), {}
         return [lambda pool=pool: self._check(pool) for pool in pools]  # type: ignore[misc]
 
-    def _check(self, pool: _Pool) -> None:
+    def _check(self, pool: _PooledRows) -> None:
         """If all rows together are sound, every batch is. If not, each is checked alone, so that findings name their places."""
         if len(pool.pieces) > 1 and self._sound(pool):
             return
@@ -73,11 +73,11 @@ class Pools:
             with self._reported(spot):
                 pool.checks.check_batch(batch, pool.table, spot)
 
-    def _sound(self, pool: _Pool) -> bool:
+    def _sound(self, pool: _PooledRows) -> bool:
         first, spot = pool.pieces[0]
         scratch = Ledger()
         try:
-            together = Batch(0, pl.concat([batch.frame for batch, _ in pool.pieces]), first.whole)
+            together = RowBatch(0, pl.concat([batch.frame for batch, _ in pool.pieces]), first.whole)
             pool.checks.check_batch(together, pool.table, pool.checks.held.spot(scratch, spot.file))
         except (Exception, pl.exceptions.PanicException):
             return False

@@ -45,7 +45,7 @@ MAKE_ANEW = "Delete the artifact's directory and run again to make it anew, or d
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Some rows of a file."""
 
     first: int
@@ -80,7 +80,7 @@ class TableFile:
     def rows(self) -> int:
         return int(self.parquet.metadata.num_rows)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[RowBatch]:
         """All rows in order, a batch at a time.
 
         Args:
@@ -101,7 +101,7 @@ class TableFile:
                 frame: Any = pl.from_arrow(plain)
                 if not whole:
                     frame = frame.with_columns(**heavy).select(names)
-                yield Batch(first, frame, whole)
+                yield RowBatch(first, frame, whole)
                 first += len(frame)
 
     def unread(self) -> Iterator[tuple[int, int, Any]]:
@@ -146,7 +146,7 @@ def open_table(held: Held, file: File, spot: Spot, share: Share) -> TableFile | 
     return TableFile(file, table, parquet, share)
 
 
-def check_rows(batch: Batch, table: type[Table], spot: Spot) -> None:
+def check_rows(batch: RowBatch, table: type[Table], spot: Spot) -> None:
     """Report rows that do not fit their table."""
     bad = table.check(batch.frame).bad
     for row in bad.iter_rows(named=True):
@@ -177,7 +177,7 @@ class Rule:
     remedy: str = MAKE_ANEW
 
 
-def check_rules(batch: Batch, rules: Sequence[Rule], spot: Spot) -> None:
+def check_rules(batch: RowBatch, rules: Sequence[Rule], spot: Spot) -> None:
     """Report rows that break a rule: one finding per rule, with the first such row."""
     if batch.frame.is_empty() or not rules:
         return

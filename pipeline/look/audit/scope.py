@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pipeline.common.errors import UserError
 from pipeline.look.audit.bucket_folders import BucketRoot
 from pipeline.look.audit.findings import LONGEST
-from pipeline.look.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, Root
+from pipeline.look.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, StoreRoot
 from pipeline.run.record import RECORD
 from pipeline.store.cache import store_of
 from pipeline.store.layout import MANIFEST
@@ -28,9 +28,9 @@ class Scope:
     kind: Literal["artifact", "run", "store"]
     path: str
     """As it was asked for."""
-    whole: tuple[Root, ...] = ()
+    whole: tuple[StoreRoot, ...] = ()
     """Stores of which everything is audited."""
-    shared: tuple[Root, ...] = ()
+    shared: tuple[StoreRoot, ...] = ()
     """Stores of which only what the run or the artifact needs is audited."""
     artifact: Folder | None = None
     directory: Path | None = None
@@ -95,7 +95,7 @@ def _in_bucket(path: str) -> Scope:
     raise UserError(f"{path}: nothing to audit. It has no folder such as rollouts/ or checkpoint/ (a store){deeper}")
 
 
-def root_of(store: str) -> Root:
+def root_of(store: str) -> StoreRoot:
     """A store by its directory or address."""
     return BucketRoot(store) if is_in_bucket(store) else LocalRoot(Path(store))
 

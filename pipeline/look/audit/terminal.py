@@ -12,7 +12,7 @@ from rich.tree import Tree
 from pipeline.common.text import count, duration, number, visible
 from pipeline.look.audit.audit import Audit
 from pipeline.look.audit.findings import AREAS, SEVERITIES, Count, Finding, Severity
-from pipeline.look.audit.lineage import Graph, Node
+from pipeline.look.audit.lineage import Graph, LineageNode
 
 SHOWN = 30
 """Findings that are printed; the page and --json have all of them."""
@@ -84,13 +84,13 @@ def _finding(finding: Finding) -> Table:
     return table
 
 
-def tree(graph: Graph, roots: Iterable[Node]) -> Iterator[RenderableType]:
+def tree(graph: Graph, roots: Iterable[LineageNode]) -> Iterator[RenderableType]:
     """Artifacts with what they were made from below them; one that is there already is not unfolded again."""
     numbers = {command: place for place, command in enumerate(graph.commands, start=1)}
     unfolded: set[str] = set()
     for root in roots:
         top: Tree | None = None
-        waiting: list[tuple[Node, str | None, Tree | None]] = [(root, None, None)]
+        waiting: list[tuple[LineageNode, str | None, Tree | None]] = [(root, None, None)]
         while waiting:
             node, role, above = waiting.pop()
             known = node.id in unfolded
@@ -106,7 +106,7 @@ def tree(graph: Graph, roots: Iterable[Node]) -> Iterator[RenderableType]:
         yield plain(f"[{place}] {command}")
 
 
-def _node(node: Node, role: str | None, numbers: dict[str, int], *, known: bool) -> Text:
+def _node(node: LineageNode, role: str | None, numbers: dict[str, int], *, known: bool) -> Text:
     text = Text()
     if role:
         text.append(f"{visible(role)}: ", "cyan")
@@ -120,7 +120,7 @@ def _node(node: Node, role: str | None, numbers: dict[str, int], *, known: bool)
     return text.append(visible(made)).append(visible(f"  {figures}") if figures else "", "dim")
 
 
-def _figures(node: Node) -> Iterator[tuple[str, str]]:
+def _figures(node: LineageNode) -> Iterator[tuple[str, str]]:
     """A few figures that tell artifacts of one kind apart."""
     assert node.held is not None
     summary = node.held.summary

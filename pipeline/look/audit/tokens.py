@@ -26,7 +26,7 @@ def vocabulary_of(checkpoint: Held, world: World) -> int | None:
     return size if isinstance(size, int) else None
 
 
-class Decoder:
+class CheckpointDecoder:
     """A checkpoint's tokenizer, without code of the checkpoint's own.
 
     Texts are decoded with the tokenizers library, and those that seem to differ once more with transformers, which knows more
@@ -38,7 +38,7 @@ class Decoder:
         self._guard = threading.Lock()
 
     @classmethod
-    def of(cls, checkpoint: Held, world: World) -> Decoder | None:
+    def of(cls, checkpoint: Held, world: World) -> CheckpointDecoder | None:
         path = world.read(checkpoint, FILE)
         try:
             return None if path is None else cls(checkpoint, of_file(path), world)

@@ -12,7 +12,7 @@ from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
 from pipeline.look.diff.table_difference import TableDifference, table_difference
 from pipeline.look.diff.weights import WeightDifference, weight_difference
-from pipeline.look.show.places import Place, store_around
+from pipeline.look.show.subject import Subject, store_around
 from pipeline.store import Artifact
 from schemas import TABLES
 
@@ -95,7 +95,7 @@ def artifact_difference(a: Artifact, b: Artifact) -> ArtifactDifference:
     )
 
 
-def run_difference(a: Place | RunConfig, b: Place | RunConfig) -> RunDifference:
+def run_difference(a: Subject | RunConfig, b: Subject | RunConfig) -> RunDifference:
     """Compare two runs, or what they were asked for: where one side is a configuration, settings only."""
     settings = differences(*(_config(side).model_dump(mode="json") for side in (a, b)))
     if isinstance(a, RunConfig) or isinstance(b, RunConfig):
@@ -108,7 +108,7 @@ def run_difference(a: Place | RunConfig, b: Place | RunConfig) -> RunDifference:
     return RunDifference(tuple(settings), tuple(differences(*ids)), tuple(differences(*figures)))
 
 
-def _config(side: Place | RunConfig) -> RunConfig:
+def _config(side: Subject | RunConfig) -> RunConfig:
     if isinstance(side, RunConfig):
         return side
     assert side.run is not None

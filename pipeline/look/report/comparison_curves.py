@@ -30,7 +30,7 @@ Read = Callable[[Compared, str, str], pl.DataFrame]
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How an algorithm is drawn."""
 
     number: int
@@ -46,13 +46,13 @@ class Look:
         return f"series-{self.number}"
 
 
-def look_of(number: int) -> Look:
+def look_of(number: int) -> LineStyle:
     """The look of the n-th algorithm: color, and dashes once the colors are used up."""
-    return Look(number, SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)])
+    return LineStyle(number, SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)])
 
 
 @dataclass(frozen=True)
-class _Plot:
+class _TrialPlot:
     title: str
     unit: str
     column: str
@@ -63,17 +63,17 @@ class _Plot:
 
 
 _STEPS = (
-    _Plot("Entropy", "nats", "entropy"),
-    _Plot("KL to the behavior policy", "nats per token", "kl_behavior", log=True),
-    _Plot("Effective sample size", "share of completions", "ess", (0.0, 1.0)),
-    _Plot("Clip fraction, A > 0", "share of tokens", "clip_fraction_positive"),
-    _Plot("Clip fraction, A < 0", "share of tokens", "clip_fraction_negative"),
-    _Plot("Gradient norm", "before clipping", "grad_norm", log=True),
+    _TrialPlot("Entropy", "nats", "entropy"),
+    _TrialPlot("KL to the behavior policy", "nats per token", "kl_behavior", log=True),
+    _TrialPlot("Effective sample size", "share of completions", "ess", (0.0, 1.0)),
+    _TrialPlot("Clip fraction, A > 0", "share of tokens", "clip_fraction_positive"),
+    _TrialPlot("Clip fraction, A < 0", "share of tokens", "clip_fraction_negative"),
+    _TrialPlot("Gradient norm", "before clipping", "grad_norm", log=True),
 )
 _EPOCHS = (
-    _Plot("pass@1 after each epoch", "% of prompts", "pass_at_1", factor=100.0),
-    _Plot("Greedy accuracy after each epoch", "% of prompts", "greedy", factor=100.0),
-    _Plot(
+    _TrialPlot("pass@1 after each epoch", "% of prompts", "pass_at_1", factor=100.0),
+    _TrialPlot("Greedy accuracy after each epoch", "% of prompts", "greedy", factor=100.0),
+    _TrialPlot(
         "Response length after each epoch",
         "tokens",
         "completion_tokens_mean",
@@ -102,7 +102,7 @@ def training_section(compared: Compared) -> Section:
     return section(slug, title, panels, about)
 
 
-def _panel(compared: Compared, plot: _Plot, read: Read, description: str) -> Panel | str:
+def _panel(compared: Compared, plot: _TrialPlot, read: Read, description: str) -> Panel | str:
     lines = {label: read(compared, label, plot.column) for label in compared.labels}
     there = {label: line for label, line in lines.items() if not line.is_empty()}
     if not there:
@@ -126,7 +126,7 @@ def _panel(compared: Compared, plot: _Plot, read: Read, description: str) -> Pan
     )
 
 
-def _draw_line(axes: Axes, line: pl.DataFrame, look: Look, factor: float) -> None:
+def _draw_line(axes: Axes, line: pl.DataFrame, look: LineStyle, factor: float) -> None:
     x, mean, low, high = (_floats(line[name]) for name in ("x", "mean", "low", "high"))
     style: dict[str, Any] = {"color": look.color, "linewidth": 1.5}
     if look.dashes:
@@ -144,7 +144,7 @@ def _passes(axes: Axes) -> None:
     axes.grid(axis="x", visible=True, linestyle=(0, (1, 3)))
 
 
-def _scale(axes: Axes, plot: _Plot, lines: list[pl.DataFrame]) -> None:
+def _scale(axes: Axes, plot: _TrialPlot, lines: list[pl.DataFrame]) -> None:
     if plot.bounds is not None:
         low, high = plot.bounds
         axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))

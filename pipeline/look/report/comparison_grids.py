@@ -20,7 +20,7 @@ BARS = {"train": SERIES[0], "generate": SERIES[1], "other": RULE}
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """What a cell shows, and what it is sorted by."""
 
     shown: str | Markup
@@ -29,7 +29,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Head:
+class GridHead:
     """A column's name, and an axis below it for a column of pictures."""
 
     name: str
@@ -40,8 +40,8 @@ class Head:
 
 @dataclass(frozen=True)
 class SortableGrid:
-    heads: tuple[Head, ...]
-    rows: Sequence[Sequence[Cell]]
+    heads: tuple[GridHead, ...]
+    rows: Sequence[Sequence[GridCell]]
 
 
 def ranking_grid(compared: Compared) -> SortableGrid:
@@ -51,23 +51,23 @@ def ranking_grid(compared: Compared) -> SortableGrid:
     names = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_1_least", "pass_at_1_greatest")
     scale = Scale.over([row[name] for row in judged for name in names] + [before.get("pass_at_1")])
     heads = (
-        Head("algorithm", text=True),
-        Head("pass@1, %", scale.axis(100)),
-        Head("pass@1 [95 %]"),
-        *([Head("seeds")] if len(compared.seeds) > 1 else []),
-        *map(Head, ("gain", "behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
-        *map(Head, ("clip A>0", "clip A<0", "ratio 1 %", "ratio 99 %", "grad norm")),
+        GridHead("algorithm", text=True),
+        GridHead("pass@1, %", scale.axis(100)),
+        GridHead("pass@1 [95 %]"),
+        *([GridHead("seeds")] if len(compared.seeds) > 1 else []),
+        *map(GridHead, ("gain", "behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
+        *map(GridHead, ("clip A>0", "clip A<0", "ratio 1 %", "ratio 99 %", "grad norm")),
     )
     return SortableGrid(heads, [_ranking_row(compared, row, scale) for row in compared.ranking])
 
 
-def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[Cell]:
+def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[GridCell]:
     value, low, high = ends(row, "pass_at_1")
-    picture: Cell = Cell("failed", None)
+    picture: GridCell = GridCell("failed", None)
     if value is not None:
         singles = _finals(compared, row["label"], "pass_at_1")
         role = look_of(compared.labels.index(row["label"])).role
-        picture = Cell(
+        picture = GridCell(
             interval_cell(scale, value, (low, high), singles if len(singles) > 1 else [], compared.before.get("pass_at_1"), role),
             value,
         )
@@ -75,16 +75,16 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
     shares = ("clip_fraction_positive", "clip_fraction_negative")
     rest = ("ratio_q01", "ratio_q99", "grad_norm")
     return [
-        Cell(breakable(row["label"]), row["label"]),
+        GridCell(breakable(row["label"]), row["label"]),
         picture,
-        Cell(interval(value, low, high), value),
-        *([Cell(spread(row), row["pass_at_1_least"])] if len(compared.seeds) > 1 else []),
-        Cell(_difference(row, "gain", "+"), row["gain"]),
-        Cell(_difference(row, "behind", ""), row["behind"]),
-        Cell(percent(row["greedy"]), row["greedy"]),
-        *(Cell(number(row[name]), row[name]) for name in plain),
-        *(Cell(percent(row[name]), row[name]) for name in shares),
-        *(Cell(number(row[name]), row[name]) for name in rest),
+        GridCell(interval(value, low, high), value),
+        *([GridCell(spread(row), row["pass_at_1_least"])] if len(compared.seeds) > 1 else []),
+        GridCell(_difference(row, "gain", "+"), row["gain"]),
+        GridCell(_difference(row, "behind", ""), row["behind"]),
+        GridCell(percent(row["greedy"]), row["greedy"]),
+        *(GridCell(number(row[name]), row[name]) for name in plain),
+        *(GridCell(percent(row[name]), row[name]) for name in shares),
+        *(GridCell(number(row[name]), row[name]) for name in rest),
     ]
 
 
@@ -115,11 +115,11 @@ def cost_grid(compared: Compared) -> SortableGrid:
     totals = {label: sum(value or 0 for value in parts.values()) for label, parts in times.items()}
     time_scale = Scale.over(list(totals.values()), from_zero=True)
     heads = (
-        Head("algorithm", text=True),
-        Head("response length, tokens", length_scale.axis()),
-        Head("tokens"),
-        Head("seconds", time_scale.axis()),
-        *map(Head, ("train", "generate", "shape, score, evaluate")),
+        GridHead("algorithm", text=True),
+        GridHead("response length, tokens", length_scale.axis()),
+        GridHead("tokens"),
+        GridHead("seconds", time_scale.axis()),
+        *map(GridHead, ("train", "generate", "shape, score, evaluate")),
     )
     rows = []
     for label in labels:
@@ -132,12 +132,12 @@ def cost_grid(compared: Compared) -> SortableGrid:
         bar = bar_cell(time_scale, [(pieces[name], role_of(color)) for name, color in BARS.items()])
         rows.append(
             [
-                Cell(breakable(label), label),
-                Cell(picture, mean),
-                Cell(number(mean), mean),
-                Cell(bar if totals[label] else ABSENT, totals[label] or None),
-                *(Cell(duration(parts[stage]), parts[stage]) for stage in ("train", "generate")),
-                Cell(duration(other) if totals[label] else ABSENT, other or None),
+                GridCell(breakable(label), label),
+                GridCell(picture, mean),
+                GridCell(number(mean), mean),
+                GridCell(bar if totals[label] else ABSENT, totals[label] or None),
+                *(GridCell(duration(parts[stage]), parts[stage]) for stage in ("train", "generate")),
+                GridCell(duration(other) if totals[label] else ABSENT, other or None),
             ]
         )
     return SortableGrid(heads, rows)
@@ -167,13 +167,13 @@ _TRIAL: dict[str, tuple[str, Any]] = {
 
 def trials_grid(compared: Compared) -> SortableGrid:
     """Every trial as the table Comparison has it."""
-    first_heads = (Head("algorithm", text=True), Head("seed"), Head("epoch"), Head("status", text=True))
-    heads = (*first_heads, *(Head(name) for name, _ in _TRIAL.values()))
+    first_heads = (GridHead("algorithm", text=True), GridHead("seed"), GridHead("epoch"), GridHead("status", text=True))
+    heads = (*first_heads, *(GridHead(name) for name, _ in _TRIAL.values()))
     rows = []
     for row in compared.trials.to_dicts():
-        first = [Cell(breakable(row["label"]), row["label"])]
-        first += [Cell(str(row[name]), row[name]) for name in ("seed", "epoch", "status")]
-        rows.append([*first, *(Cell(write(row[name]), row[name]) for name, (_, write) in _TRIAL.items())])
+        first = [GridCell(breakable(row["label"]), row["label"])]
+        first += [GridCell(str(row[name]), row[name]) for name in ("seed", "epoch", "status")]
+        rows.append([*first, *(GridCell(write(row[name]), row[name]) for name, (_, write) in _TRIAL.items())])
     return SortableGrid(heads, rows)
 
 

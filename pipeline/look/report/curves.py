@@ -81,7 +81,7 @@ def read_curves(run: Run) -> Curves | None:
 
 
 @dataclass(frozen=True)
-class _Plot:
+class _RunPlot:
     title: str
     unit: str
     columns: tuple[str, ...]
@@ -93,12 +93,12 @@ class _Plot:
 
 
 _PLOTS = (
-    _Plot("Loss", "", ("loss",)),
-    _Plot("Gradient norm", "before clipping", ("grad_norm",), log=True),
-    _Plot("Entropy", "nats", ("entropy",)),
-    _Plot("KL to the behavior policy", "nats per token", ("kl_behavior",)),
-    _Plot("Importance ratio", "quantiles over tokens", QUANTILES, caption="Token ratio pi/mu, before any clipping."),
-    _Plot(
+    _RunPlot("Loss", "", ("loss",)),
+    _RunPlot("Gradient norm", "before clipping", ("grad_norm",), log=True),
+    _RunPlot("Entropy", "nats", ("entropy",)),
+    _RunPlot("KL to the behavior policy", "nats per token", ("kl_behavior",)),
+    _RunPlot("Importance ratio", "quantiles over tokens", QUANTILES, caption="Token ratio pi/mu, before any clipping."),
+    _RunPlot(
         "Clip fraction",
         "share of tokens",
         ("clip_fraction_positive", "clip_fraction_negative"),
@@ -106,9 +106,9 @@ _PLOTS = (
         floor=0.0,
         caption="Tokens that the trust region stopped, of all tokens whose advantage has that sign.",
     ),
-    _Plot("Effective sample size", "share of completions", ("ess",), floor=0.0, ceiling=1.0),
+    _RunPlot("Effective sample size", "share of completions", ("ess",), floor=0.0, ceiling=1.0),
 )
-_AGE = _Plot(
+_AGE = _RunPlot(
     "Age of the completions",
     "iterations",
     ("age_mean", "age_max"),
@@ -141,7 +141,7 @@ def training_section(curves: Curves | None, *more: Panel | str) -> Section:
     return section(slug, title, [*panels, *more], about, notes=notes)
 
 
-def _panel(curves: Curves, plot: _Plot) -> Panel:
+def _panel(curves: Curves, plot: _RunPlot) -> Panel:
     description = Metrics.columns()[plot.columns[0]].description or ""
     draw: figures.Draw
     if plot.columns == QUANTILES:
@@ -161,7 +161,7 @@ def _panel(curves: Curves, plot: _Plot) -> Panel:
     )
 
 
-def _draw_lines(axes: Axes, curves: Curves, plot: _Plot) -> None:
+def _draw_lines(axes: Axes, curves: Curves, plot: _RunPlot) -> None:
     for column, color in zip(plot.columns, figures.cycle(len(plot.columns)), strict=True):
         x, mean, low, high = curves.drawn(column)
         if curves.stride > 1:

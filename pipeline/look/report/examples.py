@@ -30,7 +30,7 @@ MOST_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
-class Token:
+class ShownToken:
     """A piece of a completion."""
 
     text: str
@@ -50,7 +50,7 @@ class Example:
     sample_index: int
     facts: tuple[tuple[str, str], ...]
     prompt: str
-    tokens: tuple[Token, ...]
+    tokens: tuple[ShownToken, ...]
     cut: str | None
     """What was left out."""
 
@@ -131,7 +131,7 @@ def _example(row: dict[str, Any], tokenizer: Tokenizer | None) -> Example:
         tokens = _shaded(tokenizer, row["completion_token_ids"], logprobs, row["action_mask"])
         cut = f"The first {MOST_TOKENS} of {row['tokens']:,} tokens." if row["tokens"] > MOST_TOKENS else None
     else:
-        tokens = [Token(text[:MOST_CHARACTERS], None)] if text else []
+        tokens = [ShownToken(text[:MOST_CHARACTERS], None)] if text else []
         cut = f"The first {MOST_CHARACTERS:,} of {len(text):,} characters." if len(text) > MOST_CHARACTERS else None
     facts = [
         ("reward", number(row["reward"])),
@@ -151,12 +151,12 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
 
 
-def _shaded(tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[bool] | None) -> list[Token]:
+def _shaded(tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[bool] | None) -> list[ShownToken]:
     tokens = []
     for text, start, end in pieces(tokenizer, ids):
         drawn = mask is None or all(mask[start:end])
         least = min(logprobs[start:end])
         shade = shade_of(least) if drawn else None
         hint = f"logprob {least:.2f}, probability {math.exp(least):.2g}" if drawn else "not drawn by the policy"
-        tokens.append(Token(text, shade, hint))
+        tokens.append(ShownToken(text, shade, hint))
     return tokens

@@ -10,9 +10,9 @@ import polars as pl
 
 from pipeline.common.errors import UserError
 from pipeline.common.lengths import length
-from pipeline.look.show.places import Place, artifacts_in, store_around
 from pipeline.look.show.query import Query
 from pipeline.look.show.reading import read
+from pipeline.look.show.subject import Subject, artifacts_in, store_around
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
 
@@ -23,7 +23,7 @@ _WHOLE = ["prompt_text", "completion_text", "answer", "error", "completion_token
 
 
 @dataclass(frozen=True)
-class Answers:
+class ShownRollouts:
     """One rollouts artifact, with what belongs to it."""
 
     rollouts: Artifact
@@ -42,7 +42,7 @@ class Completion:
 
     row: dict[str, Any]
     """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (their mean)."""
-    answers: Answers
+    answers: ShownRollouts
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Selection:
     """Of those that matched."""
 
 
-def answers_of(place: Place, names: Sequence[str], shaped: Artifact | None = None) -> list[Answers]:
+def answers_of(place: Subject, names: Sequence[str], shaped: Artifact | None = None) -> list[ShownRollouts]:
     """The rollouts of a place.
 
     Args:
@@ -73,7 +73,7 @@ def answers_of(place: Place, names: Sequence[str], shaped: Artifact | None = Non
             for name in names or ("rollouts",):
                 part = getattr(step.answers, name) if step.answers else None
                 if part is not None:
-                    found.append(Answers(part, name, step.shaped if name == "rollouts" else None, step.policy))
+                    found.append(ShownRollouts(part, name, step.shaped if name == "rollouts" else None, step.policy))
     else:
         found = [_alone(use.artifact) for use in place.uses if use.artifact.kind == "rollouts"]
     if not found:
@@ -86,7 +86,7 @@ def answers_of(place: Place, names: Sequence[str], shaped: Artifact | None = Non
     return [replace(part, shaped=shaped, note=None) if part.rollouts.id in parents else part for part in found]
 
 
-def _alone(rollouts: Artifact) -> Answers:
+def _alone(rollouts: Artifact) -> ShownRollouts:
     """A rollouts artifact with what its store has of it. Of several shaped tables none is taken: they differ."""
     store = store_around(rollouts)
     shaped = [table for table in artifacts_in(store, "shaped") if rollouts.id in {p.id for p in table.manifest.content.parents}]
@@ -97,10 +97,10 @@ def _alone(rollouts: Artifact) -> Answers:
         note = f"no advantages: {len(shaped)} shaped tables were made from {rollouts.id[:8]}; name one with --shaped"
     purpose = rollouts.recipe.get("purpose")
     name = "rollouts" if purpose == "train" else str(purpose or rollouts.id[:8])
-    return Answers(rollouts, name, shaped[0] if len(shaped) == 1 else None, policy, note)
+    return ShownRollouts(rollouts, name, shaped[0] if len(shaped) == 1 else None, policy, note)
 
 
-def select(answers: Iterable[Answers], query: Query) -> Selection:
+def select(answers: Iterable[ShownRollouts], query: Query) -> Selection:
     """The completions that a query asks for, in its order.
 
     Raises:
@@ -127,7 +127,7 @@ def select(answers: Iterable[Answers], query: Query) -> Selection:
     )
 
 
-def _scalars(part: Answers, number: int, query: Query) -> pl.DataFrame:
+def _scalars(part: ShownRollouts, number: int, query: Query) -> pl.DataFrame:
     """What filters and orders need, of the completions that match: key, reward, advantage, tokens, logprob, part."""
     rows = scan_table(part.rollouts, Rollouts).filter(query.filter())
     rows = rows.select(
@@ -140,14 +140,14 @@ def _scalars(part: Answers, number: int, query: Query) -> pl.DataFrame:
     return _with_advantage(read(rows, part.rollouts), part)
 
 
-def _with_advantage(rows: pl.DataFrame, part: Answers) -> pl.DataFrame:
+def _with_advantage(rows: pl.DataFrame, part: ShownRollouts) -> pl.DataFrame:
     if part.shaped is None:
         return rows.with_columns(advantage=pl.lit(None, dtype=pl.Float32))
     advantages = read(scan_table(part.shaped, Shaped).select(*KEY, "advantage"), part.shaped)
     return rows.join(advantages, on=KEY, how="left", maintain_order="left")
 
 
-def _whole(part: Answers, keys: pl.DataFrame) -> list[dict[str, Any]]:
+def _whole(part: ShownRollouts, keys: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows of some keys with their texts and tokens."""
     rows = scan_table(part.rollouts, Rollouts)
     extra = [name for name in rows.collect_schema().names() if Rollouts.is_extra(name)]

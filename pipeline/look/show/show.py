@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.common.errors import UserError
 from pipeline.common.text import ABSENT, json_safe, number, visible
 from pipeline.look.show.completions import Completion, Selection
-from pipeline.look.show.places import Use
+from pipeline.look.show.subject import Use
 from pipeline.look.show.tokens import By, completion_text, legend
 from pipeline.store import Artifact
 from pipeline.store.space import readable

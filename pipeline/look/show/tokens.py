@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pipeline.common.text import visible
 from pipeline.look.pieces import SHADES, load_tokenizer, pieces, shade_of
-from pipeline.look.show.completions import Answers, Completion
+from pipeline.look.show.completions import Completion, ShownRollouts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -66,7 +66,7 @@ def legend(by: By) -> Text | None:
     return text.append(f"below {SHADES[-1]}", style=PROBABILITY[-1])
 
 
-def _tokenizer(answers: Answers) -> Tokenizer | None:
+def _tokenizer(answers: ShownRollouts) -> Tokenizer | None:
     if answers.policy is None:
         return None
     file = next((file for file in answers.policy.files if file.path == "tokenizer.json"), None)

@@ -109,7 +109,7 @@ def _unreferenced(store: Store, runs: Sequence[Run]) -> list[Artifact]:
 
 
 def _named(run: Run) -> Iterator[str]:
-    from pipeline.look.show.places import uses_of
+    from pipeline.look.show.subject import uses_of
 
     for use in uses_of(run):
         yield use.artifact.id

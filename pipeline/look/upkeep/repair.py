@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.common.errors import IntegrityError, UserError, writing
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.unknowns import count_unknowns
-from pipeline.look.show.places import store_around
+from pipeline.look.show.subject import store_around
 from pipeline.run.order import STAGES
 from pipeline.store import Artifact, Request
 from pipeline.store.files import sha256_of, sync, whole_file

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pipeline.common.errors import IntegrityError, UserError
-from pipeline.look.show.places import Place
+from pipeline.look.show.subject import Subject
 from pipeline.run.record import RECORD
 from pipeline.store import Artifact
 from pipeline.store.files import TEMPORARY, whole_file
@@ -48,7 +48,7 @@ class Verdict:
     why: str = ""
 
 
-def targets(place: Place, signatures: Path | None) -> list[Target]:
+def targets(place: Subject, signatures: Path | None) -> list[Target]:
     """Every artifact of a place, and of a run its record too.
 
     Args:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import UserError
+from pipeline.common.web import NoRedirects
 from pipeline.rewards.graders.from_file import refuse_mistyped
 from pipeline.rewards.graders.template import check_template, filled
 from pipeline.rewards.graders.text import compile_pattern, last_captured, number
@@ -85,15 +86,8 @@ def judge(
     )
 
 
-class _Refused(Exception):
+class _NoAnswer(Exception):
     """No answer; says why."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect could carry the key to another host."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 class Judge:
@@ -114,7 +108,7 @@ class Judge:
     ) -> None:
         self._url, self._body, self._ask, self._path, self._score = url, body, ask, path, score
         self._key, self._timeout, self._retries = key, timeout, retries
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = urllib.request.build_opener(NoRedirects)
         self._threads = ThreadPoolExecutor(concurrency)
         self.seconds_per_item: float | None = timeout * (retries + 1) + LONGEST_PAUSE * retries + 1
         self.notes: list[str] = []
@@ -126,7 +120,7 @@ class Judge:
     def _grade(self, item: RewardItem) -> Score:
         try:
             answer = self._answer({**self._body, **self._ask(item)})
-        except _Refused as error:
+        except _NoAnswer as error:
             return Score(None, one_line(str(error)))
         try:
             return Score(self._score(answer), None, answer)
@@ -171,13 +165,13 @@ class Judge:
             except urllib.error.HTTPError as error:
                 why = f"HTTP {error.code} {self._said(error)}"
                 if error.code not in PASSING:
-                    raise _Refused(why) from None
+                    raise _NoAnswer(why) from None
                 wait = max(wait, _asked_pause(error))
             except (OSError, HTTPException, ValueError) as error:
                 why = _reason(error)
             if attempt < attempts - 1:
                 time.sleep(wait)
-        raise _Refused(f"no answer after {attempts} attempt{'s'[: attempts != 1]}: {why}")
+        raise _NoAnswer(f"no answer after {attempts} attempt{'s'[: attempts != 1]}: {why}")
 
     def _sent(self, request: urllib.request.Request) -> dict[str, Any]:
         if self._key:

@@ -16,7 +16,7 @@ from pipeline.store.store import load_artifact
 
 
 @dataclass(frozen=True)
-class Source:
+class ReplaySource:
     """A rollouts artifact to replay."""
 
     rollouts: Artifact
@@ -24,7 +24,7 @@ class Source:
     """How many groups it gives, relative to the iteration before."""
 
 
-def sources_of(replay: ReplayConfig, fresh: Artifact, earlier: Sequence[Artifact]) -> list[Source]:
+def sources_of(replay: ReplayConfig, fresh: Artifact, earlier: Sequence[Artifact]) -> list[ReplaySource]:
     """What is replayed: rollouts of earlier iterations, newest first, then those named by path. None comes twice.
 
     Args:
@@ -36,9 +36,9 @@ def sources_of(replay: ReplayConfig, fresh: Artifact, earlier: Sequence[Artifact
     """
     window = earlier[: replay.iterations]
     # A weight of 0, which a power of hundreds comes down to, could not be divided by.
-    found = [Source(rollouts, max(replay.decay**lag, 1e-200)) for lag, rollouts in enumerate(window)]
-    found += [Source(named_rollouts(artifact.path), artifact.weight) for artifact in replay.artifacts]
-    distinct: dict[str, Source] = {}
+    found = [ReplaySource(rollouts, max(replay.decay**lag, 1e-200)) for lag, rollouts in enumerate(window)]
+    found += [ReplaySource(named_rollouts(artifact.path), artifact.weight) for artifact in replay.artifacts]
+    distinct: dict[str, ReplaySource] = {}
     for source in found:
         distinct.setdefault(source.rollouts.id, source)
     distinct.pop(fresh.id, None)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.common.errors import StageFailed
 from pipeline.config.engine import EngineConfig
 from pipeline.generate import live
-from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.live import LiveEngine
 from pipeline.run.process import NeedsFreshProcess
 from pipeline.store import Artifact, Request, Store
@@ -41,7 +41,7 @@ class StandIn:
         self.calls.append("forget")
 
     @torch.no_grad()
-    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
         for ask in asks:
             answer = torch.tensor([70, 80, 90])
             logits = self.model(torch.tensor([[*ask.prompt_token_ids, *answer.tolist()]])).logits

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.run import RunConfig
-from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.order import rollouts_request
 from pipeline.generate.shards import Shard
 from pipeline.generate.stage import generate
@@ -40,7 +40,7 @@ class BySeed:
     def engine_for(self, *_: Any, **__: Any) -> BySeed:
         return self
 
-    def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
         for ask in asks:
             self.asked += 1
             tokens = [2 + ask.seed % 7, 3 + ask.seed % 5]
@@ -103,7 +103,7 @@ def test_an_engine_that_answers_nothing_makes_no_artifact(
     project, graders = Project(tmp_path / "store", config), [{"grader": "exact_match"}]
 
     class Overloaded(BySeed):
-        def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
             for ask in asks:
                 yield [Reply(ask.key, [], [], None, None, "status 503: too busy")]
 
@@ -144,7 +144,7 @@ def test_completions_do_not_pile_up_before_a_slow_grader(
         return write(shard, *given)
 
     class Dying(BySeed):
-        def run(self, asks: Iterator[Ask], in_flight: int) -> Iterator[list[Reply]]:
+        def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
             yield from super().run(itertools.islice(asks, (PROMPTS - 1) * SAMPLES), in_flight)
             while len(list((tmp_path / "store").glob("rollouts/*/part-*.parquet"))) < PROMPTS - 1:
                 yield []

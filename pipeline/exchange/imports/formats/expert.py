@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.formats.plain import NAMES, Plain
-from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.values import messages, rest_of
 
 CHAT = "messages"
@@ -28,12 +28,12 @@ class Expert(Format):
     takes = frozenset({"prompt", "completion", "answer", "reward", "prompt_id", "group", "policy"})
     ends_with_eos = True
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         if CHAT in row.values and not {"prompt", "completion"} & self.options.columns.keys():
             return [self._of_chat(row)]
         return _Columns(self.options).known(row)
 
-    def _of_chat(self, row: Row) -> Known:
+    def _of_chat(self, row: SourceRow) -> Known:
         chat = messages(row.values, CHAT)
         if isinstance(chat, str) or len(chat) < 2 or chat[-1]["role"] != "assistant" or chat[-1].get("tool_calls"):
             raise ValueError(f"column {CHAT}: expected chat messages that end with an assistant's answer")
@@ -49,7 +49,7 @@ class _Columns(Plain):
         "answer": ("reference_answer",),
     }
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         for found in super().known(row):
             missing = [name for name in ("prompt", "completion") if getattr(found, name) is None]
             if missing:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.exchange.imports.format import Format
-from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.values import (
     answer_text,
     integer,
@@ -59,7 +59,7 @@ class Plain(Format):
     takes = frozenset(NAMES)
     defaults = NAMES
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         values = row.values
         at = {name: self._column(name, values) for name in self.defaults}
         components = self._components(values)

@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.look.audit.findings import Figure, Spot
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.hygiene import training_figures
-from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
+from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from pipeline.look.audit.weights import Tensors, tensors_of
 from schemas import Metrics, Timing
@@ -114,7 +114,7 @@ class CheckpointChecks(Checks):
         if table is Metrics and self._trained:
             yield from training_figures(self.held, rows)
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
         if table is Metrics:
             remedy = "Training broke down: see the run's log."

@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline.look.audit.findings import Figure, Spot
 from pipeline.look.audit.holdings import RESTORE, Held
-from pipeline.look.audit.rows import Batch, TableFile, check_rows
+from pipeline.look.audit.rows import RowBatch, TableFile, check_rows
 from pipeline.look.audit.world import World
 from schemas.table import Table
 
@@ -28,14 +28,14 @@ class Checks:
         """Columns that `conclude` needs of a table's rows."""
         return {"key": pl.struct(table.primary_key()).hash()} if table.primary_key() else {}
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         """Report rows of a batch that are not as they should be. Called from many threads.
 
         A row is sound or not whatever other rows are with it, but for the keys that must differ. Counts go to the spot's ledger.
         """
         check_rows(batch, table, spot)
 
-    def check_some(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_some(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         """Report what is wrong with some rows of a file's batch, where looking at all would take long."""
 
     def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:

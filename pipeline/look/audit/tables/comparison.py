@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.holdings import Held
-from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
+from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from schemas import Comparison, Metrics
 from schemas.table import Table
@@ -38,7 +38,7 @@ class ComparisonChecks(Checks):
         names = ("label", "epoch", "status", "pass_at_1", *IDS, *OF_TRIALS) if table is Comparison else ("label", "seed", "epoch")
         return {**super().facts(table), **{name: pl.col(name) for name in names}}
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
         if table is not Comparison:
             return

@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.evaluate.estimators import pass_at_k
 from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.holdings import RESTORE
-from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
+from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined, same_figure
 from schemas import Rollouts
 from schemas.table import Table
@@ -45,7 +45,7 @@ class EvaluationChecks(Checks):
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
         return {**super().facts(table), **{name: pl.col(name) for name in (*KEY, *COPIED, "solved")}}
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
         threshold = self.held.recipe.get("solved_at")
         if isinstance(threshold, int | float):
@@ -56,7 +56,7 @@ class EvaluationChecks(Checks):
         if self._answers is None:
             return
         known = self._answers.rename({name: f"known_{name}" for name in COPIED}).with_columns(there=True)
-        rows = Batch(batch.first, batch.frame.join(known, on=KEY, how="left", maintain_order="left"), batch.whole)
+        rows = RowBatch(batch.first, batch.frame.join(known, on=KEY, how="left", maintain_order="left"), batch.whole)
         absent, name = pl.col("there").is_null(), pl.format("prompt {}, {}, sample {}", *KEY)
         rules = [Rule(check="aligned", broken=absent, expected="a completion of the answers", found=name)]
         for column in COPIED:

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.common.lengths import length
 from pipeline.look.audit.findings import Spot
-from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, check_rows, check_rules
+from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from schemas import Pairs, Rollouts, Shaped
 from schemas.table import Table
@@ -30,7 +30,7 @@ class ShapedChecks(Checks):
         key = KEY if table is Shaped else KEY[:1]
         return {**super().facts(table), **{name: pl.col(name) for name in (*key, *names)}}
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
         if table is Shaped:
             zero = {name: ~pl.col("keep") & (pl.col(name) != 0) for name in ("advantage", "weight")}

@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.look.audit.findings import Figure, Spot
 from pipeline.look.audit.hygiene import prompts_figures, question_keys
-from pipeline.look.audit.rows import Batch, Rule, check_rows, check_rules
+from pipeline.look.audit.rows import RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from schemas import Prompts
 from schemas.table import Table
@@ -34,7 +34,7 @@ class PromptsChecks(Checks):
         if table is Prompts:
             yield from prompts_figures(self.held, rows)
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
         if table is not Prompts:
             return

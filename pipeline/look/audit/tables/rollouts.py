@@ -12,11 +12,11 @@ import pyarrow as pa
 from pipeline.common.lengths import length
 from pipeline.look.audit.findings import Figure, Spot
 from pipeline.look.audit.hygiene import rollouts_figures
-from pipeline.look.audit.rows import MAKE_ANEW, Batch, Rule, TableFile, check_rows, check_rules
+from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, TableFile, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from pipeline.look.audit.tables.copies import Copies
 from pipeline.look.audit.tables.spelling import SPELLED, Spelling
-from pipeline.look.audit.tokens import Decoder, vocabulary_of
+from pipeline.look.audit.tokens import CheckpointDecoder, vocabulary_of
 from pipeline.rewards.registry import BUILTINS, UNIT_SCORES
 from schemas import Origins, Prompts, Rollouts, SetAside
 from schemas.table import Table
@@ -59,8 +59,8 @@ class RolloutsChecks(Checks):
         return vocabulary_of(self._policy, self.world) if self._policy else None
 
     @cached_property
-    def _decoder(self) -> Decoder | None:
-        return Decoder.of(self._policy, self.world) if self._policy else None
+    def _decoder(self) -> CheckpointDecoder | None:
+        return CheckpointDecoder.of(self._policy, self.world) if self._policy else None
 
     @cached_property
     def _prompts(self) -> pl.DataFrame | None:
@@ -91,7 +91,7 @@ class RolloutsChecks(Checks):
             "text": pl.col("completion_text").hash(),
         }
 
-    def check_batch(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
         if table is not Rollouts:
             return
@@ -101,7 +101,7 @@ class RolloutsChecks(Checks):
         self._check_modes(batch, spot)
         self._check_prompts(batch, spot)
 
-    def check_some(self, batch: Batch, table: type[Table], spot: Spot) -> None:
+    def check_some(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         if table is Rollouts and batch.whole and self._decoder is not None:
             rows = batch.frame.with_row_index("row", batch.first).select("row", *SPELLED)
             if not self.world.deep:
@@ -112,7 +112,7 @@ class RolloutsChecks(Checks):
                 spelling.check_prompts(rows, special=not prompts.recipe.get("chat"))
             self.world.ledger.count("schema", "completion texts decoded again", len(rows), len(batch.frame))
 
-    def _origin(self, batch: Batch) -> Iterator[Rule]:
+    def _origin(self, batch: RowBatch) -> Iterator[Rule]:
         """Who answered, and how it was sampled, as the manifest has it."""
         if not self._generated:
             return
@@ -137,7 +137,7 @@ class RolloutsChecks(Checks):
             column="status",
         )
 
-    def _rewards(self, batch: Batch, spot: Spot) -> Iterator[Rule]:
+    def _rewards(self, batch: RowBatch, spot: Spot) -> Iterator[Rule]:
         """Components add up to the reward, and those of built-in graders lie between 0 and 1."""
         components = {_column(component): component for component in self.held.recipe.get("reward") or ()}
         for name in components.keys() - set(batch.frame.columns):
@@ -184,7 +184,7 @@ class RolloutsChecks(Checks):
             column="behavior_logprobs",
         )
 
-    def _check_modes(self, batch: Batch, spot: Spot) -> None:
+    def _check_modes(self, batch: RowBatch, spot: Spot) -> None:
         unknown = (batch.frame["logprobs_mode"] == "unknown").arg_true()
         if len(unknown):
             report = spot.warning if self._generated else spot.note
@@ -199,12 +199,12 @@ class RolloutsChecks(Checks):
                 count=len(unknown),
             )
 
-    def _check_prompts(self, batch: Batch, spot: Spot) -> None:
+    def _check_prompts(self, batch: RowBatch, spot: Spot) -> None:
         """Every completion answers a prompt of the prompts artifact, with its text and reference answer."""
         if self._prompts is None:
             return
         asked = batch.frame.select(*COPIED, key=pl.col("prompt_id").hash())
-        rows = Batch(batch.first, asked.join(self._prompts, on="key", how="left", maintain_order="left"), batch.whole)
+        rows = RowBatch(batch.first, asked.join(self._prompts, on="key", how="left", maintain_order="left"), batch.whole)
         absent = pl.col("known_prompt_text").is_null()
         rules = [
             Rule(

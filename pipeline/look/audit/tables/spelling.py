@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.rows import MAKE_ANEW
-from pipeline.look.audit.tokens import Decoder
+from pipeline.look.audit.tokens import CheckpointDecoder
 
 SPELLED = ("prompt_token_ids", "completion_token_ids", "prompt_text", "completion_text")
 INCOMPLETE = "\ufffd"
@@ -19,7 +19,7 @@ INCOMPLETE = "\ufffd"
 class Spelling:
     """Checks of some rows: `row` (its number in the file) and `SPELLED`."""
 
-    decoder: Decoder
+    decoder: CheckpointDecoder
     stops: tuple[str, ...]
     """Texts that end a completion."""
     spot: Spot

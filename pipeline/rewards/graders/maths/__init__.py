@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pipeline.common.errors import UserError
-from pipeline.rewards.graders.maths.compare import Comparison
+from pipeline.rewards.graders.maths.compare import AnswerComparison
 from pipeline.rewards.graders.maths.nodes import Quantity, Sequence, Value, Words
 from pipeline.rewards.graders.maths.reading import MARKER, Found, find
 from pipeline.rewards.graders.maths.tidy import tidy
@@ -73,11 +73,11 @@ def math_verify(
     )
     if found.text is None:
         return Score(0.0, remark=found.place)
-    right = same(reference, found.text, Comparison(precision, strict))
+    right = same(reference, found.text, AnswerComparison(precision, strict))
     return Score(float(right), remark=f"{found.place}: {found.text[:SHOWN]}")
 
 
-def same(reference: str, given: str, comparison: Comparison) -> bool:
+def same(reference: str, given: str, comparison: AnswerComparison) -> bool:
     """Whether a text spells the value that the reference spells.
 
     What has two readings is read as the other is: 100,200,300 is three numbers beside a list, and (A) 12 is A beside a letter.
@@ -97,7 +97,7 @@ def same(reference: str, given: str, comparison: Comparison) -> bool:
     return _same_choice(reference, given, comparison)
 
 
-def _same_choice(reference: str, given: str, comparison: Comparison) -> bool:
+def _same_choice(reference: str, given: str, comparison: AnswerComparison) -> bool:
     """Choices by letter: (A), A. and (A) 12 are A; beside a reference that is no letter, (A) 12 is 12."""
     letter = re.fullmatch(r"\(?([A-Ja-j])[).]?", tidy(reference[:50]))
     if (labelled := unlabelled(given)) is not None:

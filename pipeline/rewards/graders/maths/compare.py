@@ -18,7 +18,7 @@ from pipeline.rewards.graders.maths.nodes import (
     Matrix,
     Node,
     Quantity,
-    Ratio,
+    RatioNode,
     Relation,
     Sequence,
     Union,
@@ -34,7 +34,7 @@ _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "�
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerComparison:
     """How values are compared."""
 
     precision: int = 6
@@ -66,7 +66,7 @@ class Comparison:
             return self._same_collection(wanted, given)
         if isinstance(wanted, Union) and isinstance(given, Union):
             return self._same_unordered(wanted.items, given.items)
-        if isinstance(wanted, Ratio) and isinstance(given, Ratio):
+        if isinstance(wanted, RatioNode) and isinstance(given, RatioNode):
             return self._same_items(wanted.items, given.items)
         if isinstance(wanted, Matrix) and isinstance(given, Matrix):
             pairs = zip(wanted.rows, given.rows, strict=False)

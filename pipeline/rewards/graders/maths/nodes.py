@@ -110,7 +110,7 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class RatioNode:
     """2:3, or a time of day."""
 
     items: tuple[Value, ...]
@@ -131,4 +131,4 @@ class Words:
     text: str
 
 
-Value = Quantity | Sequence | Interval | Union | Assigned | Relation | Matrix | Ratio | Based | Words
+Value = Quantity | Sequence | Interval | Union | Assigned | Relation | Matrix | RatioNode | Based | Words

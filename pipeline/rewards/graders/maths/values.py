@@ -17,7 +17,7 @@ from pipeline.rewards.graders.maths.nodes import (
     Matrix,
     Node,
     Quantity,
-    Ratio,
+    RatioNode,
     Relation,
     Sequence,
     Union,
@@ -264,7 +264,7 @@ def _based(tokens: list[Token]) -> Value | None:
 
 def _ratio(tokens: list[Token]) -> Value | None:
     parts = _split(tokens, lambda token: token.kind == "sign" and token.text == ":")
-    return Ratio(tuple(_quantity(part) for part in parts)) if 2 <= len(parts) <= 6 and all(parts) else None
+    return RatioNode(tuple(_quantity(part) for part in parts)) if 2 <= len(parts) <= 6 and all(parts) else None
 
 
 def _range(tokens: list[Token]) -> Value | None:

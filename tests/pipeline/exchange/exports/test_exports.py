@@ -19,7 +19,7 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import code
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_request
-from pipeline.exchange.exports.completions import Source, write_preference, write_sft
+from pipeline.exchange.exports.completions import ExportSource, write_preference, write_sft
 from pipeline.exchange.exports.dataset import write_dataset
 from pipeline.exchange.exports.folder import RECORD, export_folder
 from pipeline.exchange.exports.model import write_model
@@ -84,15 +84,15 @@ def test_a_dataset_is_the_artifacts_own_bytes_with_a_card(rollouts: Artifact, tm
 
 
 def test_sft_rows_are_whole_and_graded(rollouts: Artifact, tmp_path: Path) -> None:
-    assert write_sft(Source.of(rollouts), _new(tmp_path / "out"), 0.5) == 2
+    assert write_sft(ExportSource.of(rollouts), _new(tmp_path / "out"), 0.5) == 2
     rows = pl.read_parquet(tmp_path / "out" / "data" / "*.parquet")
     assert rows.select("prompt", "completion", "reward").rows() == [("1+1", "A:0", 1.0), ("1+1", "A:2", 0.5)]
     with pytest.raises(DataError, match="no completion has that reward"):
-        write_sft(Source.of(rollouts), _new(tmp_path / "none"), 7.0)
+        write_sft(ExportSource.of(rollouts), _new(tmp_path / "none"), 7.0)
 
 
 def test_preferences_are_the_best_with_the_worst_or_every_pair(rollouts: Artifact, tmp_path: Path) -> None:
-    source = Source.of(rollouts)
+    source = ExportSource.of(rollouts)
     assert write_preference(source, _new(tmp_path / "one"), None, RewardPairs()) == 1
     assert write_preference(source, _new(tmp_path / "all"), None, RewardPairs(strategy="all")) == 3
     row = pl.read_parquet(tmp_path / "one" / "data" / "*.parquet").row(0, named=True)
@@ -106,7 +106,7 @@ def test_preferences_are_the_best_with_the_worst_or_every_pair(rollouts: Artifac
 
 
 def test_preferences_of_a_shaped_table_are_its_own_pairs(shaped: Artifact, tmp_path: Path) -> None:
-    assert write_preference(Source.of(shaped), _new(tmp_path / "out"), None, RewardPairs()) == 1
+    assert write_preference(ExportSource.of(shaped), _new(tmp_path / "out"), None, RewardPairs()) == 1
     row = pl.read_parquet(tmp_path / "out" / "data" / "*.parquet").row(0, named=True)
     made = pl.read_parquet(shaped.tables("pairs")).row(0, named=True)
     assert (row["chosen_index"], row["rejected_index"]) == (made["chosen_index"], made["rejected_index"])

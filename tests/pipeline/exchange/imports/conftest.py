@@ -12,7 +12,7 @@ import pytest
 from pipeline.exchange.imports.format import Options
 from pipeline.exchange.imports.rows import Declared
 from pipeline.exchange.imports.stage import import_rollouts, order_of
-from pipeline.exchange.imports.tokens import Rendering
+from pipeline.exchange.imports.tokens import ImportRendering
 from pipeline.store import Artifact, Store
 
 BASE = Path(__file__).parents[4] / "data" / "base"
@@ -37,7 +37,7 @@ def bring(store: Store) -> Callable[..., Artifact]:
             model=model,
             options=Options(**(options or {})),
             declared=Declared(**(declared or {})),
-            rendering=Rendering(**(rendering or {})),
+            rendering=ImportRendering(**(rendering or {})),
             **settings,
         )
         return import_rollouts(store, order)[0]

@@ -10,7 +10,7 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.config.server import ServerConfig
 from pipeline.generate.server import client as module
-from pipeline.generate.server.client import Client, Refused, Unanswered
+from pipeline.generate.server.client import Client, ServerRefused, Unanswered
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_what_does_not_pass_is_told_in_the_end(serve: Any) -> None:
 def test_a_final_no_is_not_asked_again(serve: Any) -> None:
     server = serve()
     server.fault = lambda path, number: (400, {"error": {"message": "too long", "code": 400}}, {})
-    with pytest.raises(Refused, match="status 400: too long"):
+    with pytest.raises(ServerRefused, match="status 400: too long"):
         client_of(server).ask((server.url,), "/version")
     assert len(server.requests) == 1
 
@@ -80,7 +80,7 @@ def test_an_answer_of_another_kind_is_told(serve: Any, monkeypatch: pytest.Monke
 def test_the_key_is_sent_and_never_repeated(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
     server.key = "sk-very-secret"
-    with pytest.raises(Refused, match="401"):
+    with pytest.raises(ServerRefused, match="401"):
         client_of(server).ask((server.url,), "/v1/models")
     monkeypatch.setenv("SERVER_KEY", "sk-very-secret")
     client = client_of(server, key_variable="SERVER_KEY")
@@ -97,7 +97,7 @@ def test_the_key_does_not_follow_to_another_host(serve: Any, monkeypatch: pytest
     monkeypatch.setenv("SERVER_KEY", "sk-very-secret")
     server, other = serve(), serve()
     server.fault = lambda path, number: (307, {}, {"Location": f"{other.url}/version"})
-    with pytest.raises(Refused, match="307"):
+    with pytest.raises(ServerRefused, match="307"):
         client_of(server, key_variable="SERVER_KEY").ask((server.url,), "/version")
     assert not other.requests
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
-from pipeline.generate.engine import Ask, Reply
+from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.server import client, engine
 from pipeline.generate.server.engine import ServedEngine, Servers
 from pipeline.generate.server.served import name_of
@@ -38,7 +38,7 @@ def engine_for(policy: Any, *urls: str, dtype: str = "float32", max_model_len: i
 
 def answers(served: ServedEngine, count: int = 12, **sampling: Any) -> list[Reply]:
     how = SamplingConfig(**{"max_tokens": 8, **sampling})
-    asks = (Ask((0, number, 0), [20, 30, number], how, seed=2**62 + number) for number in range(count))
+    asks = (CompletionRequest((0, number, 0), [20, 30, number], how, seed=2**62 + number) for number in range(count))
     replies = [reply for step in served.run(asks, in_flight=1) for reply in step]
     return sorted(replies, key=lambda reply: reply.key)
 

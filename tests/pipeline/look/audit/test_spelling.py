@@ -11,23 +11,23 @@ import pytest
 
 from pipeline.look.audit.findings import Finding, Ledger
 from pipeline.look.audit.tables.spelling import Spelling
-from pipeline.look.audit.tokens import Decoder
+from pipeline.look.audit.tokens import CheckpointDecoder
 from pipeline.sources.tokenizer import encode, load_tokenizer, of_file
 
 PROMPT = "Please work out 24+7."
 
 
 @pytest.fixture
-def decoder(save_tokenizer: Callable[..., Any], tmp_path: Path) -> Decoder:
+def decoder(save_tokenizer: Callable[..., Any], tmp_path: Path) -> CheckpointDecoder:
     """Of a tokenizer as Llama's."""
     save_tokenizer(tmp_path, "spaces", tokenizer_class="PreTrainedTokenizerFast")
     nothing: Any = None
-    found = Decoder(nothing, of_file(tmp_path / "tokenizer.json"), nothing)
+    found = CheckpointDecoder(nothing, of_file(tmp_path / "tokenizer.json"), nothing)
     found.__dict__["_loaded"] = load_tokenizer(tmp_path, trust_remote_code=False)
     return found
 
 
-def findings(decoder: Decoder, text: str, spelled: str, stops: Sequence[str] = ()) -> list[Finding]:
+def findings(decoder: CheckpointDecoder, text: str, spelled: str, stops: Sequence[str] = ()) -> list[Finding]:
     """Of one completion, whose tokens spell a text after the prompt's."""
     full = decoder._full
     prompt = encode(full, [PROMPT], special=True)[0]
@@ -48,7 +48,9 @@ def findings(decoder: Decoder, text: str, spelled: str, stops: Sequence[str] = (
         ("", " Stop here", (" Stop",)),
     ],
 )
-def test_a_sound_text_is_what_its_tokens_spell(decoder: Decoder, text: str, spelled: str, stops: tuple[str, ...]) -> None:
+def test_a_sound_text_is_what_its_tokens_spell(
+    decoder: CheckpointDecoder, text: str, spelled: str, stops: tuple[str, ...]
+) -> None:
     assert findings(decoder, text, spelled, stops) == []
 
 
@@ -60,19 +62,21 @@ def test_a_sound_text_is_what_its_tokens_spell(decoder: Decoder, text: str, spel
         ("  The answer is 31.", " The answer is 31.", ()),
     ],
 )
-def test_a_text_that_its_tokens_do_not_spell_is_found(decoder: Decoder, text: str, spelled: str, stops: tuple[str, ...]) -> None:
+def test_a_text_that_its_tokens_do_not_spell_is_found(
+    decoder: CheckpointDecoder, text: str, spelled: str, stops: tuple[str, ...]
+) -> None:
     (finding,) = findings(decoder, text, spelled, stops)
     assert (finding.check, finding.severity, finding.row, finding.found) == ("text", "error", 3, text)
 
 
-def prompt_findings(decoder: Decoder, text: str, tokens: list[int], *, special: bool) -> list[Finding]:
+def prompt_findings(decoder: CheckpointDecoder, text: str, tokens: list[int], *, special: bool) -> list[Finding]:
     ledger = Ledger()
     row = {"row": 5, "prompt_text": text, "prompt_token_ids": tokens, "completion_text": "", "completion_token_ids": [4]}
     Spelling(decoder, (), ledger.at("rollouts/a")).check_prompts(pl.DataFrame([row, row]), special=special)
     return list(ledger.findings)
 
 
-def test_tokens_of_prompts_are_those_of_the_file(decoder: Decoder) -> None:
+def test_tokens_of_prompts_are_those_of_the_file(decoder: CheckpointDecoder) -> None:
     full = decoder._full
     begun = f"<s>{PROMPT}"
     for text, special in ((PROMPT, True), (PROMPT, False), (begun, True), (begun, False)):

@@ -196,10 +196,10 @@ def test_a_run_makes_a_damaged_artifact_anew_with_the_id_it_had(
 )
 def test_each_artifact_is_made_by_its_stage(finished: Path, parts: dict[str, Path], role: str, until: tuple[str, int]) -> None:
     from flows.commands.repair import stage_of
-    from pipeline.look.show.places import find_place
+    from pipeline.look.show.subject import find_subject
 
     artifact: Artifact = load_artifact(parts[role])
-    use = next(use for use in find_place(str(finished)).uses if use.artifact.id == artifact.id)
+    use = next(use for use in find_subject(str(finished)).uses if use.artifact.id == artifact.id)
     assert stage_of(use) == until
 
 

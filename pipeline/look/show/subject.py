@@ -30,7 +30,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Place:
+class Subject:
     """What was found at a path."""
 
     what: Literal["artifact", "run", "store"]
@@ -50,7 +50,7 @@ class Place:
         return self.uses[0].artifact
 
 
-def find_place(path: str) -> Place:
+def find_subject(path: str) -> Subject:
     """Look at what lies at a path: a directory, a file in one, or an address in a bucket.
 
     Raises:
@@ -65,16 +65,16 @@ def find_place(path: str) -> Place:
         return _artifact(directory)
     if (directory / RECORD).exists():
         run = load_run(directory)
-        return Place("run", str(directory), tuple(uses_of(run)), run)
+        return Subject("run", str(directory), tuple(uses_of(run)), run)
     if directory.is_dir() and (uses := _all(Store(directory))):
-        return Place("store", str(directory), uses)
+        return Subject("store", str(directory), uses)
     raise UserError(
         f"{path}: neither an artifact (a directory with {MANIFEST}), nor a run (with {RECORD}), nor a store (with <kind>/<key>/ "
         "directories in it)"
     )
 
 
-def _in_bucket(path: str) -> Place:
+def _in_bucket(path: str) -> Subject:
     try:
         return _artifact(path)
     except UserError as error:
@@ -82,13 +82,13 @@ def _in_bucket(path: str) -> Place:
             raise
     store = Store(path)
     if uses := _all(store):
-        return Place("store", store.url, uses)
+        return Subject("store", store.url, uses)
     raise UserError(f"{path}: no artifact there, and none in it")
 
 
-def _artifact(path: str | Path) -> Place:
+def _artifact(path: str | Path) -> Subject:
     artifact = load_artifact(path)
-    return Place("artifact", artifact.url, (Use(artifact, artifact.kind),))
+    return Subject("artifact", artifact.url, (Use(artifact, artifact.kind),))
 
 
 def _all(store: Store) -> tuple[Use, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.exchange.imports.format import FAULTS, LONGEST_CONTENT, Format, Options, reason
-from pipeline.exchange.imports.known import Known, Misfit, Row
+from pipeline.exchange.imports.known import Known, Misfit, SourceRow
 from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
 
 ID_MARK = "token_id:"
@@ -40,7 +40,7 @@ class OpenAI(Format):
         super().__init__(options)
         self._requests: dict[str, Values] = {}
 
-    def known(self, row: Row) -> Iterable[Known | Misfit]:
+    def known(self, row: SourceRow) -> Iterable[Known | Misfit]:
         values = row.values
         if values.get("response") is None and "body" in values:
             self._requests[str(values.get("custom_id"))] = _object(values, "body")
@@ -89,7 +89,7 @@ def _asked(request: Values, response: Values) -> dict[str, Any]:
     }
 
 
-def _known(row: Row, asked: dict[str, Any], choice: Any, rest: Values) -> Known:
+def _known(row: SourceRow, asked: dict[str, Any], choice: Any, rest: Values) -> Known:
     if not isinstance(choice, dict):
         raise ValueError("column response: a choice that is no object")
     ids = token_ids(choice, "token_ids")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pipeline.exchange.imports.format import Format, misfit
-from pipeline.exchange.imports.known import Known, Misfit, Row
+from pipeline.exchange.imports.known import Known, Misfit, SourceRow
 from pipeline.exchange.imports.values import answer_text, integer, messages, number, rest_of
 
 
@@ -27,8 +27,8 @@ class TRL(Format):
     }
     engine = "TRL"
 
-    def read(self, rows: Iterable[Row]) -> Iterator[Known | Misfit]:
-        before: list[Row] = []
+    def read(self, rows: Iterable[SourceRow]) -> Iterator[Known | Misfit]:
+        before: list[SourceRow] = []
         for step in _steps(rows):
             if before and _said(before) == _said(step):
                 why = f"the same completions as at step {before[0].values.get('step')}, logged again"
@@ -38,7 +38,7 @@ class TRL(Format):
                     yield from self.read_row(row)
             before = step
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         values = row.values
         rewards = self._rewards(values)
         yield Known(
@@ -58,9 +58,9 @@ class TRL(Format):
         return tuple(name for name in names if values[name] is None or isinstance(values[name], float))
 
 
-def _steps(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _steps(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
     """Rows of one step after the other."""
-    step: list[Row] = []
+    step: list[SourceRow] = []
     for row in rows:
         if step and step[0].values.get("step") != row.values.get("step"):
             yield step
@@ -70,7 +70,7 @@ def _steps(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield step
 
 
-def _said(step: list[Row]) -> list[str]:
+def _said(step: list[SourceRow]) -> list[str]:
     return [repr({name: value for name, value in row.values.items() if name != "step"}) for row in step]
 
 

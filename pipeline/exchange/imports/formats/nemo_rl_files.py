@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.exchange.imports.format import Format
-from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.values import number, numbers, rest_of, token_ids, truths
 
 LISTS = ("token_ids", "token_loss_mask", "generation_logprobs")
@@ -34,7 +34,7 @@ class NemoRL(Format):
     }
     engine = "NeMo-RL"
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         values = {name: _only(name, value) for name, value in row.values.items()}
         length = int(number(values, "input_lengths") or 0)
         ids, mask, logprobs = token_ids(values, "token_ids"), truths(values, "token_loss_mask"), None

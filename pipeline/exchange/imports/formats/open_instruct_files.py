@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.exchange.imports.format import Format
-from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.values import integer, number, numbers, rest_of, text, token_ids
 
 
@@ -31,7 +31,7 @@ class OpenInstruct(Format):
     }
     engine = "open-instruct"
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         values = row.values
         used_tools = (values.get("request_info") or {}).get("tool_calleds")
         if used_tools:

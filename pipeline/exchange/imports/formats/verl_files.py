@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.exchange.imports.format import Format
-from pipeline.exchange.imports.known import Known, Row
+from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.values import integer, needed_text, number, rest_of, text
 
 
@@ -29,7 +29,7 @@ class Verl(Format):
     }
     engine = "verl"
 
-    def known(self, row: Row) -> Iterable[Known]:
+    def known(self, row: SourceRow) -> Iterable[Known]:
         values = row.values
         group = (f"step {integer(values, 'step')}", *([uid] if (uid := text(values, "uid")) else []))
         answer = values.get("gts")
