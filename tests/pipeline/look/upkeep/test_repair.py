@@ -167,7 +167,7 @@ def test_a_run_makes_a_damaged_artifact_anew_with_the_id_it_had(
     spoil(place)
     asked: list[tuple[str, int] | None] = []
 
-    def chain(config: object, stages: object, until: tuple[str, int] | None = None) -> None:
+    def chain(config: object, answers: object, until: tuple[str, int] | None = None, given: object = None) -> None:
         asked.append(until)
         for name in ("part-00001.parquet", "manifest.json"):
             shutil.copy(whole / name, place / name)
