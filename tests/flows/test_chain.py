@@ -41,6 +41,12 @@ WHOLE = [
 REMIX = {"train.algorithm": "remix", "replay.iterations": 1, "evaluate.greedy": False, "generate.temperature": 1.0}
 
 
+def as_model(checkpoint: Artifact) -> Artifact:
+    """With a config.json, which would say how long a prompt may be."""
+    (checkpoint.path / "config.json").write_text("{}", encoding="utf-8")
+    return checkpoint
+
+
 class Recorded:
     """Answers every order at once, unless its title is `missing`, and writes it down."""
 
@@ -60,7 +66,7 @@ class Recorded:
         name = order.title + (f" {request.recipe['purpose']}" if order.stage == "generate" else "")
         made = self.make(request.kind, name=name, iteration=request.recipe.get("iteration", 0), kept_groups=2, n=len(self.names))
         self.names[made.id] = name
-        return made
+        return as_model(made) if order.title == BASE else made
 
     def _words(self, order: Order) -> str:
         """An order with the names of what it is made from."""
@@ -226,6 +232,7 @@ def test_the_last_training_that_is_asked_for_wakes_no_engine(config_of: Config, 
 def test_what_is_given_is_not_asked_for(config_of: Config, make_artifact: Make) -> None:
     answers = Recorded(make_artifact)
     given = {name: make_artifact(kind, name=name) for name, kind in ((BASE, "checkpoint"), (TRAIN_PROMPTS, "prompts"))}
+    as_model(given[BASE])
     answers.names |= {artifact.id: name for name, artifact in given.items()}
     chain(config_of({"model.path": "gone", "iterations": 1}), answers, until=("generate", 0), given=given)
     assert answers.asked == WHOLE[2:4]
