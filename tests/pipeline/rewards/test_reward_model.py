@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,25 @@ def test_padding_is_no_text_to_a_model_that_takes_images_too(tmp_path: Path) -> 
     grader = reward_model(path=str(tmp_path))
     alone = [grader.grade(items(one))[0].score for one in TEXTS]
     assert [score.score for score in grader.grade(items(*TEXTS))] == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_prompt_from_a_chat_template_begins_once(save_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
+    """It begins with the token that the reward model's tokenizer puts before a text, too."""
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    vocabulary = save_tokenizer(tmp_path, "bytes", tokenizer_class="LlamaTokenizerFast").get_vocab_size()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
+    config = LlamaConfig(**sizes, vocab_size=vocabulary, num_labels=1, initializer_range=0.5)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    grader = reward_model(path=str(tmp_path))
+    given = [
+        RewardItem("31.", "31", {"prompt_id": "p", "question": "", "prompt_text": f"{begin}24+7="}, f"p@{number:08d}", 0)
+        for number, begin in enumerate(("", "<s>", "<s><s>"))
+    ]
+    plain, begun, twice = (grader.grade([item])[0].score for item in given)
+    assert plain == begun != twice
 
 
 def test_scores_are_the_same_bits_whatever_is_graded_beside_them(models: dict[int, Path]) -> None:

@@ -173,6 +173,19 @@ def test_openai_logprobs_of_other_tokens_than_ours_are_kept_apart(bring: Bring, 
     assert different["behavior_logprobs"] is None and json.loads(different["rest"])["logprobs"] == [-0.5, -0.5]
 
 
+def test_a_template_that_begins_as_sequences_do_begins_once(
+    bring: Bring, written: Written, save_tokenizer: Any, tmp_path: Path
+) -> None:
+    save_tokenizer(tmp_path / "model", "spaces", tokenizer_class="LlamaTokenizerFast")
+    shutil.copyfile(BASE / "model.safetensors", tmp_path / "model" / "model.safetensors")
+    rows = [{"prompt": "The answer", "completion": "31.", "reward": 1}]
+    prompts = []
+    for template in ("{question}", "<s>{question}"):
+        artifact = bring(written(rows), form="plain", model=tmp_path / "model", rendering={"template": template})
+        prompts.append(rows_of(artifact)[0]["prompt_token_ids"])
+    assert [ids.count(0) for ids in prompts] == [1, 1] and all(ids[0] == 0 for ids in prompts)
+
+
 def test_openai_one_tool_call_among_choices_costs_that_choice_only(bring: Bring, written: Written) -> None:
     def choice(text: str, **message: Any) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, **message}, "finish_reason": "stop"}
