@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import zoneinfo
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -61,7 +62,7 @@ def is_missed(cron: str, timezone: str, planned: datetime, now: datetime) -> boo
     return now - planned > LATE and _firings(cron, timezone, planned + timedelta(seconds=1), 1)[0] <= now
 
 
-def _firings(cron: str, timezone: str, start: datetime, count: int) -> list[datetime]:
+def _firings(cron: str, timezone: str, start: datetime, count: int) -> Sequence[datetime]:
     from prefect.server.schemas.schedules import CronSchedule
 
     with ThreadPoolExecutor(1) as thread:  # a flow may have an event loop of its own in this one
