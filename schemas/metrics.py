@@ -56,8 +56,6 @@ class Metrics(Table):
         }
     """
 
-    version = 2
-
     step = column(dy.Int32, "Optimizer step, from 0.", primary_key=True, min=0)
     epoch = column(dy.Int32, "Pass over the snapshot, from 0.", min=0)
     groups = column(dy.Int32, "Groups in the step.")
