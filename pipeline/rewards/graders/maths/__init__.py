@@ -25,6 +25,7 @@ from pipeline.rewards.graders.text import compile_pattern, required
 from pipeline.rewards.items import Score
 
 TOLD = ("finish_reason",)
+_LETTER = re.compile(r"(?:(?i:option|choice|answer)\s)?\(?([A-Ja-j])[).]?")
 SHOWN = 120
 """Characters of an answer that a remark shows."""
 
@@ -99,12 +100,12 @@ def same(reference: str, given: str, comparison: AnswerComparison) -> bool:
 
 def _same_choice(reference: str, given: str, comparison: AnswerComparison) -> bool:
     """Choices by letter: (A), A. and (A) 12 are A; beside a reference that is no letter, (A) 12 is 12."""
-    letter = re.fullmatch(r"\(?([A-Ja-j])[).]?", tidy(reference[:50]))
+    letter = _LETTER.fullmatch(tidy(reference[:50]))
     if (labelled := unlabelled(given)) is not None:
         if letter is not None:
             return labelled[0] == letter[1].upper()
         return bool(labelled[1]) and comparison.same(_read(reference), read(labelled[1]))
-    if letter is not None and (bare := re.fullmatch(r"\(?([A-Ja-j])[).]?", tidy(given[:50]))) is not None:
+    if letter is not None and (bare := _LETTER.fullmatch(tidy(given[:50]))) is not None:
         return letter[1] == bare[1] or ("(" in given + reference and letter[1].upper() == bare[1].upper())
     if (choice := unlabelled(reference)) is not None:
         return plain(given) == choice[0].casefold() or (bool(choice[1]) and comparison.same(read(choice[1]), read(given)))

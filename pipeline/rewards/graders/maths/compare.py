@@ -22,11 +22,13 @@ from pipeline.rewards.graders.maths.nodes import (
     Relation,
     Sequence,
     Union,
+    Unit,
     Unreadable,
     Value,
     Words,
     number,
 )
+from pipeline.rewards.graders.maths.units import POUND
 
 POINTS = 6
 """Places at which expressions with variables are compared: two thirds of them positive."""
@@ -52,6 +54,8 @@ class AnswerComparison:
     def _same(self, wanted: Value, given: Value) -> bool:
         if isinstance(wanted, Assigned) and isinstance(given, Assigned):
             return (wanted.name == given.name or not self.strict) and self.same(wanted.value, given.value)
+        if isinstance(wanted, Relation) != isinstance(given, Relation) and {"="} in (_operators(wanted), _operators(given)):
+            wanted, given = _as_equation(wanted), _as_equation(given)
         if isinstance(wanted, Assigned):
             return self.same(wanted.value, given)
         if isinstance(given, Assigned):
@@ -64,8 +68,8 @@ class AnswerComparison:
             return self._same_relation(wanted, given)
         if isinstance(wanted, Interval | Sequence) and isinstance(given, Interval | Sequence):
             return self._same_collection(wanted, given)
-        if isinstance(wanted, Union) and isinstance(given, Union):
-            return self._same_unordered(wanted.items, given.items)
+        if isinstance(wanted, Union) or isinstance(given, Union):
+            return self._same_unordered(_joined(wanted), _joined(given))
         if isinstance(wanted, RatioNode) and isinstance(given, RatioNode):
             return self._same_items(wanted.items, given.items)
         if isinstance(wanted, Matrix) and isinstance(given, Matrix):
@@ -118,7 +122,8 @@ class AnswerComparison:
         a, b = wanted.node, given.node
         if wanted.unit is not None and given.unit is not None and wanted.unit != given.unit:
             if wanted.unit.dimension != given.unit.dimension:
-                return False
+                pounds = {wanted.unit, given.unit} == {POUND, Unit("sterling")}
+                return pounds and self.same_number(a, b)
             b = Node("mul", (b, number(given.unit.factor / wanted.unit.factor)))
         return self.same_number(a, b)
 
@@ -241,6 +246,26 @@ def _interval(value: Value) -> Interval | None:
     if len(sides) == 2:
         return Interval(Quantity(sides[0]), Quantity(infinity), (closed[0], False))
     return None
+
+
+def _operators(value: Value) -> set[str]:
+    return set(value.operators) if isinstance(value, Relation) else set()
+
+
+def _as_equation(value: Value) -> Value:
+    """y = x + 1 as an equation between expressions, of which a multiple is the same."""
+    if isinstance(value, Assigned) and isinstance(value.value, Quantity) and value.value.node.symbols:
+        return Relation(("=",), (Node("symbol", name=value.name), value.value.node))
+    return value
+
+
+def _joined(value: Value) -> tuple[Value, ...]:
+    """The parts of a union, also where they are written as inequalities: x < 1 or x > 3."""
+    if isinstance(value, Union):
+        return value.items
+    if isinstance(value, Sequence) and value.shape == "list" and all(isinstance(item, Relation) for item in value.items):
+        return tuple(_interval(item) or item for item in value.items)
+    return ()
 
 
 def _alike(one: Node, other: Node) -> bool:

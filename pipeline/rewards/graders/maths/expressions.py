@@ -121,7 +121,7 @@ class _Parser:
             if part.kind == "div" and all(p.kind == "number" and p.value.denominator == 1 for p in part.parts):
                 top, bottom = (p.value for p in part.parts)
                 if 0 < top < bottom and not self._is("^", "!"):
-                    return Node("add", (number(whole.value), part))
+                    return self._postfix(Node("add", (number(whole.value), part)))
             self._place = start + 1
         slash, below = self._next(), self._next(2)
         if (
@@ -132,7 +132,7 @@ class _Parser:
             and 0 < then.value < below.value
         ):
             self._place += 3
-            return Node("add", (number(whole.value), Node("div", (number(then.value), number(below.value)))))
+            return self._postfix(Node("add", (number(whole.value), Node("div", (number(then.value), number(below.value))))))
         self._place = start
         return None
 
@@ -193,6 +193,9 @@ class _Parser:
         if token.kind == "number":
             if self._is(r"\overline") and "." in token.text:
                 return self._repeating(token)
+            if self._is("...") and len(digits := token.text.partition(".")[2]) > 2 and digits[-3:] == 3 * digits[-1]:
+                self._take()
+                return number(token.value + Fraction(int(digits[-1]), 9 * 10 ** len(digits)))
             return number(token.value, token.is_decimal)
         if token.kind == "word":
             return self._word(token)
@@ -214,6 +217,9 @@ class _Parser:
     def _fenced(self, opening: str) -> Node:
         self._bars += opening == "|"
         node = self.sum()
+        if opening == "{" and self._is(r"\choose", r"\over"):
+            kind = "binom" if self._take().text == r"\choose" else "div"
+            node = Node(kind, (node, self.sum()))
         self._take(_FENCES[opening])
         self._bars -= opening == "|"
         names = {"|": "abs", r"\lfloor": "floor", r"\lceil": "ceil"}

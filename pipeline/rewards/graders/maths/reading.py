@@ -177,7 +177,7 @@ def _phrase(text: str, finish_reason: str | None) -> Found | None:
     return Found(PHRASE, clause.strip())
 
 
-_NUMBER = r"(?:\d+(?:[.,]\d+|[ ]\d{3}(?!\d))*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"(?:\d+(?:[.,:]\d+|[ ]\d{3}(?!\d))*|\.\d+)(?:[eE][-+]?\d+)?"
 _OPERAND = rf"(?:{_NUMBER}(?:\s\d+/\d+)?|\\[a-zA-Z]+|(?<![a-zA-Z'])[a-zA-Z](?![a-zA-Z'])|[()\[\]{{}}|$€£¥₹%!°²³^_])"
 _OPERATOR = r"(?:[-+*/=<>≤≥≠≈×·÷±−–]|\\(?:ne|neq|le|ge|leq|geq|times|cdot|approx|pm)(?![a-zA-Z]))"
 _RUN = re.compile(rf"(?:{_OPERATOR}\s?){{0,3}}{_OPERAND}+(?:(?:\s?{_OPERATOR}\s?){{1,3}}{_OPERAND}+)*")
@@ -224,7 +224,7 @@ def _last_number(text: str, finish_reason: str | None) -> Found:
     before, after = sentence[: chosen.start()], sentence[chosen.end() :]
     if not _is_finished(sentence, after, is_only, len(runs), finish_reason):
         return Found(NOWHERE, None)
-    clause = re.split(r"[;:]|,\s", before)[-1]
+    clause = re.split(r"[;:]|,\s|\bbut\b", before)[-1]
     if _DENIED.search(clause) or _DENIED_AFTER.match(after) or _JOINED.search(before[-20:]):
         return Found(NUMBER, None)
     return Found(NUMBER, answer)

@@ -48,7 +48,7 @@ def tidy(text: str) -> str:
     text = undressed(text).translate(_TRANSLATION).translate(_CONTROLS)
     text = re.sub(r"(\d)\{,\}(?=\d{3}(?!\d))", r"\1 ", text.replace("\\\\", ROW))
     text = re.sub(r"(\d)\{,\}(?=\d)", r"\1.", text).replace("{,}", ",")
-    text = re.sub(r"\\([%$#])", r"\1", text)
+    text = re.sub(r"\\([%$])", r"\1", text.replace("\\#", ""))
     text = _DEGREE.sub("°", _SPACES.sub(" ", _NOTHING.sub("", text)))
     text = _COMMAND.sub(_renamed, _without_dress(text))
     text = " ".join(undressed(text).split())

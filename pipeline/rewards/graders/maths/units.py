@@ -58,6 +58,8 @@ _TABLE = (
 )
 _UNITS = {name: Unit(dimension, factor) for dimension, names, factor in _TABLE for name in names.split()}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+POUND = _UNITS["pound"]
+"""Of mass, or of sterling."""
 LETTERS = frozenset(name for name in _UNITS if len(name) == 1 and name.isalpha())
 """Units of one letter: after a space, or in \\text, they are units; otherwise letters are variables."""
 

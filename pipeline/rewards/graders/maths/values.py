@@ -44,9 +44,12 @@ _BEFORE = {"usd", "eur", "gbp", "inr", "rs", "approximately", "about", "around",
 """Words that may stand before a number."""
 _BLACKBOARD = re.compile(r"\\mathbb\s?\{?\s?([A-Z])\s?\}?")
 _MATRIX = re.compile(r"\\begin\s?\{([pbBv]?)(?:matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s?\{\1(?:matrix|array)\}", re.DOTALL)
-_HEADING = re.compile(rf"^{TEXT_OPEN}?[A-Za-z][A-Za-z ]{{1,40}}{TEXT_CLOSE}?\s?:{TEXT_CLOSE}?\s?(?=\S)")
-"""Words with a colon before an answer: Total: 18."""
-_LABEL = re.compile(r"\(?([A-J])(?:\)|[.:](?=\s))\s*(.*)", re.DOTALL)
+_HEADING = re.compile(
+    rf"^{TEXT_OPEN}?(?:[A-Za-z][A-Za-z ]{{1,40}}(?:{TEXT_CLOSE}\s?:|:{TEXT_CLOSE}?)|"
+    rf"(?i:the (?:final )?answer is):?{TEXT_CLOSE}?)\s?(?=\S)"
+)
+"""Words before an answer: Total: 18."""
+_LABEL = re.compile(r"(?:(?i:option|choice|answer)\s)?\(?([A-J])(?:\)|[.:](?=\s))\s*(.*)", re.DOTALL)
 
 
 def read(text: str, as_list: bool = False) -> Value:
@@ -66,7 +69,8 @@ def read(text: str, as_list: bool = False) -> Value:
 
 def plain(text: str) -> str:
     """A text as texts are compared: no spaces, no case, no marks of words."""
-    return re.sub(rf"[\s{TEXT_OPEN}{TEXT_CLOSE}]", "", text).casefold().rstrip(".")
+    bare = re.sub(rf"[\s{TEXT_OPEN}{TEXT_CLOSE}]", "", text).casefold()
+    return bare if bare.endswith("..") else bare.removesuffix(".")
 
 
 def unlabelled(text: str) -> tuple[str, str] | None:
@@ -207,6 +211,8 @@ def _assigned(tokens: list[Token]) -> str | None:
     text = "".join(token.text for token in tokens)
     if tokens[0].kind == "text" and all(token.kind in ("text", "word") for token in tokens):
         return text.casefold()
+    if re.fullmatch(r"\([a-z](?:,[a-z])+\)", text):
+        return text
     if re.fullmatch(r"(?:\\?[a-zA-Z]+)(?:_\{?\w+\}?)?'?(?:\(\\?[a-zA-Z]+\))?", text) and text not in (r"\pi", "e", "i"):
         return text.lstrip("\\") if len(text) > 1 and text[0] == "\\" else text.replace("{", "").replace("}", "")
     return None
@@ -223,6 +229,9 @@ def _enclosed(tokens: list[Token]) -> Value | None:
     if first == r"\{" and last == r"\}":
         items = [_element(part) for part in _split(inside, _is_comma) if part]
         return Sequence("set", tuple(items))
+    if (first, last) == ("{", "}"):
+        parts = _split(inside, _is_comma)
+        return _list([_element(part) for part in parts]) if 1 < len(parts) <= MOST_ITEMS and all(parts) else None
     if first not in ("(", "[") or last not in (")", "]"):
         return None
     parts = _split(inside, _is_comma)
@@ -252,6 +261,9 @@ def _name(tokens: list[Token]) -> Value | None:
     if len(tokens) == 1 and tokens[0].kind == "command":
         if tokens[0].text == r"\emptyset":
             return Sequence("set", ())
+        if tokens[0].text == r"\mathbbR":
+            infinity = Node("constant", name="infinity")
+            return Interval(Quantity(Node("neg", (infinity,))), Quantity(infinity), (False, False))
         if tokens[0].text.startswith(r"\mathbb"):
             return Words(tokens[0].text)
     return None
@@ -263,6 +275,8 @@ def _based(tokens: list[Token]) -> Value | None:
 
 
 def _ratio(tokens: list[Token]) -> Value | None:
+    if any(token.kind in ("word", "text") and token.text.lower() in ("am", "pm", "a", "p") for token in tokens):
+        return None
     parts = _split(tokens, lambda token: token.kind == "sign" and token.text == ":")
     return RatioNode(tuple(_quantity(part) for part in parts)) if 2 <= len(parts) <= 6 and all(parts) else None
 
@@ -318,9 +332,13 @@ def _unit_start(tokens: list[Token]) -> int:
             start = place - 1
         elif token.kind == "number" and token.text in ("2", "3") and before.text == "^":
             place -= 1
+        elif token.text == "}" and [t.text for t in tokens[max(0, place - 4) : place - 2]] == ["^", "{"]:
+            place -= 3
         elif token.text not in ("/", ".", "{", "}", ",", "-", "'") or start == len(tokens):
             break
         place -= 1
+    if start < len(tokens) and tokens[start - 1].text == "/":
+        start -= 1
     text = " ".join(token.text for token in tokens[start:])
     counts = any(token.kind in ("number", "command") for token in tokens[:start])
     if start < len(tokens) and not (counts and is_unit_text(text)):
@@ -339,5 +357,7 @@ def _is_unit_word(token: Token, before: list[Token]) -> bool:
         return word in LETTERS and (last.text == "/" or (token.spaced and alone))
     if len(word) > 3:
         return word not in SYMBOLS and word not in ("infinity", "sqrt", "frac")
+    if token.spaced and before[-1].kind in ("word", "text"):
+        return True
     known = unit_of(word) is not None or word.lower() in (*SCALES, *NOUNS, *SHORT_WORDS, "pct")
     return known and (token.spaced or word in UNSPACED or before[-1].kind != "number")
