@@ -40,7 +40,7 @@ def rehearse(algorithm: Algorithm) -> None:
 
 
 def _is_the_users(file: str) -> bool:
-    libraries = (str(Path(__file__).parent), *sysconfig.get_paths().values())
+    libraries = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
     return not file.startswith(libraries) and not file.startswith("<")
 
 
