@@ -74,7 +74,7 @@ GRADERS: Kinds = {
     ),
     "too few arguments": (
         lambda p: p.own_grader("lonely", "def grade(x): ..."),
-        "is called as (completion, answer, prompt, **args)",
+        "(lonely:grade): its signature is (x), and parameters are matched by name: ",
     ),
     "a coroutine": (lambda p: p.own_grader("later", "async def grade(a, b, c): ..."), "is an `async def`; a grader is a plain"),
     "an unknown argument": (

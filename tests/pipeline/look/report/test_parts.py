@@ -22,7 +22,7 @@ from pipeline.run.state import Run
 
 @pytest.mark.parametrize("module", [text, examples])
 def test_examples_in_docstrings(module: object) -> None:
-    assert doctest.testmod(module) == (0, {text: 6, examples: 1}[module])  # type: ignore[arg-type, index]
+    assert doctest.testmod(module) == (0, {text: 7, examples: 1}[module])  # type: ignore[arg-type, index]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[float]]) -> rewards.RewardShares | None:
