@@ -1,6 +1,6 @@
 """Write the reference pages of the documentation from the declarations they describe.
 
-python docs/make.py          writes docs/data-format.md, docs/configuration.md and docs/algorithms.md
+python docs/make.py          writes docs/data-format.md, configuration.md, algorithms.md and architecture.svg
 python docs/make.py --check  ends with status 1 if one of them is not what would be written
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from draw import architecture
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -172,7 +173,12 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"data-format.md": data_format, "configuration.md": configuration, "algorithms.md": algorithms}
+PAGES = {
+    "data-format.md": data_format,
+    "configuration.md": configuration,
+    "algorithms.md": algorithms,
+    "architecture.svg": architecture,
+}
 
 
 def main() -> None:
