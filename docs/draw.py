@@ -1,7 +1,4 @@
-"""The picture of the rooms: layers as the contract in pyproject.toml has them, arrows as the code's imports are.
-
-An arrow to the room right below is left out: every room knows the next ones down in some way, and the picture is to be read.
-"""
+"""The picture of the rooms: in the order of the contract in pyproject.toml, with what each of them imports."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT, GAP, BOX = 760, 30, 14, 150
 SAYS = {
     "flows": "orchestration and the command line",
     "prepare": "init, check, doctor",
@@ -59,33 +55,29 @@ def _room(module: str) -> str:
 
 
 def architecture() -> str:
-    """The picture as SVG."""
-    places: dict[str, tuple[float, float]] = {}
-    boxes = []
-    for number, layer in enumerate(layers()):
-        y = GAP + number * (HEIGHT + GAP)
-        for place, room in enumerate(layer):
-            x = 220.0 + place * (BOX + 150)
-            places[room] = (x, y)
-            boxes.append(
-                f'<rect x="{x:g}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="5"/>'
-                f'<text class="room" x="{x + 10:g}" y="{y + 19}">{escape(room)}</text>'
-                f'<text class="says" x="{x + BOX + 8:g}" y="{y + 19}">{escape(SAYS[room]) if len(layer) == 1 else ""}</text>'
-                f"<title>{escape(room)}: {escape(SAYS[room])}</title>"
-            )
-    arrows = [_arrow(places[one], places[other]) for one, other in sorted(knows()) if one in places and other in places]
-    height = 2 * GAP + len(layers()) * (HEIGHT + GAP)
+    """The picture as SVG: a row says what its room is and knows, a column who knows it. All marks lie above the diagonal."""
+    rooms, pairs = [room for layer in layers() for room in layer], knows()
+    side, left, top = 26, 330, 96
+    width, height = left + side * len(rooms) + 50, top + side * len(rooms) + 10
+    parts = []
+    for row, room in enumerate(rooms):
+        y, x = top + row * side, left + row * side
+        parts.append(f'<rect class="self" x="{x}" y="{y}" width="{side}" height="{side}"/>')
+        parts.append(f'<text class="room" x="10" y="{y + 18}">{escape(room)}</text>')
+        parts.append(f'<text class="says" x="96" y="{y + 18}">{escape(SAYS[room])}</text>')
+        parts.append(f'<text class="room" transform="translate({x + 17} {top - 8}) rotate(-60)">{escape(room)}</text>')
+        parts.append(f'<path d="M10 {y}H{left + side * len(rooms)}M{x} {top}V{height - 10}"/>')
+        for column, other in enumerate(rooms):
+            if (room, other) in pairs:
+                place = f'cx="{left + column * side + side / 2:g}" cy="{y + side / 2:g}"'
+                parts.append(f'<circle {place} r="6"><title>{escape(room)} knows {escape(other)}</title></circle>')
     style = (
-        "rect{fill:#f4f1ea;stroke:#5b6770}path{fill:none;stroke:#8a97a3;stroke-width:.8;opacity:.55}"
+        ".self{fill:#d9d4c7}circle{fill:#2f6f8f}path{stroke:#d5dade;stroke-width:.7}"
         "text{font:13px sans-serif;fill:#222}.says{font-size:11px;fill:#667}"
-        "@media(prefers-color-scheme:dark){rect{fill:#2b3036;stroke:#9aa7b2}text{fill:#eee}.says{fill:#aab}}"
+        "@media(prefers-color-scheme:dark){.self{fill:#454c54}circle{fill:#7cc0de}path{stroke:#3d444b}"
+        "text{fill:#eee}.says{fill:#aab}}"
     )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Rooms in layers">'
-    return "\n".join([head, f"<style>{style}</style>", *arrows, *boxes, "</svg>", ""])
-
-
-def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """From the left edge of one box to that of another below it, bent the more the farther they lie apart."""
-    (x1, y1), (x2, y2) = (start[0], start[1] + HEIGHT / 2), (end[0], end[1] + HEIGHT / 2)
-    out = min(x1, x2) - 20 - 0.28 * abs(y2 - y1)
-    return f'<path d="M{x1:g} {y1:g}C{out:g} {y1:g} {out:g} {y2:g} {x2:g} {y2:g}"/>'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="Which room knows which">'
+    )
+    return "\n".join([head, f"<style>{style}</style>", *parts, "</svg>", ""])
