@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.rewards.graders.text import compile_pattern, last_captured, required
+from pipeline.rewards.graders.text import chosen, compile_pattern, remarked, required
+from pipeline.rewards.items import Score
 
 
 def exact_match(
@@ -16,11 +17,12 @@ def exact_match(
     extract: str | None = None,
     ignore_case: bool = False,
     normalize_whitespace: bool = False,
-) -> float:
+) -> float | Score:
     """1 if completion and answer are equal after space around them is stripped, else 0.
 
     Args:
-        extract: regular expression; what its last match captures stands for the completion. No match scores 0.
+        extract: regular expression; what its last match captures stands for the completion. No match scores 0. Where there are
+            several, a remark says so.
         ignore_case: compare case-folded texts.
         normalize_whitespace: count any run of white space as one space.
 
@@ -31,7 +33,7 @@ def exact_match(
     (1.0, 0.0)
     """
     wanted = required(answer)
-    given = completion if extract is None else last_captured(extract, completion)
+    given, remark = (completion, None) if extract is None else chosen(extract, completion, "last")
     if given is None:
         return 0.0
     given, wanted = given.strip(), wanted.strip()
@@ -39,7 +41,7 @@ def exact_match(
         given, wanted = " ".join(given.split()), " ".join(wanted.split())
     if ignore_case:
         given, wanted = given.casefold(), wanted.casefold()
-    return float(given == wanted)
+    return remarked(float(given == wanted), remark)
 
 
 def check(*, extract: str | None = None, **_: object) -> None:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pipeline.rewards.graders.text import captured, compile_pattern, last_captured, number, required
+from pipeline.rewards.graders.text import chosen, compile_pattern, number, remarked, required
+from pipeline.rewards.items import Score
 
 
 def regex(
@@ -18,14 +19,14 @@ def regex(
     compare: bool = True,
     which: Literal["first", "last"] = "last",
     numeric: bool = False,
-) -> float:
+) -> float | Score:
     """1 if the match's first group, stripped, equals the answer, else 0. Without a match, 0.
 
     Args:
         pattern: searched anywhere in the completion. Of several groups the first that took part counts; without a
             group, the whole match. Flags are written inline, such as (?i) or (?m).
         compare: false: a match alone scores 1, and the prompt needs no answer. For rewards of format.
-        which: the match that counts, if there are several.
+        which: the match that counts, if there are several; a remark says of how many.
         numeric: texts that spell the same number are equal: 1,234 and $1234.00.
 
     Raises:
@@ -37,18 +38,12 @@ def regex(
     if not compare:
         return float(re.search(pattern, completion) is not None)
     wanted = required(answer).strip()
-    if which == "last":
-        given = last_captured(pattern, completion)
-    else:
-        found = re.search(pattern, completion)
-        given = None if found is None else captured(found)
+    given, remark = chosen(pattern, completion, which)
     if given is None:
         return 0.0
     given = given.strip()
-    if given == wanted:
-        return 1.0
     value = number(given) if numeric else None
-    return float(value is not None and value == number(wanted))
+    return remarked(float(given == wanted or (value is not None and value == number(wanted))), remark)
 
 
 def check(*, pattern: str, **_: object) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import deque
 from decimal import Decimal
+from typing import Literal
 
 from pipeline.common.errors import UserError
+from pipeline.rewards.items import Score
 
 _NUMBER = re.compile(r"\$?([-+]?)\$?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
 
@@ -36,6 +38,24 @@ def last_captured(pattern: str, text: str) -> str | None:
     """What the last match of `pattern` captured; None without a match."""
     matches = deque(re.finditer(pattern, text), maxlen=1)
     return captured(matches[0]) if matches else None
+
+
+def chosen(pattern: str, text: str, which: Literal["first", "last"]) -> tuple[str | None, str | None]:
+    """What the first or the last match captured, None without one; and a remark, where there were several to choose from.
+
+    >>> chosen("<a>(.)</a>", "<a>1</a> or <a>2</a>", "last")
+    ('2', 'the last of 2 matches')
+    """
+    last, count = None, 0
+    for match in re.finditer(pattern, text):
+        last = match if which == "last" or count == 0 else last
+        count += 1
+    return (captured(last) if last else None), (f"the {which} of {count} matches" if count > 1 else None)
+
+
+def remarked(score: float, remark: str | None) -> float | Score:
+    """The score, with what is to be kept beside it."""
+    return score if remark is None else Score(score, remark=remark)
 
 
 def required(answer: str | None) -> str:

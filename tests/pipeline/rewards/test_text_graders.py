@@ -10,13 +10,29 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.config.reward import RewardComponent
 from pipeline.rewards.graders.text import number
+from pipeline.rewards.items import Score
 from pipeline.rewards.registry import resolve
 
 
 def score(grader: str, completion: str, answer: str | None, **args: Any) -> float:
+    value = said(grader, completion, answer, **args)
+    assert value.score is not None
+    return value.score
+
+
+def said(grader: str, completion: str, answer: str | None, **args: Any) -> Score:
     value = resolve(RewardComponent(grader=grader, args=args))(completion, answer, {})
-    assert isinstance(value, float)
-    return value
+    assert isinstance(value, (float, Score))
+    return value if isinstance(value, Score) else Score(value)
+
+
+def test_which_of_several_matches_counted_is_said() -> None:
+    twice = "#### 18\nno:\n#### 20"
+    assert said("regex", twice, "20", pattern="#### (.+)") == Score(1.0, remark="the last of 2 matches")
+    assert said("regex", twice, "20", pattern="#### (.+)", which="first") == Score(0.0, remark="the first of 2 matches")
+    assert said("exact_match", twice, "20", extract="#### (.+)") == Score(1.0, remark="the last of 2 matches")
+    assert said("regex", "#### 18", "18", pattern="#### (.+)") == Score(1.0)
+    assert said("exact_match", "18", "18") == Score(1.0)
 
 
 @pytest.mark.parametrize(
