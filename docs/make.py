@@ -1,6 +1,6 @@
 """Write the reference pages of the documentation from the declarations they describe.
 
-python docs/make.py          writes docs/data-format.md, configuration.md, algorithms.md and architecture.svg
+python docs/make.py          writes data-format.md, configuration.md, algorithms.md, architecture.svg and a table of grading.md
 python docs/make.py --check  ends with status 1 if one of them is not what would be written
 """
 
@@ -21,6 +21,7 @@ from pipeline.algorithms import ALGORITHMS, settings_of
 from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.algorithms.settings import MODIFIERS
 from pipeline.config.run import RunConfig
+from pipeline.rewards.graders.measured import measured, weaknesses
 from schemas import TABLES
 from schemas.example import description, example
 from schemas.manifest import Content, File, Manifest, Parent, Provenance
@@ -34,6 +35,7 @@ DEAD = {
     ("advantage", "weight"): "completions with advantage 0 or weight 0",
     ("pairs",): "completions in no pair",
 }
+BEGIN, END = "<!-- data sets: written by docs/make.py -->", "<!-- end of data sets -->"
 NOTE = "<!-- Written by docs/make.py from the code. Edit there, then run `python docs/make.py`. -->\n"
 
 
@@ -71,6 +73,31 @@ def algorithms() -> str:
     parts.append("")
     parts += [_algorithm(algorithm) for algorithm in ALGORITHMS.values()]
     return "\n".join(parts)
+
+
+def grading() -> str:
+    """The page as it is, with the table of reasoning-gym's data sets written anew."""
+    text = (DOCS / "grading.md").read_text(encoding="utf-8")
+    head, found, rest = text.partition(BEGIN)
+    if not found:
+        raise SystemExit(f"docs/grading.md: has no line {BEGIN!r}, after which the table of data sets is written")
+    return head + BEGIN + _data_sets() + END + rest.partition(END)[2]
+
+
+def _data_sets() -> str:
+    about = measured()
+    header = "| data set | own answer | another's | empty | words | in a sentence | best constant | right for | weak because |"
+    lines = [
+        f"\n\nMeasured with reasoning-gym {about['library']} by `{about['command']}`:",
+        f"mean scores of {about['items']} items (4 of slow ones) with the default configuration and seed {about['seed']}.\n",
+        header,
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in about["datasets"].items():
+        figures = (row[key] for key in ("oracle", "wrong", "empty", "words", "sentence", "constant", "constant_right"))
+        weak = "; ".join(_cell(reason) for reason in weaknesses(name))
+        lines.append(f"| `{name}` | {' | '.join('' if value is None else f'{value:.2f}' for value in figures)} | {weak} |")
+    return "\n".join(lines) + "\n\n"
 
 
 def _table(table: type[Table]) -> str:
@@ -178,6 +205,7 @@ PAGES = {
     "configuration.md": configuration,
     "algorithms.md": algorithms,
     "architecture.svg": architecture,
+    "grading.md": grading,
 }
 
 

@@ -75,7 +75,7 @@ def test_reasoning_gym_countdown_accepts_any_expression_with_the_right_value() -
         RewardItem(completion, entry["answer"], entry)
         for completion in ("94*4 - 61 - 6", "4*94 - (6 + 61)", " 4*94 - 67\n", "no idea")
     ]
-    exact, other, foreign_number, text = (r.reward for r in gym({"dataset": "countdown"}, items))
+    exact, other, foreign_number, text = (r.reward for r in gym({"dataset": "countdown", "accept_weakness": True}, items))
     assert exact == other == 1.0
     assert foreign_number is not None and foreign_number < 0.1
     assert text is not None and text < 0.1

@@ -155,7 +155,7 @@ def test_checking_built_ins_imports_no_library() -> None:
 import sys
 from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.registry import check_reward_config
-args = {"regex": {"pattern": "a"}, "reasoning_gym": {"dataset": "countdown"}}
+args = {"regex": {"pattern": "a"}, "reasoning_gym": {"dataset": "chain_sum"}}
 graders = ["exact_match", "regex", "math_verify", "reasoning_gym"]
 config = RewardConfig(components=tuple(RewardComponent(grader=g, args=args.get(g, {})) for g in graders))
 check_reward_config(config)
