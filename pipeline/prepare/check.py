@@ -12,6 +12,7 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
 from pipeline.config.run import RunConfig
 from pipeline.prepare.rehearsal import rehearse
+from pipeline.prepare.stops import hidden_by_stops
 from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
 from pipeline.shape.informative import cannot_learn
 from pipeline.shape.mix.shares import check_replay, described
@@ -109,6 +110,7 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     if warning := algorithm.warning(config.train.epochs):
         yield warning
     yield from notes_of(config.reward.components)
+    yield from hidden_by_stops(config.reward.components, config.generate.stop)
     yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
     context = min((limit for limit in (positions, config.engine.max_model_len) if limit), default=None)
     if context and config.generate.max_tokens >= context:
