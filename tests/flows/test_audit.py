@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.common.command import COMMAND
 from pipeline.common.errors import IntegrityError
 from pipeline.run.record import load_run
 from pipeline.store import Request, Store, Work
-from pipeline.store.provenance import COMMAND
 
 
 @pytest.fixture

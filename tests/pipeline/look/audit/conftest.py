@@ -231,11 +231,12 @@ class Copy:
     def store(self) -> Path:
         return self.run / "artifacts"
 
-    def artifact(self, kind: str, **recipe: Any) -> Path:
-        """The first artifact of a kind whose recipe has these values."""
+    def artifact(self, kind: str, policy_version: int | None = None, **recipe: Any) -> Path:
+        """The first artifact of a kind whose recipe has these values, and which this version of the policy drew."""
         for path in sorted((self.store / kind).iterdir()):
             content = json.loads((path / "manifest.json").read_text("utf-8"))["content"]
-            if all(content["recipe"].get(name) == value for name, value in recipe.items()):
+            drawn = policy_version is None or content["summary"].get("policy_version") == policy_version
+            if drawn and all(content["recipe"].get(name) == value for name, value in recipe.items()):
                 return path
         raise AssertionError(f"no {kind} with {recipe}")
 

@@ -44,7 +44,7 @@ def test_a_run_that_is_what_it_claims_to_be_is_recomputed_to_the_same_figures(ma
 
 def test_what_does_not_follow_from_its_parents_is_found(copied) -> None:
     """Every artifact stays consistent in itself: only recomputing tells. One audit finds all of it."""
-    shaped, rollouts = copied.artifact("shaped"), copied.artifact("rollouts", purpose="sampled")
+    shaped, rollouts = copied.artifact("shaped"), copied.artifact("rollouts", purpose="sampled", policy_version=0)
     checkpoint, scores = copied.artifact("checkpoint", iteration=1), copied.artifact("scores")
     evaluation = copied.artifact("evaluation")
     ids = {path: identity(path) for path in (shaped, rollouts, checkpoint, scores, evaluation)}

@@ -98,8 +98,10 @@ def test_machines_get_every_finding_with_all_its_fields(hostile: Audit) -> None:
 
 
 def test_many_findings_are_cut_in_the_terminal_and_named_as_such(copied) -> None:
+    notes = len(audit(copied.store).findings)
+    assert notes
     for number in range(SHOWN + 3):
         (copied.store / f"stray-{number:02d}").write_text("x", encoding="utf-8")
     text = printed(audit(copied.store))
-    assert "and 4 more: see the page, or --json" in text  # the fourth is a note
-    assert f"findings: {SHOWN + 3} errors, 1 note" in text
+    assert f"and {3 + notes} more: see the page, or --json" in text
+    assert f"findings: {SHOWN + 3} errors, {notes} note" in text

@@ -12,17 +12,18 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.common import text
+from pipeline.look import pieces as token_pieces
 from pipeline.look.pieces import pieces
-from pipeline.look.report import examples, figures, rewards
+from pipeline.look.report import figures, rewards
 from pipeline.look.report.curves import POINTS, Curves, read_curves, training_section
 from pipeline.look.report.examples import read_examples
 from pipeline.look.report.rewards import reward_shares
 from pipeline.run.state import Run
 
 
-@pytest.mark.parametrize("module", [text, examples])
+@pytest.mark.parametrize("module", [text, token_pieces])
 def test_examples_in_docstrings(module: object) -> None:
-    assert doctest.testmod(module) == (0, {text: 7, examples: 1}[module])  # type: ignore[arg-type, index]
+    assert doctest.testmod(module) == (0, {text: 7, token_pieces: 1}[module])  # type: ignore[arg-type, index]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[float]]) -> rewards.RewardShares | None:
