@@ -10,7 +10,8 @@ import json
 import os
 import signal
 import sys
-from typing import NoReturn
+from importlib import metadata
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -62,6 +63,27 @@ COMMANDS = (
     grading,
     spec,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.store.provenance import git_commit
+
+        commit = git_commit()
+        typer.echo(f"rollbook {metadata.version('rollbook')}" + (f", commit {commit[:12]}" if commit else ""))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is, of which commit.")
+]
+
+
+@app.callback()
+def _options(version: Version = False) -> None:
+    pass
+
+
 GROUPS = {
     "To begin": ("init", "check", "doctor", "algorithms"),
     "Runs": ("run", "generate", "evaluate", "shape", "train", "schedule", "deploy", "spec"),

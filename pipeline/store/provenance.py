@@ -26,7 +26,7 @@ def describe_process() -> dict[str, Any]:
         "started_by": tuple(json.loads(os.environ.get(COMMAND, "[]"))),
         "host": f"{platform.node()} ({platform.platform()})",
         "versions": _versions(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
@@ -42,7 +42,7 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the checkout that this source lies in; None outside one."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +142,19 @@ def test_a_run_of_fewer_iterations_says_what_the_record_loses(
     said = "runs/small is recorded with iterations=4, this is for 3. Later rounds stay in the store"
     assert said in rollbook(*wrong, "--set", "iterations=3").err
     assert "is recorded with" not in rollbook(*wrong, "--set", "iterations=4").err
+
+
+def test_the_version_is_said_with_its_commit(rollbook: Rollbook) -> None:
+    said = rollbook("--version")
+    assert (said.status, said.err) == (0, "")
+    assert re.fullmatch(r"rollbook \d+\.\d+\.\d+(, commit [0-9a-f]{12})?\n", said.out)
+
+
+def test_the_launcher_of_a_checkout_names_what_is_missing(tmp_path: Path) -> None:
+    launcher = shutil.copy(Path(__file__).parents[2] / "rollbook", tmp_path / "rollbook")
+    said = subprocess.run([launcher, "--version"], capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert f"no environment in {tmp_path}/.venv yet; `make setup` makes it" in said.stderr
 
 
 def test_check_says_what_it_found(rollbook: Rollbook, project: Path) -> None:
