@@ -7,6 +7,8 @@ memory held. transformers knows which names belong together: weights that are ti
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,27 @@ def lacking_weights(directory: Path, *, trust_remote_code: bool) -> list[str]:
 
     Nothing is said of what transformers does not know or keeps in other types: quantized models, other file names.
     """
+    with _silent_transformers():
+        return _lacking(directory, trust_remote_code)
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """Nothing is loaded here: neither bars of loading nor remarks on the config belong on the user's terminal."""
+    from transformers.utils import logging
+
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def _lacking(directory: Path, trust_remote_code: bool) -> list[str]:
     shapes = _shapes(directory)
     made = None if shapes is None else _class_of(directory, trust_remote_code)
     if shapes is None or made is None:

@@ -77,9 +77,9 @@ def test_a_prompt_longer_than_the_context(served: Any, write_config: Callable[..
     source = {"path": str(tmp_path / "train.parquet"), "prompt_id": "prompt_id"}
     config = small(write_config, tmp_path, data={"train": source})
     message = only_message(served("run", config))
-    assert "'long' has 304 tokens, but the context holds 256" in message
-    assert "raise engine.max_model_len" in message
-    assert finished_kinds(tmp_path / "run") == ["checkpoint", "prompts", "prompts"]
+    assert "train.parquet, row 1: the prompt has 304 tokens, and the context holds 256" in message
+    assert "engine.max_model_len" in message and "bad_rows: set_aside" in message
+    assert finished_kinds(tmp_path / "run") == []
 
 
 ASKED = """

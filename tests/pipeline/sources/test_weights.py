@@ -62,8 +62,11 @@ def without(directory: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sound_model_lacks_nothing(kind: str, tmp_path: Path) -> None:
-    refuse_missing_weights(save(tmp_path, KINDS[kind]))
+def test_a_sound_model_lacks_nothing(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, KINDS[kind])
+    capfd.readouterr()
+    refuse_missing_weights(tmp_path)
+    assert capfd.readouterr().err == ""  # a check is no loading, and shows no bar
     refuse_without_head(tmp_path)
 
 
