@@ -86,11 +86,11 @@ ASKED = """
 import sys
 from pathlib import Path
 from pipeline.config.engine import EngineConfig, SamplingConfig
-from pipeline.generate.engine import Ask, Engine
+from pipeline.generate.engine import CompletionRequest, Engine
 
 engine = Engine(Path(sys.argv[1]), EngineConfig(kv_cache_mib=32, max_num_seqs=8), "float32", trust_remote_code=False)
 prompts = [[5, 6], [5] * 256, [5] * 300, [999999]]
-asks = [Ask((0, 0, number), prompt, SamplingConfig(max_tokens=2), seed=1) for number, prompt in enumerate(prompts)]
+asks = [CompletionRequest((0, 0, number), prompt, SamplingConfig(max_tokens=2), seed=1) for number, prompt in enumerate(prompts)]
 for reply in sorted((reply for step in engine.run(iter(asks), 8) for reply in step), key=lambda reply: reply.key):
     print("reply", reply.key[2], len(reply.token_ids), reply.error)
 """
