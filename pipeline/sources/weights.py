@@ -7,6 +7,7 @@ memory held. transformers knows which names belong together: weights that are ti
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,17 +67,18 @@ def lacking_weights(directory: Path, *, trust_remote_code: bool) -> list[str]:
 @contextmanager
 def _silent_transformers() -> Iterator[None]:
     """Nothing is loaded here: neither bars of loading nor remarks on the config belong on the user's terminal."""
-    from transformers.utils import logging
+    import transformers.utils.logging
 
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    says: Any = transformers.utils.logging
+    level, has_bars = says.get_verbosity(), says.is_progress_bar_enabled()
+    says.set_verbosity(logging.CRITICAL)
+    says.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        says.set_verbosity(level)
         if has_bars:
-            logging.enable_progress_bar()
+            says.enable_progress_bar()
 
 
 def _lacking(directory: Path, trust_remote_code: bool) -> list[str]:
