@@ -44,6 +44,8 @@ class SamplingConfig(Model):
     """Longest completion, in tokens. A completion that reaches it is kept with status 'truncated'."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end a completion. The tokens that spelled them stay in the rollout."""
+    keep_stop_text: bool = False
+    """Graders see, and rows keep, a completion's text with the stop text that ended it: for patterns that need it."""
 
     @field_validator("temperature")
     @classmethod

@@ -64,7 +64,8 @@ def _sampling(config: RunConfig, *, temperature: float, whole_support: bool = Fa
     cuts = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
     if not whole_support:
         cuts = {"top_p": section.top_p, "top_k": section.top_k, "min_p": section.min_p}
-    return {"temperature": temperature, **cuts, "max_tokens": section.max_tokens, "stop": list(section.stop)}
+    drawn = {"temperature": temperature, **cuts, "max_tokens": section.max_tokens, "stop": list(section.stop)}
+    return drawn | ({"keep_stop_text": True} if section.stop and section.keep_stop_text else {})
 
 
 def _generate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,11 @@ from pipeline.rewards.items import RewardItem, RewardResult
 from pipeline.rewards.pool import RewardPool
 from pipeline.store.tables import check_columns
 from schemas import Remarks, Rollouts
+
+TEXT = "completion_text"
+"""The column that a remark on lost tokens is about, where those of graders name their score's."""
+MOST_LOST = 5
+"""Lost tokens that a remark names."""
 
 
 class Decoder(Protocol):
@@ -93,7 +98,8 @@ class Shard:
             prompt, name = self.job.groups[number].row, self.job.group_id(self.job.groups[number])
             given = prompt_for_grader(prompt)
             items = [
-                RewardItem(text_of(one, tokenizer), prompt["answer"], given, name, one.key[2], one.finish_reason) for one in group
+                RewardItem(self._text_of(one, tokenizer), prompt["answer"], given, name, one.key[2], one.finish_reason)
+                for one in group
             ]
             self.grades[number] = pool.submit(items)
 
@@ -138,18 +144,28 @@ class Shard:
         rows = []
         for number in range(self.start, self.stop):
             for reply, grade in zip(self.replies[number], self.grades[number].result(), strict=True):
-                rows.append(_row(self.job, self.job.groups[number], reply, grade, tokenizer, self.engine))
+                text = self._text_of(reply, tokenizer)
+                rows.append(_row(self.job, self.job.groups[number], reply, grade, text, self.engine))
         columns = [component.column for component in reward.components]
         types = {name: column.dtype for name, column in Rollouts.columns().items()} | dict.fromkeys(columns, pl.Float64)
         return pl.DataFrame(rows, schema=types)
 
-    def remarks(self) -> pl.DataFrame:
-        """What graders said beside their scores, as rows of `Remarks`."""
+    def remarks(self, known: Collection[int] | None = None) -> pl.DataFrame:
+        """What graders said beside their scores, and which tokens no grader saw, as rows of `Remarks`.
+
+        Args:
+            known: the ids that the tokenizer spells; None if all that the model draws.
+        """
         rows = []
         for number in range(self.start, self.stop):
             name = self.job.group_id(self.job.groups[number])
-            rows += [(name, i, grade.remarks) for i, grade in enumerate(self.grades[number].result())]
+            for i, (reply, grade) in enumerate(zip(self.replies[number], self.grades[number].result(), strict=True)):
+                lost = None if known is None else unspelled(reply.token_ids, known)
+                rows.append((name, i, {**grade.remarks, **({TEXT: lost} if lost else {})}))
         return remarks_of(rows)
+
+    def _text_of(self, reply: Reply, tokenizer: Decoder) -> str:
+        return text_of(reply, tokenizer, keep_stop=self.job.sampling.keep_stop_text)
 
 
 def group_id(name: str, key: str) -> str:
@@ -175,11 +191,27 @@ def shards_of(job: RolloutsJob, size: int) -> list[Shard]:
     return [Shard(job, f"part-{i:05d}.parquet", s, min(s + size, len(job.groups))) for i, s in enumerate(starts)]
 
 
-def text_of(reply: Reply, tokenizer: Decoder) -> str:
+def unspelled(token_ids: Sequence[int], known: Collection[int]) -> str | None:
+    """A remark on tokens that the tokenizer has no text for: a model's vocabulary is often padded beyond its tokenizer's.
+
+    >>> unspelled([5, 900, 7, 901], range(800))
+    '2 of 4 tokens are not in the tokenizer and left no text: 900, 901'
+    """
+    lost = [token for token in token_ids if token not in known]
+    if not lost:
+        return None
+    ids = ", ".join(map(str, dict.fromkeys(lost[:MOST_LOST])))
+    return f"{len(lost)} of {len(token_ids)} tokens are not in the tokenizer and left no text: {ids}"
+
+
+def text_of(reply: Reply, tokenizer: Decoder, *, keep_stop: bool = False) -> str:
     """What graders see: what the tokens spell, up to the stop text that ended them, and the same whatever `stop` is.
 
     The engine's own text may begin with a space that no tokenizer gives of the completion alone. It is taken where it alone
     holds the stop text.
+
+    Args:
+        keep_stop: up to the stop text's end, not its beginning.
     """
     if reply.text is not None and reply.stopped_by is None:
         return reply.text
@@ -187,7 +219,7 @@ def text_of(reply: Reply, tokenizer: Decoder) -> str:
     if reply.text is None or reply.stopped_by is None:
         return whole
     head, found, _ = whole.partition(reply.stopped_by)
-    return head if found else reply.text
+    return (head if found else reply.text) + (reply.stopped_by if keep_stop else "")
 
 
 def prompt_for_grader(row: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +227,7 @@ def prompt_for_grader(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "metadata": json.loads(row["metadata"]) if row["metadata"] else {}}
 
 
-def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, tokenizer: Decoder, engine: str) -> dict[str, Any]:
+def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text: str, engine: str) -> dict[str, Any]:
     sample = reply.key[2]
     logprobs: list[float] | None = reply.logprobs
     error = reply.error
@@ -218,7 +250,7 @@ def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, toke
         "behavior_logprobs": logprobs,
         "action_mask": None,
         "prompt_text": group.row["prompt_text"],
-        "completion_text": text_of(reply, tokenizer),
+        "completion_text": text,
         "answer": group.row["answer"],
         "finish_reason": reply.finish_reason,
         "reward": None if status == "engine_error" else grade.reward,

@@ -86,6 +86,7 @@ class _Jobs:
         self.engine_config = EngineConfig.model_validate(spec["engine"])
         self.dtype = next(iter(works.values())).request.recipe["dtype"]
         self.tokenizer: Any = load_tokenizer(policy.path, trust_remote_code=spec["trust_remote_code"])
+        self.known = frozenset(self.tokenizer.get_vocab().values())
         context = context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
         jobs = [self._job(number, work, verified(spec["jobs"][number]["prompts"]), context) for number, work in works.items()]
         self.shards: list[Shard] = []
@@ -204,7 +205,7 @@ class _Jobs:
                 continue
             work = self.works[shard.job.number]
             frame = shard.frame(self.tokenizer, self.reward)
-            if len(remarks := shard.remarks()):
+            if len(remarks := shard.remarks(self.known)):
                 work.write_table(remarks_name(shard.name), remarks, Remarks)
             work.write_table(shard.name, frame, Rollouts)
             shard.replies.clear()

@@ -110,7 +110,8 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     if warning := algorithm.warning(config.train.epochs):
         yield warning
     yield from notes_of(config.reward.components)
-    yield from hidden_by_stops(config.reward.components, config.generate.stop)
+    if not config.generate.keep_stop_text:
+        yield from hidden_by_stops(config.reward.components, config.generate.stop)
     yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
     context = min((limit for limit in (positions, config.engine.max_model_len) if limit), default=None)
     if context and config.generate.max_tokens >= context:

@@ -24,7 +24,8 @@ def hidden_by_stops(components: Sequence[RewardComponent], stops: Sequence[str])
                 if any(_needs(pattern, spelled) for spelled in (re.escape(stop), re.escape(stop).replace("\\\n", "\\n"))):
                     yield (
                         f"reward.components.{number} ({component.grader}): args.{name} waits for {stop!r}, which ends a "
-                        f"completion (generate.stop) and is not part of its text. Write it as (?:{re.escape(stop)}|$)"
+                        f"completion (generate.stop) and is not part of its text. Write it as "
+                        f"(?:{re.escape(stop)}|$), or set generate.keep_stop_text"
                     )
 
 

@@ -110,6 +110,28 @@ def test_graders_see_the_same_text_with_and_without_a_stop_text() -> None:
     assert text_of(reply(0, 0, tokens, text=" as it is stored"), LikeLlama()) == " as it is stored"
 
 
+def test_a_stop_text_can_be_kept(pool: RewardPool) -> None:
+    tokens = [1, 2, 3]
+    assert text_of(reply(0, 0, tokens, text="a", stopped_by="b"), Words(), keep_stop=True) == "ab"
+    assert text_of(reply(0, 0, tokens, text=" a", stopped_by=" b"), Words(), keep_stop=True) == " a b"  # the engine's text alone
+    kept = job_of(groups=1, samples=1, stop=("b",), keep_stop_text=True)
+    frame = frame_of(pool, reply(0, 0, tokens, text="a", stopped_by="b"), job=kept)
+    assert frame.select("completion_text", "reward").row(0) == ("ab", 2.0)
+    assert frame_of(pool, reply(0, 0, tokens, text="a", stopped_by="b"))["completion_text"].to_list() == ["a"]
+
+
+def test_tokens_without_a_text_leave_a_remark(pool: RewardPool) -> None:
+    (shard,) = shards_of(job_of(groups=1, samples=2), 100)
+    shard.add(reply(0, 0, [1, 7, 2, 8, 7]), Words(), pool)
+    shard.add(reply(0, 1, [1, 2]), Words(), pool)
+    shard.frame(Words(), REWARD)
+    remarks = shard.remarks(known=range(7))
+    assert remarks.select("sample_index", "component", "text").rows() == [
+        (0, "completion_text", "3 of 5 tokens are not in the tokenizer and left no text: 7, 8"),
+    ]
+    assert shard.remarks(known=range(9)).is_empty()
+
+
 def test_rows_are_in_the_order_of_the_prompts_however_completions_finished(pool: RewardPool, tmp_path: Path) -> None:
     (shard,) = shards_of(job_of(groups=2), 2)
     answers = {(0, 0): [1, 2, 0], (0, 1): [1], (1, 0): [2], (1, 1): [1, 2]}

@@ -106,7 +106,9 @@ class RolloutsChecks(Checks):
             rows = batch.frame.with_row_index("row", batch.first).select("row", *SPELLED)
             if not self.world.deep:
                 rows = rows.gather_every(max(1, len(rows) // TEXTS))
-            spelling = Spelling(self._decoder, tuple(self._sampling.get("stop") or ()), spot)
+            spelling = Spelling(
+                self._decoder, tuple(self._sampling.get("stop") or ()), spot, bool(self._sampling.get("keep_stop_text"))
+            )
             spelling.check_texts(rows)
             if (prompts := self.world.shelf.parent(self.held, "prompts")) and self._generated:
                 spelling.check_prompts(rows, special=not prompts.recipe.get("chat"))

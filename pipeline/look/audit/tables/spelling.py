@@ -23,6 +23,8 @@ class Spelling:
     stops: tuple[str, ...]
     """Texts that end a completion."""
     spot: Spot
+    keeps_stops: bool = False
+    """Whether texts have the stop text that ended them."""
 
     def check_texts(self, rows: pl.DataFrame) -> None:
         """Completions' texts are what their tokens spell."""
@@ -42,9 +44,11 @@ class Spelling:
             )
 
     def _spells(self, spelled: str, text: str) -> bool:
-        """A stop text ends the text, but not the tokens: there the text is what stands before it."""
+        """A stop text ends the text, but not the tokens: there the text is what stands before it, or with it."""
         if spelled == text or (self.stops and spelled.rstrip(INCOMPLETE) == text):
             return True
+        if self.keeps_stops:
+            return spelled.startswith(text) and text.endswith(self.stops)
         return spelled.startswith(text) and spelled[len(text) :].startswith(self.stops)
 
     def check_prompts(self, rows: pl.DataFrame, *, special: bool) -> None:

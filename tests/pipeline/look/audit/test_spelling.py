@@ -27,14 +27,16 @@ def decoder(save_tokenizer: Callable[..., Any], tmp_path: Path) -> CheckpointDec
     return found
 
 
-def findings(decoder: CheckpointDecoder, text: str, spelled: str, stops: Sequence[str] = ()) -> list[Finding]:
+def findings(
+    decoder: CheckpointDecoder, text: str, spelled: str, stops: Sequence[str] = (), keeps: bool = False
+) -> list[Finding]:
     """Of one completion, whose tokens spell a text after the prompt's."""
     full = decoder._full
     prompt = encode(full, [PROMPT], special=True)[0]
     tokens = full(PROMPT + spelled)["input_ids"][len(prompt) :]
     row = {"row": 3, "prompt_text": PROMPT, "prompt_token_ids": prompt, "completion_text": text, "completion_token_ids": tokens}
     ledger = Ledger()
-    Spelling(decoder, tuple(stops), ledger.at("rollouts/a")).check_texts(pl.DataFrame([row]))
+    Spelling(decoder, tuple(stops), ledger.at("rollouts/a"), keeps).check_texts(pl.DataFrame([row]))
     return list(ledger.findings)
 
 
@@ -67,6 +69,13 @@ def test_a_text_that_its_tokens_do_not_spell_is_found(
 ) -> None:
     (finding,) = findings(decoder, text, spelled, stops)
     assert (finding.check, finding.severity, finding.row, finding.found) == ("text", "error", 3, text)
+
+
+def test_a_kept_stop_text_belongs_to_the_text(decoder: CheckpointDecoder) -> None:
+    spelled, stops = " The answer is 31. Stop here", (" Stop",)
+    assert findings(decoder, "The answer is 31. Stop", spelled, stops, keeps=True) == []
+    assert len(findings(decoder, "The answer is 31.", spelled, stops, keeps=True)) == 1
+    assert len(findings(decoder, "The answer is 31. Stop", spelled, stops)) == 1
 
 
 def prompt_findings(decoder: CheckpointDecoder, text: str, tokens: list[int], *, special: bool) -> list[Finding]:
