@@ -1,6 +1,7 @@
 """What the demo reaches: held-out pass@1 and greedy accuracy, base and last iteration, over seeds and algorithms.
 
     python benchmarks/demo.py --seeds 0 1 2 --algorithms rec-oneside-nois grpo --out benchmarks/results/demo.json
+    python benchmarks/demo.py --algorithms rec-oneside-nois --denominators all live --out benchmarks/results/denominators.json
 
 Runs `rollbook run configs/demo.yaml` for each, into runs/benchmark-demo/, and prints a Markdown table. Runs that are there
 already are not repeated.
@@ -9,6 +10,7 @@ already are not repeated.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -23,10 +25,16 @@ from typing import Any
 ROLLBOOK = str(Path(sys.executable).parent / "rollbook")
 
 
-def run(algorithm: str, seed: int, root: Path) -> dict[str, Any]:
+def run(algorithm: str, denominator: str, seed: int, root: Path) -> dict[str, Any]:
     """One run of the demo. Returns its status with the wall time of the command."""
-    directory = root / f"{algorithm}-{seed}"
-    settings = {"train.algorithm": algorithm, "seed": seed, "run_dir": directory, "store": root / "artifacts"}
+    directory = root / f"{algorithm}-{denominator}-{seed}"
+    settings = {
+        "train.algorithm": algorithm,
+        "train.denominator": denominator,
+        "seed": seed,
+        "run_dir": directory,
+        "store": root / "artifacts",
+    }
     command = [ROLLBOOK, "run", "configs/demo.yaml"]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
@@ -37,7 +45,8 @@ def run(algorithm: str, seed: int, root: Path) -> dict[str, Any]:
     steps = json.loads(status.stdout)["iterations"]
     stages = sum(value or 0 for step in steps for value in step["seconds"].values())
     curve = [{"pass_at_1": step["pass_at_1"], "greedy": step["greedy_accuracy"]} for step in steps]
-    return {"algorithm": algorithm, "seed": seed, "seconds": seconds, "seconds_in_stages": stages, "curve": curve}
+    said = {"algorithm": algorithm, "denominator": denominator, "seed": seed}
+    return {**said, "seconds": seconds, "seconds_in_stages": stages, "curve": curve}
 
 
 def row(algorithm: str, runs: list[dict[str, Any]]) -> str:
@@ -55,22 +64,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--algorithms", nargs="+", default=["rec-oneside-nois", "grpo"])
+    parser.add_argument("--denominators", nargs="+", default=["all"], choices=["all", "live"])
     parser.add_argument("--root", type=Path, default=Path("runs/benchmark-demo"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.json"))
     args = parser.parse_args()
-    results = [run(algorithm, seed, args.root) for algorithm in args.algorithms for seed in args.seeds]
+    sides = list(itertools.product(args.algorithms, args.denominators))
+    results = {side: [run(*side, seed, args.root) for seed in args.seeds] for side in sides}
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "command": "python " + " ".join(sys.argv),
-        "runs": results,
+        "runs": [one for runs in results.values() for one in runs],
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print("| algorithm | base pass@1 | last pass@1 | gain (per seed) | base greedy | last greedy | wall time |")
     print("|---|---|---|---|---|---|---|")
-    for algorithm in args.algorithms:
-        print(row(algorithm, [r for r in results if r["algorithm"] == algorithm]))
+    for (algorithm, denominator), runs in results.items():
+        print(row(algorithm if denominator == "all" else f"{algorithm}, {denominator}", runs))
 
 
 if __name__ == "__main__":

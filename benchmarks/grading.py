@@ -1,6 +1,6 @@
 """False positives and negatives of `math_verify`, beside math-verify's own verdict on the same texts.
 
-    python benchmarks/grading.py --data ../shared/data/gsm8k/test.jsonl --out benchmarks/results/grading.json
+    python benchmarks/grading.py --data gsm8k/test.jsonl --out benchmarks/results/grading.json
 
 On the references of GSM8K and their solutions: whole, cut at a random character, against another question's reference, and the
 question in place of an answer. And on generated pairs of each kind of answer: `--pairs` right ones and as many wrong ones. A
@@ -200,7 +200,7 @@ def share(args: argparse.Namespace, readings: dict[str, Callable[[Case], float |
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/gsm8k/test.jsonl"), help="GSM8K's test file")
+    parser.add_argument("--data", type=Path, required=True, help="test.jsonl of GSM8K (openai/grade-school-math)")
     parser.add_argument("--pairs", type=int, default=500, help="generated pairs of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=READINGS, help="one reading alone")
