@@ -34,7 +34,7 @@ BUILTINS: Mapping[str, str] = {
 }
 """Module of each built-in; its function, or for the batched ones its class, has the grader's name."""
 
-VERSIONS: Mapping[str, int] = {"math_verify": 2, "reasoning_gym": 2}
+VERSIONS: Mapping[str, int] = {"math_verify": 3, "reasoning_gym": 2}
 """Built-ins that once gave other scores for the same args: one more with each such change. Recipes hold it from 2 on, so that
 stored rewards are not taken for what the grader gives now."""
 

@@ -201,7 +201,7 @@ _DENIED_AFTER = re.compile(
     r"\s{1,2}(?:or|and|to)\s[-$]?\d",
     re.IGNORECASE,
 )
-_JOINED = re.compile(r"\d[^\s\w]{0,2}\s(?:or|to|and)\s\W?$")
+_JOINED = re.compile(r"\d[^\s\w]{0,2}\s(?:or|to|and)\s\W?$|(?<![\w.])\d+\s\W?$|\d[,;]\s-?\d[\d.]*[,;]\s\W?$")
 
 
 def _last_number(text: str, finish_reason: str | None) -> Found:

@@ -46,6 +46,7 @@ def tidy(text: str) -> str:
     ('12345678', '(\\\\frac12)', '-5')
     """
     text = undressed(text).translate(_TRANSLATION).translate(_CONTROLS)
+    text = re.sub(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)", r" \\times ", text)
     text = re.sub(r"(\d)\{,\}(?=\d{3}(?!\d))", r"\1 ", text.replace("\\\\", ROW))
     text = re.sub(r"(\d)\{,\}(?=\d)", r"\1.", text).replace("{,}", ",")
     text = re.sub(r"\\([%$])", r"\1", text.replace("\\#", ""))

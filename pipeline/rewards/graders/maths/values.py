@@ -68,8 +68,8 @@ def read(text: str, as_list: bool = False) -> Value:
 
 
 def plain(text: str) -> str:
-    """A text as texts are compared: no spaces, no case, no marks of words."""
-    bare = re.sub(rf"[\s{TEXT_OPEN}{TEXT_CLOSE}]", "", text).casefold()
+    """A text as texts are compared: no spaces but between digits, no case, no marks of words."""
+    bare = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(rf"[{TEXT_OPEN}{TEXT_CLOSE}]", " ", text).strip()).casefold()
     return bare if bare.endswith("..") else bare.removesuffix(".")
 
 
