@@ -60,9 +60,10 @@ class TrainConfig(Model):
     """Train low-rank adapters beside frozen weights: {rank: 16, alpha: 32}. The checkpoint holds them, and the merged model."""
     processes: int = Field(default=1, ge=1)
     """Processes of this machine that train together; on GPUs, one each. Weights, gradients and optimizer are spread over them."""
-    attention: Literal["auto", "segments", "flex", "sdpa"] = "auto"
+    attention: Literal["auto", "segments", "flex", "sdpa", "alone"] = "auto"
     """segments: for CPUs, only what is seen is computed. flex: the same for GPUs, block by block. sdpa: a dense mask, everywhere.
-    auto: segments or flex; sdpa where that does not work."""
+    alone: every completion in a row of its own, by the model's own attention. auto: segments or flex; sdpa or alone where that
+    does not work."""
     compile: bool = False
     """torch.compile the model's layers. The first step then takes longer, which counts as its time."""
     activation_checkpointing: bool = False

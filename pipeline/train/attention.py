@@ -5,8 +5,10 @@
     flex      flex_attention with a block-sparse mask, in one line too: what a GPU trains with. On a CPU it has no backward
               pass.
     sdpa      a dense mask, rows x length x length. Forward and backward everywhere; the way out where the others fail.
+    alone     no mask of ours: every completion in a row of its own, by the model's own mask and attention. For models that
+              know more than who sees whom: recurrent layers, windows, positions that change with length, capped scores.
 
-All read one rule from the same two tensors. The self-check at start compares what comes out with the model alone.
+The first three read one rule from the same two tensors. The self-check at start compares what comes out with the model alone.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ from pipeline.train import segments
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-Kind = Literal["sdpa", "segments", "flex"]
+Kind = Literal["sdpa", "segments", "flex", "alone"]
+Wanted = Literal["auto", "sdpa", "segments", "flex", "alone"]
+Own = Literal["sdpa", "eager"]
+"""What rows of one completion run on. sdpa is not every model's own attention: it leaves caps and sinks out, and says nothing."""
 IMPLEMENTATIONS: dict[Kind, str] = {"sdpa": "sdpa", "segments": segments.NAME, "flex": "flex_attention"}
-"""Their names in transformers."""
+"""Names in transformers of those that read a mask of ours."""
 BLOCK = 128
 """Side of flex_attention's blocks. Lines are padded to whole blocks, so that few shapes are compiled."""
 
 
-def choose(wanted: Literal["auto", "sdpa", "segments", "flex"], device: torch.device) -> Kind:
+def choose(wanted: Wanted, device: torch.device) -> Kind:
     """The attention to try.
 
     Raises:

@@ -6,7 +6,7 @@ What fails is not trained, and not scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from pipeline.common.errors import UserError
 from pipeline.config.train import TrainConfig
+from pipeline.train.attention import Kind, Own, Wanted
 from pipeline.train.batch import Batch, collate
+from pipeline.train.family import is_capped, why_alone
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import CompilerError, Policy
-from pipeline.train.plan import PackedRow
+from pipeline.train.plan import PackedRow, micro_batches
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 
 LARGEST_DIFFERENCE = 1e-3
@@ -26,39 +28,97 @@ MEAN_DIFFERENCE = 0.2
 """The same of the mean over tokens, which decides in bfloat16: near a logit of 32 its neighbors are 0.25 apart, so single
 tokens differ by 0.4 and the mean by 0.06 without any fault. A mask that leaks moves the mean by several nats."""
 PROBE_TOKENS = 96
-"""Longest sequence that packed rows are compared on."""
+"""Longest sequence that is compared."""
+WAY_OUT = "This architecture cannot be trained with prompts shared in a row: leave train.attention at auto, or set it to alone"
+NO_WAY = "The trainer does not compute what this model computes, so it neither trains nor scores it"
 
 
-def make_ready(
-    policy: Policy,
-    example: TrainingGroup,
-    longest: int,
-    attention: Literal["auto", "sdpa", "segments", "flex"],
-    notify: Callable[[str], None],
-) -> None:
+class NotFinite(UserError):
+    """The model's own logprobs are not finite."""
+
+
+class NotItsOwn(UserError):
+    """Logprobs are not the model's own."""
+
+    def __init__(self, message: str, nats: float) -> None:
+        super().__init__(message)
+        self.nats = nats
+
+
+def make_ready(policy: Policy, example: TrainingGroup, longest: int, attention: Wanted, notify: Callable[[str], None]) -> None:
     """Make sure that a policy gives the logprobs of the model alone on sequences of such lengths.
 
-    If its attention was chosen automatically and fails, it falls back to sdpa and says so.
+    If its attention is chosen automatically and fails, the next one is tried, at last one completion a row by the model's own
+    attention; what is taken and why is said.
 
     Args:
         example: some group of the data; the check is made on tokens that occur in it.
         longest: tokens of the longest prompt with its completion.
 
     Raises:
-        UserError: as `check_lengths` and `self_check`.
+        UserError: as `self_check`, of the attention that was asked for or of the last one; or packed rows were asked for, which
+            cannot hold such sequences.
     """
-    check_lengths(policy.model, longest)
-    batch = probe(example, longest, policy.device)
-    try:
-        self_check(policy, batch)
-    except CompilerError:
-        raise
-    except Exception as error:
-        if attention != "auto" or policy.attention == "sdpa":
+    reason = why_alone(policy.model, longest)
+    if reason and attention not in ("auto", "alone"):
+        raise UserError(
+            f"{policy.model.config.model_type}: {reason}; packed rows (train.attention={attention}) do not know of that. Leave "
+            "train.attention at auto, or set it to alone: one completion a row"
+        )
+    ways = _ways(policy, attention, packed=reason is None)
+    for number, (kind, own) in enumerate(ways):
+        try:
+            policy.use_attention(kind, own)
+            for batch in probes(policy, example, longest):
+                self_check(policy, batch)
+            break
+        except (CompilerError, NotFinite):
             raise
-        notify(f"attention: {policy.attention} does not work here ({' '.join(str(error).split())[:200]}); sdpa is used")
-        policy.use_attention("sdpa")
-        self_check(policy, batch)
+        except Exception as error:
+            if number + 1 == len(ways):
+                raise
+            if kind != "alone":
+                why = f"it is {error.nats:.3g} nats off" if isinstance(error, NotItsOwn) else " ".join(str(error).split())[:200]
+                reason = f"attention {kind} does not work here ({why})"
+    if reason:
+        notify(_what_is_used(policy, reason))
+
+
+def _ways(policy: Policy, wanted: Wanted, *, packed: bool) -> list[tuple[Kind, Own]]:
+    """What to try, in this order."""
+    alone: list[tuple[Kind, Own]] = [("alone", "eager")] if is_capped(policy.model) else [("alone", "sdpa"), ("alone", "eager")]
+    if wanted == "alone":
+        return alone
+    chosen: list[tuple[Kind, Own]] = [(policy.attention, "eager")]
+    if wanted != "auto":
+        return chosen
+    dense: list[tuple[Kind, Own]] = [("sdpa", "eager")]
+    return [*(dict.fromkeys([*chosen, *dense]) if packed else ()), *alone]
+
+
+def _what_is_used(policy: Policy, reason: str) -> str:
+    name = f"{policy.model.config.model_type}: {reason}"
+    if policy.attention != "alone":
+        return f"{name}; {policy.attention} is used"
+    apart = "" if policy.cost_model().mixes_lengths else ", each in a pass of its own"
+    slow = ", which holds scores of length x length" if policy.own == "eager" and _has_attention(policy.model) else ""
+    return (
+        f"{name}; every completion is computed in a row of its own{apart}, by the model's own attention ({policy.own}{slow}), "
+        "and every prompt once for each of its completions"
+    )
+
+
+def _has_attention(model: Any) -> bool:
+    return bool(getattr(model.config.get_text_config(), "num_attention_heads", None))
+
+
+def probes(policy: Policy, example: TrainingGroup, longest: int) -> list[Batch]:
+    """`probe`, laid out as the policy's attention wants it."""
+    rows, cost = probe_rows(example, longest), policy.cost_model()
+    if cost.shares:
+        return [collate(rows, policy.device)]
+    cut = micro_batches(rows, token_budget=len(rows) * PROBE_TOKENS, cost=cost)
+    return [collate(part, policy.device) for part in cut]
 
 
 def probe(example: TrainingGroup, longest: int, device: torch.device) -> Batch:
@@ -66,6 +126,11 @@ def probe(example: TrainingGroup, longest: int, device: torch.device) -> Batch:
 
     Real rows would not do: one completion alone in its row, or completions of one token, give the same whatever they see.
     """
+    return collate(probe_rows(example, longest), device)
+
+
+def probe_rows(example: TrainingGroup, longest: int) -> list[PackedRow]:
+    """The rows of `probe`, a group each."""
     known = np.unique(np.concatenate([[0, 1], example.prompt, *(completion.tokens for completion in example.completions)]))
     draw = np.random.default_rng(0)
     length = max(8, min(longest, PROBE_TOKENS))
@@ -80,29 +145,28 @@ def probe(example: TrainingGroup, longest: int, device: torch.device) -> Batch:
 
     most = length - length // 4
     groups = group("a", length // 4, (most, most // 2, 2)), group("b", length // 8, (2, most, most // 3))
-    return collate([PackedRow(one, one.completions) for one in groups], device)
+    return [PackedRow(one, one.completions) for one in groups]
 
 
 def self_check(policy: Policy, batch: Batch) -> None:
-    """Compare packed logprobs with the model's own logits on [prompt, completion] alone, for every completion of some rows.
+    """Compare a policy's logprobs with the model's own logits on [prompt, completion] alone, for every completion of some rows.
 
     flex_attention's kernels are compiled for each direction, so there its backward pass must work too.
 
     Raises:
-        UserError: they differ by more than rounding, as with a model whose attention ignores the mask it is given, or whose
-            logits are more than a linear map of the last hidden state; or they are not finite.
+        NotFinite: the model's own are not.
+        NotItsOwn: they differ by more than rounding, as with a model whose attention ignores the mask it is given, or whose
+            logits are not what `logits.py` knows of.
     """
     found = differences(policy, batch)
-    if not found.isfinite().all():
-        raise UserError(
-            f"{policy.model.config.model_type}: the model's logprobs are not finite before the first step; its weights hold NaN "
-            "or infinity. Restore the checkpoint from a copy, or start from an earlier one"
-        )
     difference, limit = (found.max(), LARGEST_DIFFERENCE) if policy.dtype == "float32" else (found.mean(), MEAN_DIFFERENCE)
     if not difference <= limit:
-        raise UserError(
-            f"{policy.model.config.model_type}: packed rows give logprobs that differ by {difference:.3g} nats from the "
-            f"model's own (attention: {policy.attention}). This architecture cannot be trained with prompts shared in a row yet"
+        how = f"attention: {policy.attention}" + (f", {policy.own}" if policy.attention == "alone" else "")
+        what = "rows of one completion" if policy.attention == "alone" else "packed rows"
+        raise NotItsOwn(
+            f"{policy.model.config.model_type}: {what} give logprobs that differ by {difference:.3g} nats from the model's own "
+            f"({how}). {NO_WAY if policy.attention == 'alone' else WAY_OUT}",
+            float(difference),
         )
     if policy.attention == "flex" and policy.parameters:
         torch.autograd.backward(policy.hidden(batch).sum())
@@ -111,7 +175,11 @@ def self_check(policy: Policy, batch: Batch) -> None:
 
 
 def differences(policy: Policy, batch: Batch) -> Tensor:
-    """|packed - separate| logprob of every completion token of a batch, nats."""
+    """|of these rows - separate| logprob of every completion token of a batch, nats.
+
+    Raises:
+        NotFinite: those of the model alone are not.
+    """
     packed = policy.logprobs(batch)[0]
     with torch.no_grad():
         return torch.cat([(packed[here] - alone).abs() for here, alone in _alone(policy, batch)])
@@ -126,47 +194,13 @@ def _alone(policy: Policy, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         targets = batch.flat.targets[here]
         ids = torch.cat([batch.input_ids[row, : prompt_end + 1], targets])
         logits = policy.logits(ids)[prompt_end:-1]
-        yield here, (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-
-
-def check_lengths(model: Any, longest: int) -> None:
-    """Refuse sequences whose logprobs would depend on what is packed beside them.
-
-    Packed rows do not know of sliding windows. And two kinds of rotary positions change all their frequencies once any
-    position of a batch is beyond a length.
-
-    Args:
-        longest: tokens of the longest prompt with its completion.
-
-    Raises:
-        UserError: there is such a sequence.
-    """
-    text = model.config.get_text_config()
-    for what, limit in (*_windows(text), *_positions(text)):
-        if longest > limit:
-            raise UserError(
-                f"{text.model_type}: {what}={limit} tokens, but the longest prompt and completion have {longest}. Such models "
-                "cannot be trained or scored on longer sequences yet; drop these completions, or lower generate.max_tokens"
+        found = (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        if not found.isfinite().all():
+            raise NotFinite(
+                f"{policy.model.config.model_type}: the model's logprobs are not finite before the first step; its weights hold "
+                "NaN or infinity. Restore the checkpoint from a copy, or start from an earlier one"
             )
-
-
-def _windows(text: Any) -> Iterator[tuple[str, int]]:
-    layers = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
-    settings = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    for kind, setting in settings.items():
-        window = getattr(text, setting, None)
-        if kind in layers and window:
-            yield f"its layers see {setting}", window
-
-
-def _positions(text: Any) -> Iterator[tuple[str, int]]:
-    given = getattr(text, "rope_parameters", None) or {}
-    for rope in [given, *(one for one in given.values() if isinstance(one, dict))]:
-        kind = rope.get("rope_type")
-        if kind == "longrope":
-            yield "its longrope changes beyond original_max_position_embeddings", rope["original_max_position_embeddings"]
-        if kind and "dynamic" in kind:
-            yield "its dynamic positions change beyond max_position_embeddings", text.max_position_embeddings
+        yield here, found
 
 
 def check_difference(record: StepRecord, config: TrainConfig) -> dict[str, float] | None:

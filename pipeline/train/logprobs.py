@@ -109,7 +109,7 @@ class Projection:
         Args:
             hidden: what this was made from, with the model's graph.
         """
-        end: Tensor = _HandOver.apply(self._taken(), hidden, *self._parameters)  # type: ignore[no-untyped-call]
+        end: Tensor = HandOver.apply(self._taken(), hidden, *self._parameters)  # type: ignore[no-untyped-call]
         torch.autograd.backward(end)
 
     def _taken(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -141,7 +141,7 @@ class _ChunkOutputs(torch.autograd.Function):
         return None, None, None
 
 
-class _HandOver(torch.autograd.Function):
+class HandOver(torch.autograd.Function):
     """Stands for a loss whose gradients are there already. They are held by nobody else, so autograd need not copy them."""
 
     @staticmethod

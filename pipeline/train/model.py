@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,8 +18,10 @@ from pipeline.common.errors import UserError
 from pipeline.config.train import LoraConfig
 from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
-from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, block_mask, choose, dense_mask
+from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, Own, Wanted, block_mask, choose, dense_mask
 from pipeline.train.batch import Batch, Chunk, Flat
+from pipeline.train.family import changes_with_length, forget_lengths, is_capped
+from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map
 from pipeline.train.logprobs import Projection, linear_logprobs, tokens_of_chunk
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
@@ -40,7 +43,7 @@ class Policy:
         trust_remote_code: bool,
         trains: bool = True,
         activation_checkpointing: bool = False,
-        attention: Literal["auto", "sdpa", "segments", "flex"] = "auto",
+        attention: Wanted = "auto",
         compiled: bool = False,
         lora: LoraConfig | None = None,
         seed: int = 0,
@@ -68,10 +71,12 @@ class Policy:
         # No dropout: logprobs must be those of the distribution that generates. Checkpointing works in train mode only.
         model.train(activation_checkpointing)
         _turn_dropout_off(model)
+        self.logit_map = logit_map(model)
+        self._changes_with_length = changes_with_length(model)
         layers = layers_of(model)
         self._compiled = compiled
         if compiled:
-            _compile(layers or [model.base_model])
+            _compile(layers or [_body(model)])
         self.model: Any = model
         self._root = _Root(model)
         if team.size > 1:
@@ -81,28 +86,40 @@ class Policy:
             model.to(self.device)
         self.masters = Masters(model, dtype, copied=team.size == 1 and dtype != "float32")
         self.attention: Kind = "sdpa"
-        self.use_attention(choose(attention, self.device))
+        self.own: Own = "sdpa"
+        with suppress(ValueError):  # `make_ready` finds what works
+            self.use_attention(choose(attention, self.device))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """fp32 masters of the trained weights by name; tied ones once. Of each, a rank holds its own rows."""
         return self.masters()
 
-    def use_attention(self, kind: Kind) -> None:
+    def use_attention(self, kind: Kind, own: Own = "eager") -> None:
+        """Choose how attention is computed.
+
+        Args:
+            own: what rows of one completion run on. A model that has no choice keeps what it has.
+
+        Raises:
+            ValueError: transformers says that the model cannot do that.
+        """
         segments.register()
-        self.model.set_attn_implementation(IMPLEMENTATIONS[kind])
-        self.attention = kind
+        self.attention, self.own = kind, own
+        self.model.set_attn_implementation(IMPLEMENTATIONS.get(kind, own))
 
     def cost_model(self) -> CostModel:
         """All but attention costs 2 n per weight for n tokens.
 
         A dense mask makes attention cost about 4 n^2 width per layer, masked parts included; the others pay for what is seen.
         """
-        if self.attention != "sdpa":
+        if self.attention in ("segments", "flex"):
             return CostModel(attention_scale=math.inf)
         text = self.model.config.get_text_config()
         weights = sum(p.numel() for name, p in self.model.named_parameters() if "embed" not in name and "lm_head" not in name)
-        return CostModel(attention_scale=max(1.0, weights / (2 * text.hidden_size * text.num_hidden_layers)))
+        scale = max(1.0, weights / (2 * text.hidden_size * text.num_hidden_layers))
+        alone = self.attention == "alone"
+        return CostModel(attention_scale=scale, shares=not alone, mixes_lengths=not (alone and self._changes_with_length))
 
     def logprobs(self, batch: Batch) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
         """log pi and entropy of every completion token, each at its own temperature; fp32, without gradient.
@@ -112,7 +129,8 @@ class Policy:
 
         def work(model: Any) -> tuple[Tensor, Tensor]:
             head, flat = model.get_output_embeddings(), batch.flat
-            return linear_logprobs(self._hidden(model, batch), head.weight, head.bias, flat.targets, flat.temperature)
+            given = self._hidden(model, batch), head.weight, head.bias, flat.targets, flat.temperature / self.logit_map.scale
+            return linear_logprobs(*given) if self.logit_map.cap is None else capped_logprobs(*given, self.logit_map)
 
         with torch.no_grad():
             logprobs, entropy = self._run(work)
@@ -130,14 +148,17 @@ class Policy:
         """Cuts of a batch's completions; the vocabulary projection and the loss run over one after the other."""
         return flat.chunks(tokens_of_chunk(len(self.model.get_output_embeddings().weight), self.device))
 
-    def projection(self, hidden: Float[Tensor, "tokens width"], flat: Flat, chunks: Sequence[Chunk]) -> Projection:
+    def projection(
+        self, hidden: Float[Tensor, "tokens width"], flat: Flat, chunks: Sequence[Chunk]
+    ) -> Projection | CappedProjection:
         """The vocabulary projection of a batch's hidden states.
 
         Between `hidden` and the backward pass, FSDP leaves the root's weights, the head's among them, gathered.
         """
         head = self.model.get_output_embeddings()
         longest = max((chunk.tokens.stop - chunk.tokens.start for chunk in chunks), default=0)
-        return Projection(hidden.detach(), head.weight, head.bias, flat.targets, flat.temperature, longest)
+        given = hidden.detach(), head.weight, head.bias, flat.targets, flat.temperature / self.logit_map.scale
+        return Projection(*given, longest) if self.logit_map.cap is None else CappedProjection(*given, self.logit_map)
 
     def _run(self, work: Callable[[nn.Module], Any]) -> Any:
         """Work with the gathered weights.
@@ -151,6 +172,10 @@ class Policy:
         return found
 
     def _hidden(self, model: Any, batch: Batch) -> Float[Tensor, "tokens width"]:
+        if self.attention == "alone":  # Padding lies behind what is read, and nothing looks ahead.
+            forget_lengths(model)
+            alone: Tensor = _body(model)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+            return alone.flatten(0, 1).index_select(0, batch.predicted_from)
         if self.attention == "flex":
             batch = batch.in_line(BLOCK)
             mask: Any = block_mask(batch.part, batch.prompt)
@@ -159,24 +184,34 @@ class Policy:
             mask = segments.table(batch.part, batch.prompt)
         else:
             mask = dense_mask(batch.part, batch.prompt)
-        every: Tensor = model.base_model(
+        every: Tensor = _body(model)(
             input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
         ).last_hidden_state
         return every.flatten(0, 1).index_select(0, batch.predicted_from)
 
     def logits(self, ids: Tensor) -> Tensor:
-        """The model's own logits on one sequence, through its own code and plain causal attention; fp32.
+        """The model's own logits on one sequence, through its own code and its own mask; fp32.
+
+        By the attention that it is defined by, eager. In bf16 by sdpa where that is the same: it rounds less.
 
         Args:
             ids: [length].
         """
-        kind = self.attention
-        self.use_attention("sdpa")
+        kind, own = self.attention, self.own
         try:
+            self._use_own()
+            forget_lengths(self.model)
             found: Tensor = self._run(lambda model: model(input_ids=ids[None], use_cache=False).logits[0].float())
         finally:
-            self.use_attention(kind)
+            with suppress(ValueError):
+                self.use_attention(kind, own)
         return found
+
+    def _use_own(self) -> None:
+        if self.dtype != "float32" and not is_capped(self.model):
+            with suppress(ValueError):
+                return self.use_attention("alone", "sdpa")
+        self.use_attention("alone", "eager")
 
 
 class _Root(nn.Module):
@@ -188,6 +223,11 @@ class _Root(nn.Module):
 
     def forward(self, work: Callable[[nn.Module], Any]) -> Any:
         return work(self.model)
+
+
+def _body(model: Any) -> Any:
+    """A model without its head."""
+    return model.base_model if model.base_model is not model else model.model
 
 
 def load_model(path: Path, *, trust_remote_code: bool) -> Any:
@@ -203,11 +243,10 @@ def load_model(path: Path, *, trust_remote_code: bool) -> Any:
         model, found = load.from_pretrained(
             path,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, ImportError) as error:
         raise UserError(f"{path}: transformers cannot load this model: {' '.join(str(error).split())[:300]}") from None
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""

@@ -37,6 +37,10 @@ class CostModel:
     attention_scale: float = math.inf
     """Length at which attention costs as much as everything else, where every pair of positions of a row costs something.
     Infinite where only those that see each other do; rows are then laid out in a line, without padding."""
+    shares: bool = True
+    """Whether completions may share their prompt; else each is a row of its own."""
+    mixes_lengths: bool = True
+    """Whether rows of different lengths may lie in one batch; else each row is a batch."""
 
     @property
     def pads(self) -> bool:
@@ -100,6 +104,8 @@ def rows_of(group: TrainingGroup, cost: CostModel) -> list[PackedRow]:
     """Cut a group's live completions into rows at the least cost: sharing the prompt saves its tokens, long rows may pay for
     masked attention. None if all are dead."""
     whole = PackedRow(group, group.live)
+    if not cost.shares:
+        return _cut(whole, len(whole.completions))
     if not cost.pads or not whole.completions:
         return [whole] if whole.completions else []
     cuts = [_cut(whole, parts) for parts in range(1, len(whole.completions) + 1)]
@@ -108,19 +114,22 @@ def rows_of(group: TrainingGroup, cost: CostModel) -> list[PackedRow]:
 
 def _cut(row: PackedRow, parts: int) -> list[PackedRow]:
     """A row in parts of as many completions each, or one less."""
-    per_row = -(-len(row.completions) // parts)
+    per_row = -(-len(row.completions) // max(parts, 1))
     return [PackedRow(row.group, row.completions[i : i + per_row]) for i in range(0, len(row.completions), per_row)]
 
 
 def micro_batches(rows: Sequence[PackedRow], token_budget: int, cost: CostModel = SEEN) -> list[list[PackedRow]]:
     """Cut rows that are longer than the budget, and put them together within it. A completion that is longer goes alone."""
-    rows = sorted((part for row in rows for part in _within(row, token_budget)), key=lambda row: row.length, reverse=True)
+    rows = sorted((part for row in rows for part in _within(row, token_budget, cost)), key=lambda row: row.length, reverse=True)
+    if not cost.mixes_lengths:
+        return [[row] for row in rows]
     return _side_by_side(rows, token_budget) if cost.pads else _in_line(rows, token_budget)
 
 
-def _within(row: PackedRow, token_budget: int) -> list[PackedRow]:
+def _within(row: PackedRow, token_budget: int, cost: CostModel) -> list[PackedRow]:
     """A row in as few parts as fit the budget."""
-    cuts = (_cut(row, parts) for parts in range(1, len(row.completions) + 1))
+    fewest = 1 if cost.shares else len(row.completions)
+    cuts = (_cut(row, parts) for parts in range(fewest, len(row.completions) + 1))
     fits = (rows for rows in cuts if max(part.length for part in rows) <= token_budget)
     return next(fits, [PackedRow(row.group, [completion]) for completion in row.completions])
 

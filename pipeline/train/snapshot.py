@@ -113,6 +113,14 @@ class TrainingSnapshot:
         return int(self._index["length"].sum())
 
     @property
+    def times_alone(self) -> float:
+        """Tokens that are computed if every completion has its prompt to itself, by those if its group has it together."""
+        live = self._index.filter("live")
+        prompts = live["prompt_length"].sum(), live.unique("prompt_start")["prompt_length"].sum()
+        alone, shared = (float(live["length"].sum()) + float(tokens) for tokens in prompts)
+        return alone / shared if shared else 1.0
+
+    @property
     def tokens_of_groups(self) -> list[int]:
         """Completion tokens of each group."""
         return [int(total) for total in np.add.reduceat(self._index["length"].to_numpy(), self._bounds[:-1])]

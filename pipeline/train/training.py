@@ -72,6 +72,8 @@ class Training:
         )
         if snapshot.completions:
             make_ready(self.policy, snapshot[0], snapshot.longest, config.attention, reporter.note)
+        if self.policy.attention == "alone" and snapshot.live:
+            reporter.note(f"one completion a row: {snapshot.times_alone:.1f} times the tokens of rows that share their prompts")
         cost = self.policy.cost_model()
         self.feed = Feed(snapshot, config, recipe["seed"], cost, team, whole_step=algorithm.whole_step)
         rate = learning_rate(config, len(self.feed.plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from pipeline.common.errors import UserError
 from pipeline.train.attention import BLOCK, block_mask, choose, dense_mask
 from pipeline.train.batch import Batch, collate
-from pipeline.train.check import check_lengths, differences, make_ready
+from pipeline.train.check import differences, make_ready
+from pipeline.train.family import why_alone
 from pipeline.train.model import Policy
 from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingGroup
@@ -102,13 +104,14 @@ def test_an_attention_that_does_not_work_is_replaced_and_named(
         make_ready(policy, example, 60, "flex", notes.append)
     make_ready(policy, example, 60, "auto", notes.append)
     assert policy.attention == "sdpa"
-    assert notes[0].startswith("attention: flex does not work here (qwen2: packed rows give logprobs that differ")
+    assert re.fullmatch(r"qwen2: attention flex does not work here \(it is .* nats off\); sdpa is used", notes[0])
 
 
-def test_sequences_beyond_a_sliding_window_are_refused(make_policy: MakePolicy) -> None:
+def test_sequences_beyond_a_sliding_window_are_not_packed(make_policy: MakePolicy) -> None:
     windowed: Any = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": None}
     policy = make_policy("qwen2", **windowed)
-    check_lengths(policy.model, longest=8)
-    with pytest.raises(UserError, match="sliding_window=8 tokens, but the longest prompt and completion have 9"):
-        check_lengths(policy.model, longest=9)
-    check_lengths(make_policy("qwen2", sliding_window=8).model, longest=1000)
+    assert why_alone(policy.model, longest=8) is None
+    assert why_alone(policy.model, longest=9) == (
+        "its layers see sliding_window=8 tokens, and the longest prompt and completion have 9"
+    )
+    assert why_alone(make_policy("qwen2", sliding_window=8).model, longest=1000) is None

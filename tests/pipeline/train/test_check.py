@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +18,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
-    Lfm2Config,
+    GPTJConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -28,7 +30,8 @@ from pipeline.common.errors import UserError
 from pipeline.run.process import Reporter
 from pipeline.store import Artifact
 from pipeline.train import resume
-from pipeline.train.check import check_lengths, differences, make_ready, probe, self_check
+from pipeline.train.check import differences, make_ready, probe, self_check
+from pipeline.train.family import why_alone
 from pipeline.train.model import Policy
 from pipeline.train.snapshot import TrainingGroup
 from pipeline.train.team import alone
@@ -79,14 +82,22 @@ def loaded(path: Path, dtype: str = "float32") -> Policy:
     return Policy(path, dtype, trust_remote_code=False)
 
 
-def test_a_model_that_ignores_boundaries_is_refused_whatever_the_data(
+def test_a_model_that_ignores_boundaries_is_not_packed_whatever_the_data(
     saved: Callable[[PreTrainedConfig], Path], make_group: MakeGroup
 ) -> None:
-    """Its convolutions run over all of a row. One completion alone, or completions of one token, would not show it."""
-    policy = loaded(saved(Lfm2Config(**COMMON, num_key_value_heads=1, layer_types=["conv", "full_attention"])))
+    """Its attention takes its own bias for any mask. One completion alone, or completions of one token, would not show it."""
+    policy = loaded(saved(GPTJConfig(**COMMON, n_embd=16, n_layer=2, n_head=2, n_positions=64, rotary_dim=4)))
     for example in (make_group(5, [7]), make_group(1, [1, 1])):
-        with pytest.raises(UserError, match="lfm2: packed rows give logprobs that differ"):
-            make_ready(policy, example, 12, "auto", lambda note: None)
+        notes = list[str]()
+        policy.use_attention("sdpa")
+        with pytest.raises(UserError, match=r"gptj: packed rows give logprobs that differ .* leave train.attention at auto"):
+            make_ready(policy, example, 12, "sdpa", notes.append)
+        assert not notes
+        make_ready(policy, example, 12, "auto", notes.append)
+        assert policy.attention == "alone"
+        assert re.match(
+            r"gptj: attention sdpa does not work here \(it is .* nats off\); every completion is .* row of its own", notes[0]
+        )
 
 
 @pytest.mark.parametrize("longest", [1, 12, 64, 100_000])
@@ -148,21 +159,30 @@ def test_rounding_of_bf16_is_no_fault_and_a_wrong_mask_is(
     ],
     ids=["sliding window", "dynamic", "longrope"],
 )
-def test_sequences_that_would_depend_on_their_neighbors_are_refused(
-    config: PreTrainedConfig, limit: int, saved: Callable[[PreTrainedConfig], Path]
+def test_sequences_that_would_depend_on_their_neighbors_are_not_packed(
+    config: PreTrainedConfig, limit: int, saved: Callable[[PreTrainedConfig], Path], make_group: MakeGroup
 ) -> None:
     policy = loaded(saved(config))
-    check_lengths(policy.model, limit)
-    with pytest.raises(UserError, match=f"={limit} tokens, but the longest prompt and completion have {limit + 1}"):
-        check_lengths(policy.model, limit + 1)
+    assert why_alone(policy.model, limit) is None
+    reason = why_alone(policy.model, limit + 1)
+    assert reason is not None
+    assert f"={limit} tokens, and the longest prompt and completion have {limit + 1}" in reason
+    with pytest.raises(
+        UserError, match=r"packed rows .train\.attention=segments. do not know of that\. Leave train\.attention at auto"
+    ):
+        make_ready(policy, make_group(5, [7]), limit + 1, "segments", lambda note: None)
 
 
-def test_scores_beyond_a_window_are_refused(bench: Any, rows: Rows, saved: Callable[[PreTrainedConfig], Path]) -> None:
+def test_scores_beyond_a_window_are_the_models_own(bench: Any, rows: Rows, saved: Callable[[PreTrainedConfig], Path]) -> None:
     """The longest of all files counts, not those of the first group."""
-    policy = bench.policy(saved(MistralConfig(**COMMON, num_key_value_heads=1, sliding_window=10)))
-    long = {**rows[-1], "completion_token_ids": [5] * 20, "behavior_logprobs": [-1.0] * 20}
-    with pytest.raises(UserError, match="sliding_window=10 tokens, but the longest prompt and completion have 26"):
-        bench.scores(bench.rollouts([*rows[:-1], long]), policy)
+    path = saved(MistralConfig(**COMMON, num_key_value_heads=1, sliding_window=10))
+    long = {**rows[-1], "completion_token_ids": [5, 7, 9, 4] * 5, "behavior_logprobs": [-1.0] * 20}
+    scores = bench.scores(bench.rollouts([*rows[:-1], long]), bench.policy(path))
+    found = pl.read_parquet(scores.tables("scores")).filter(group_id=long["group_id"], sample_index=long["sample_index"])
+    model: Any = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+    ids = torch.tensor([[*long["prompt_token_ids"], *long["completion_token_ids"]]])
+    expected = model(ids).logits[0, -21:-1].div(long["temperature"]).log_softmax(-1).gather(-1, ids[0, -20:, None])[:, 0]
+    assert found["logprobs"].item().to_list() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_a_model_that_falls_back_is_packed_for_what_it_falls_back_to(
@@ -172,7 +192,7 @@ def test_a_model_that_falls_back_is_packed_for_what_it_falls_back_to(
     path = saved(DeepseekV3Config(**COMMON, num_key_value_heads=2, **LATENT))
     reporter, settings = Noting(), {"epochs": 1, "check_logprobs": False, "tokens_per_micro_batch": 40}
     checkpoint = bench.train(reporter, policy=bench.policy(path), **settings)
-    assert "attention: segments does not work here" in reporter.notes[0]
+    assert "deepseek_v3: attention segments does not work here" in reporter.notes[0]
     notes = checkpoint.manifest.provenance.notes
     assert notes["attention"] == "sdpa"
     assert notes["packing"]["padding"] > 0

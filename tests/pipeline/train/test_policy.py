@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import CohereConfig, CohereForCausalLM
 
 from pipeline.algorithms import resolve
 from pipeline.algorithms.tokens import Totals
@@ -232,12 +231,24 @@ def test_bf16_keeps_fp32_master_weights_and_logprobs(
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters.values())
 
 
-def test_a_model_whose_logits_are_more_than_a_linear_map_is_refused(groups: list[TrainingGroup], tmp_path: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
-    CohereForCausalLM(CohereConfig(**sizes, logit_scale=3.0, initializer_range=0.3)).save_pretrained(tmp_path)
-    policy = Policy(tmp_path, "float32", trust_remote_code=False, activation_checkpointing=False)
-    with pytest.raises(UserError, match="cohere: packed rows give logprobs that differ"):
+def test_a_model_whose_logits_are_something_else_is_refused(
+    groups: list[TrainingGroup], make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy()
+    monkeypatch.setattr(type(policy.model), "forward", squared(type(policy.model).forward))
+    with pytest.raises(UserError, match="qwen2: packed rows give logprobs that differ"):
         self_check(policy, collate([PackedRow(groups[0], groups[0].completions)], policy.device))
+    with pytest.raises(UserError, match="The trainer does not compute what this model computes"):
+        make_ready(policy, groups[0], 20, "auto", lambda note: None)
+
+
+def squared(forward: Any) -> Any:
+    def changed(*args: Any, **given: Any) -> Any:
+        found = forward(*args, **given)
+        found.logits = found.logits * found.logits.abs()
+        return found
+
+    return changed
 
 
 def test_a_model_that_ignores_who_sees_whom_is_refused(

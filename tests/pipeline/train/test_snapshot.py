@@ -54,6 +54,15 @@ def test_a_group_is_joined_with_its_advantages(bench: Any, rows: Rows) -> None:
             assert (one["advantage"], one["weight"]) == (row["sample_index"] * 0.5 - 1, row["sample_index"] + 1)
 
 
+def test_what_prompts_of_their_own_cost_is_counted(bench: Any, rows: Rows) -> None:
+    """The rows of `rows` have 8 groups of 3 completions."""
+    rollouts = bench.rollouts(rows)
+    prompts = sum(len(row["prompt_token_ids"]) for row in rows)
+    tokens = sum(len(row["completion_token_ids"]) for row in rows)
+    snapshot = bench.snapshot(rollouts, bench.shaped(rollouts, advantage=pl.col("sample_index") + 1))
+    assert snapshot.times_alone == pytest.approx((prompts + tokens) / (prompts / 3 + tokens))
+
+
 def test_tokens_of_tools_are_masked_out(bench: Any, rows: Rows) -> None:
     completions = contents(bench.snapshot(bench.rollouts(rows)))["g4"][1]
     assert [one["mask"][:2] for one in completions] == [[True, False]] * 3

@@ -1,0 +1,153 @@
+"""Models whose logits are more than a linear map of the last hidden state: scaled, capped, or both.
+
+    logits = cap tanh(s l / cap),   l = h W^T + bias;   without a cap, logits = s l
+
+A scale is a temperature: logits / T = l / (T / s). It costs nothing. A cap is differentiated by autograd, chunk by chunk. What
+s and cap are is measured on the model itself, since families name them differently, and one multiplies where another divides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pipeline.train.logprobs import HandOver, tokens_of_chunk
+
+HINT = re.compile("logit|lm_head|output_mult")
+"""Names of settings that may have to do with it. Models without one that is set are linear."""
+CLOSE = 1e-4
+"""Relative: a measured scale that is so near to a setting, or to one over it, is that."""
+PROBE = 8
+"""Tokens of the measurement."""
+
+
+@dataclass(frozen=True)
+class LogitMap:
+    """How a model's logits follow from those of its output projection."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, linear: Tensor, temperature: Tensor) -> Tensor:
+        """Logits / temperature.
+
+        Args:
+            temperature: divided by the scale already.
+        """
+        scaled = linear / temperature[:, None]
+        if self.cap is None:
+            return scaled
+        cap = self.cap / (temperature * self.scale)[:, None]
+        return cap * torch.tanh(scaled / cap)
+
+
+@torch.no_grad()
+def logit_map(model: Any) -> LogitMap:
+    """Measure it on a few tokens, if the model's settings hint at one. What is found wrong here, the self-check refuses."""
+    settings = model.config.get_text_config().to_dict()
+    numbers = {name: float(value) for name, value in settings.items() if isinstance(value, int | float) and value}
+    hints = {value for name, value in numbers.items() if HINT.search(name)} - {1.0}
+    if not hints or model.get_output_embeddings() is None:
+        return LogitMap()
+    kept: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda module, given, out: kept.append(out))
+    try:
+        logits = model(input_ids=torch.arange(PROBE)[None] % settings["vocab_size"], use_cache=False).logits.double()
+    finally:
+        hook.remove()
+    linear = kept[0].double()
+    for cap in (None, *sorted(hints)):
+        found = logits if cap is None else cap * torch.atanh((logits / cap).clamp(-1 + 1e-12, 1 - 1e-12))
+        scale = float((found * linear).sum() / (linear * linear).sum())
+        again = scale * linear if cap is None else cap * torch.tanh(scale * linear / cap)
+        if (again - logits).abs().max() <= CLOSE * logits.abs().max():
+            return LogitMap(_named(scale, hints), cap)
+    return LogitMap()
+
+
+def _named(scale: float, hints: set[float]) -> float:
+    named = (value for hint in {1.0, *hints} for value in (hint, 1 / hint))
+    return next((value for value in named if abs(scale / value - 1) < CLOSE), scale)
+
+
+def capped_logprobs(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    targets: Int[Tensor, " tokens"],
+    temperature: Float[Tensor, " tokens"],
+    logits: LogitMap,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """As `linear_logprobs` does, of capped logits."""
+    pairs = [(temperature.new_empty(0), temperature.new_empty(0))]
+    with torch.no_grad():
+        for rows in _rows(len(hidden), tokens_of_chunk(len(weight), hidden.device)):
+            linear = nn.functional.linear(hidden[rows], weight, bias).to(temperature.dtype)
+            pairs.append(_outputs(logits(linear, temperature[rows]), targets[rows]))
+    logprobs, entropy = zip(*pairs, strict=True)
+    return torch.cat(logprobs), torch.cat(entropy)
+
+
+class CappedProjection:
+    """As `Projection`, of capped logits. Products are in the type of `hidden`; their gradients are gathered in fp32."""
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "tokens width"],
+        weight: Float[Tensor, "vocabulary width"],
+        bias: Float[Tensor, " vocabulary"] | None,
+        targets: Int[Tensor, " tokens"],
+        temperature: Float[Tensor, " tokens"],
+        logits: LogitMap,
+    ) -> None:
+        self._hidden, self._parameters, self._targets, self._logits = hidden.detach(), (weight, bias), targets, logits
+        self._kind = torch.promote_types(hidden.dtype, torch.float32)
+        self._temperature = temperature.to(self._kind)
+        self._of_hidden = torch.zeros_like(self._hidden)
+        self._of = [None if p is None or not p.requires_grad else torch.zeros_like(p, dtype=self._kind) for p in self._parameters]
+
+    def __call__(self, tokens: slice) -> tuple[Float[Tensor, " chunk"], Float[Tensor, " chunk"]]:
+        """Logprobs and entropies of a chunk, with a gradient that is gathered here."""
+        weight, bias = self._parameters
+        hidden = self._hidden[tokens]
+        with torch.no_grad():
+            linear = nn.functional.linear(hidden, weight, bias).to(self._kind)
+        linear.requires_grad_()
+
+        def take(gradient: Tensor) -> None:
+            of_weight, of_bias = self._of
+            with torch.no_grad():
+                rounded = gradient.to(hidden.dtype)
+                self._of_hidden[tokens] += rounded @ weight
+                if of_weight is not None:
+                    of_weight += rounded.T @ hidden
+                if of_bias is not None:
+                    of_bias += gradient.sum(0)
+
+        linear.register_hook(take)  # type: ignore[no-untyped-call]
+        return _outputs(self._logits(linear, self._temperature[tokens]), self._targets[tokens])
+
+    def backward(self, hidden: Float[Tensor, "tokens width"]) -> None:
+        """Carry on what the chunks gave.
+
+        Args:
+            hidden: what this was made from, with the model's graph.
+        """
+        of = [None if g is None or p is None else g.to(p.dtype) for g, p in zip(self._of, self._parameters, strict=True)]
+        torch.autograd.backward(HandOver.apply((self._of_hidden, *of), hidden, *self._parameters))  # type: ignore[no-untyped-call]
+
+
+def _outputs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    every = logits.log_softmax(-1)
+    return every.gather(-1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+
+
+def _rows(count: int, most: int) -> Iterator[slice]:
+    for start in range(0, count, most):
+        yield slice(start, min(start + most, count))
