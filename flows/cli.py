@@ -26,6 +26,7 @@ from flows.commands import (
     importing,
     init,
     looking,
+    probe,
     report,
     run,
     scheduling,
@@ -49,6 +50,7 @@ COMMANDS = (
     init,
     run,
     check,
+    probe,
     status,
     report,
     compare,
@@ -85,7 +87,7 @@ def _options(version: Version = False) -> None:
 
 
 GROUPS = {
-    "To begin": ("init", "check", "doctor", "algorithms"),
+    "To begin": ("init", "check", "probe", "doctor", "algorithms"),
     "Runs": ("run", "generate", "evaluate", "shape", "train", "schedule", "deploy", "spec"),
     "Figures": ("status", "report", "compare", "track"),
     "Artifacts": ("show", "diff", "audit", "lineage", "repair", "gc", "sign", "verify"),

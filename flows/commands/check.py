@@ -11,7 +11,10 @@ from flows.commands.options import AsJson, Config, Overrides
 
 
 def check(config: Config, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
-    """Say whether a config is sound: settings, algorithm, graders, model files and prompts. Starts nothing."""
+    """Say whether a config is sound: settings, algorithm, graders, model files and prompts.
+
+    Graders are asked about a few answers, in a process of their own; nothing else is started.
+    """
     from pipeline.config.load import load_config, with_plugins
     from pipeline.prepare.check import check_config, named
 

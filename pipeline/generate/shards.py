@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,7 +16,7 @@ from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.seeds import completion_seed
-from pipeline.rewards.items import RewardItem, RewardResult
+from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.store.tables import check_columns
 from schemas import Remarks, Rollouts
@@ -220,11 +219,6 @@ def text_of(reply: Reply, tokenizer: Decoder, *, keep_stop: bool = False) -> str
         return whole
     head, found, _ = whole.partition(reply.stopped_by)
     return (head if found else reply.text) + (reply.stopped_by if keep_stop else "")
-
-
-def prompt_for_grader(row: dict[str, Any]) -> dict[str, Any]:
-    """The prompt's row with the dataset's other columns unfolded."""
-    return {**row, "metadata": json.loads(row["metadata"]) if row["metadata"] else {}}
 
 
 def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text: str, engine: str) -> dict[str, Any]:

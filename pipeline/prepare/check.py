@@ -11,6 +11,7 @@ from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
 from pipeline.config.run import RunConfig
+from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.stops import hidden_by_stops
 from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
@@ -85,18 +86,21 @@ def check_config(config: RunConfig) -> list[str]:
         raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")
     for source, frame in ((config.data.train, train), (config.data.heldout, heldout)):
         check_prompts(config.reward.components, frame.to_dicts, source.path)
+    graded = look_at_graders(config, train)
     bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
     lines = [
         f"model      {config.model.path} ({_architecture(files['config.json'])})",
         f"prompts    {len(train)} for training, {len(heldout)} held out",
         *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
+        *(f"{name:{NAME_WIDTH}}{text}" for name, text in graded if name != "warning"),
         f"algorithm  {algorithm.name}: {algorithm.summary}",
         *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
         *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
         f"store      {Store(config.store_url).backend.describe()}",
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
+    lines += [f"warning    {text}" for name, text in graded if name == "warning"]
     lines += [f"warning    {warning}" for warning in warnings_of(config, algorithm, base_model.positions(files["config.json"]))]
     return [*(visible(line) for line in lines), "ok"]
 

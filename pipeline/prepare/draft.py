@@ -11,7 +11,7 @@ from pipeline.config.plain_yaml import parse_yaml
 
 Reward = Literal["exact", "math", "regex", "own"]
 MATH_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-PATTERN = r"(-?[0-9][0-9,]*(?:\.[0-9]+)?)"
+PATTERN = r"(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)"
 """A number; the last one in the completion counts."""
 OWN = "reward:score"
 REWARD_FILE = '''"""How completions are graded. Change `score`; `rollbook check` imports this file and says what is off."""

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.config.reward import RewardConfig
-from pipeline.generate.shards import prompt_for_grader, remarks_name, remarks_of
+from pipeline.generate.shards import remarks_name, remarks_of
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.unknowns import count_unknowns
 from pipeline.regrade.rows import items_of, regraded
-from pipeline.rewards.items import RewardItem, RewardResult
+from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import check_prompts, places_of
 from pipeline.run.process import Event, Reporter

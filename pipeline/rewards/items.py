@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,11 @@ class RewardItem:
     """Its number in the group."""
     finish_reason: str | None = None
     """Why it ended, as in the rollouts: "stop" by itself, "length" where it was cut off; None if nobody knows."""
+
+
+def prompt_for_grader(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `schemas.Prompts` with the dataset's other columns unfolded."""
+    return {**row, "metadata": json.loads(row["metadata"]) if row["metadata"] else {}}
 
 
 @dataclass(frozen=True, slots=True)

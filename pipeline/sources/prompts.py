@@ -169,6 +169,18 @@ def load(source: PromptSource, misfits: Misfits | None = None) -> Sifted:
     return Sifted(good, pl.DataFrame(rows, schema=dict.fromkeys(SetAside.columns(), pl.String), orient="row"))
 
 
+def worked_solutions(source: PromptSource) -> dict[str, str]:
+    """Of a source whose answers are taken out of worked solutions: those, by the question. {} of any other.
+
+    Raises:
+        UserError, DataError: it cannot be read.
+    """
+    if source.answer_pattern is None:
+        return {}
+    texts = ((row.get(source.question), row.get(source.answer)) for row in read_rows(source).rows)
+    return {question: solution for question, solution in texts if isinstance(question, str) and isinstance(solution, str)}
+
+
 def _sift(source: PromptSource, found: SourceRows) -> tuple[pl.DataFrame, list[int], list[BadRow]]:
     """Rows that are prompts, with their numbers in the source, and the others."""
     texts, numbers, bad = [], [], list(found.bad)

@@ -13,7 +13,8 @@ from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import Reply
 from pipeline.generate.seeds import completion_seed
-from pipeline.generate.shards import Group, RolloutsJob, Shard, prompt_for_grader, shards_of, text_of
+from pipeline.generate.shards import Group, RolloutsJob, Shard, shards_of, text_of
+from pipeline.rewards.items import prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.store.work import write_table
 from schemas import Rollouts

@@ -15,10 +15,9 @@ from reasoning_gym.factory import DATASETS
 from pipeline.common.errors import DataError, UserError
 from pipeline.config.data import PromptSource
 from pipeline.config.reward import RewardComponent, RewardConfig
-from pipeline.generate.shards import prompt_for_grader
 from pipeline.rewards.graders.measured import measured, weaknesses
 from pipeline.rewards.graders.reasoning import check_prompts, metadata_of
-from pipeline.rewards.items import Score
+from pipeline.rewards.items import Score, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import recipe_of, resolve
 from pipeline.sources.prompts import load
