@@ -11,8 +11,8 @@ from pipeline.config.base import Model
 
 class ModelConfig(Model):
     path: str = Field(min_length=1)
-    """Hugging Face model directory, a checkpoint such as runs/a/artifacts/checkpoint/3f9c..., or a hub name such as
-    Qwen/Qwen2.5-1.5B-Instruct."""
+    """Hugging Face model directory, a checkpoint such as runs/a/artifacts/checkpoint/3f9c..., a GGUF file (made into a plain
+    checkpoint, without its quantization), or a hub name such as Qwen/Qwen2.5-1.5B-Instruct."""
     revision: str | None = None
     """Hub revision. Without one, the hub's current default is resolved once and its hash recorded."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

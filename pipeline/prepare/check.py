@@ -21,6 +21,8 @@ from pipeline.shape.mix.tokens import check_tokens
 from pipeline.shape.settings import check_shape
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
+from pipeline.sources.gguf_files import described as described_source
+from pipeline.sources.gguf_files import made_from
 from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer
 from pipeline.sources.weights import refuse_without_head
 from pipeline.store import Store
@@ -71,7 +73,8 @@ def check_config(config: RunConfig) -> list[str]:
     algorithm = check_algorithm(config)
     if algorithm.source:
         rehearse(algorithm)
-    files = base_model.model_files(base_model.locate(config.model), trust_remote_code=config.model.trust_remote_code)
+    directory = base_model.locate(config.model)
+    files = base_model.model_files(directory, trust_remote_code=config.model.trust_remote_code)
     refuse_without_head(files["config.json"].parent)
     if "tokenizer.json" in files:
         check_tokens(config.replay, files["tokenizer.json"])
@@ -90,6 +93,7 @@ def check_config(config: RunConfig) -> list[str]:
     bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
     lines = [
         f"model      {config.model.path} ({_architecture(files['config.json'])})",
+        *([f"weights    {described_source(made)}"] if (made := made_from(directory)) else []),
         f"prompts    {len(train)} for training, {len(heldout)} held out",
         *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.common.errors import UserError
 from pipeline.config.data import ModelConfig
 from pipeline.sources import models as base_model
+from pipeline.sources.gguf_files import is_gguf
 
 SMALL = 200 << 20
 """Bytes of weights below which a model counts as a toy that learns with larger steps."""
@@ -20,7 +21,7 @@ LOOKED_AT = 2000
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model directory, or a name on the hub."""
+    """A model directory, a GGUF file, or a name on the hub."""
 
     path: str
     files: dict[str, Path]
@@ -67,9 +68,13 @@ def find_model(path: str) -> ModelChoice:
     """
     path = os.path.expanduser(path)
     directory = Path(path)
+    if is_gguf(directory):
+        return ModelChoice(path, base_model.model_files(base_model.locate(ModelConfig(path=path))))
     if not directory.is_dir():
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-            raise UserError(f"{path}: no such directory. Give a Hugging Face model directory, or a hub name such as owner/name")
+            raise UserError(
+                f"{path}: no such directory. Give a Hugging Face model directory, a GGUF file, or a hub name such as owner/name"
+            )
         return ModelChoice(path, {})
     base_model.locate(ModelConfig(path=path))
     return ModelChoice(path, base_model.model_files(directory))

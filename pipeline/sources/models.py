@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.device import resolve_dtype
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
 from pipeline.run.process import Event, Reporter
+from pipeline.sources.gguf_files import SUFFIX, converted, is_gguf
 from pipeline.sources.readers import LFS
 from pipeline.sources.weights import refuse_missing_weights
 from pipeline.store import Artifact, Request, Store
@@ -38,10 +40,11 @@ LONGEST_JSON = 256 << 20
 
 
 def locate(config: ModelConfig) -> Path:
-    """The directory of a model: a local one, a checkpoint's in a bucket, or a hub snapshot (downloaded if it is not cached).
+    """The directory of a model: a local one, a checkpoint's in a bucket, a hub snapshot (downloaded if it is not cached), or
+    what a GGUF file is made into.
 
     Raises:
-        UserError: neither a directory nor a hub name that can be reached.
+        UserError: neither a directory nor a hub name that can be reached, or a GGUF file that cannot be read.
         IntegrityError: a checkpoint in a bucket is damaged.
     """
     path = Path(config.path)
@@ -49,8 +52,12 @@ def locate(config: ModelConfig) -> Path:
         return path
     if config.path.startswith("s3://"):
         return verified(config.path).path
+    if is_gguf(path):
+        return converted(path, resolve_dtype(config.dtype))
     if path.is_absolute() or config.path.startswith((".", "~")) or config.path.count("/") != 1:
-        raise UserError(f"model.path: no directory {config.path}. Give a model directory, or a hub name such as owner/name")
+        raise UserError(
+            f"model.path: no directory {config.path}. Give a model directory, a GGUF file, or a hub name such as owner/name"
+        )
     from huggingface_hub import snapshot_download
 
     patterns = [f"*{suffix}" for suffix in SUFFIXES]
@@ -90,7 +97,9 @@ def model_files(directory: Path, *, trust_remote_code: bool = False) -> dict[str
 
 
 def _run_hint(directory: Path) -> str:
-    """What to name instead of a run: the checkpoint that its record calls the best."""
+    """What to name instead: of a run the checkpoint that its record calls the best, or the GGUF file that lies there."""
+    if files := sorted(directory.glob(f"*{SUFFIX}")):
+        return f". Name the GGUF file: {files[0]}"
     try:
         best = json.loads((directory / "run.json").read_text(encoding="utf-8"))["best"]["path"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -274,7 +283,8 @@ def work(spec: Event, reporter: Reporter) -> Event:
     """Import the models of a spec.
 
     Args:
-        spec: store, and jobs: a list of {request, files (paths by name), origin, original (path of an artifact, or null)}.
+        spec: store, and jobs: a list of {request, files (paths by name), origin, original (path of an artifact, or null), made
+            (a sentence on what they were made from, or null)}.
 
     Returns:
         {"artifacts": paths, in the order of the jobs}.
@@ -283,6 +293,8 @@ def work(spec: Event, reporter: Reporter) -> Event:
     for job in spec["jobs"]:
         files = {name: Path(path) for name, path in job["files"].items()}
         original = load_artifact(job["original"]) if job["original"] else None
+        if job["made"]:
+            reporter.note(f"the model is a plain checkpoint {job['made']}")
         made.append(import_model(store, Request.from_json(job["request"]), files, job["origin"], original))
     return {"artifacts": [str(artifact.path) for artifact in made]}
 

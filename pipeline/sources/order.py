@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config.data import PromptSource
 from pipeline.config.run import RunConfig
 from pipeline.run.order import STAGES, Job, Order
+from pipeline.sources.gguf_files import described, made_from
 from pipeline.sources.models import hashes_of, locate, model_files, original_of
 from pipeline.sources.prompts import load_once, rows_hash
 from pipeline.sources.rendering import Rendering
@@ -28,12 +29,14 @@ def import_order(config: RunConfig) -> Order:
     files = model_files(directory, trust_remote_code=section.trust_remote_code)
     hashes = hashes_of(files)
     original = original_of(directory, hashes)
+    made = made_from(directory)
     told = {
         "files": {name: str(path) for name, path in files.items()},
         "origin": section.path,
         "original": _place_of(original) if original else None,
+        "made": described(made) if made else None,
     }
-    job = Job(request=import_request(hashes, original), told=told)
+    job = Job(request=import_request(hashes, original, made), told=told)
     return Order(title=BASE, module="pipeline.sources.models", jobs=(job,), here=True)
 
 
@@ -67,10 +70,17 @@ def _prompts_order(title: str, config: RunConfig, source: PromptSource, base: Ar
     return Order(title=title, module="pipeline.sources.prompts", jobs=(Job(request=request, told=told),), here=True)
 
 
-def import_request(hashes: dict[str, str], original: Artifact | None = None) -> Request:
-    """A base model, by the sha256 of its files. Of a checkpoint artifact's, that is its parent: where it comes from counts."""
+def import_request(hashes: dict[str, str], original: Artifact | None = None, made: dict[str, Any] | None = None) -> Request:
+    """A base model, by the sha256 of its files. Of a checkpoint artifact's, that is its parent: where it comes from counts.
+
+    Args:
+        made: what the files were made from, as `made_from` tells it; its hash is part of the recipe.
+    """
     parents = (original.as_parent(ORIGINAL),) if original else ()
-    return Request("checkpoint", STAGES["import"], {"files": hashes, "iteration": 0}, parents)
+    recipe: dict[str, Any] = {"files": hashes, "iteration": 0}
+    if made:
+        recipe["made_from"] = {name: made[name] for name in ("sha256", "dtype", "types")}
+    return Request("checkpoint", STAGES["import"], recipe, parents)
 
 
 def prompts_request(

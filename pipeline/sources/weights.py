@@ -60,12 +60,12 @@ def lacking_weights(directory: Path, *, trust_remote_code: bool) -> list[str]:
 
     Nothing is said of what transformers does not know or keeps in other types: quantized models, other file names.
     """
-    with _silent_transformers():
+    with silent_transformers():
         return _lacking(directory, trust_remote_code)
 
 
 @contextmanager
-def _silent_transformers() -> Iterator[None]:
+def silent_transformers() -> Iterator[None]:
     """Nothing is loaded here: neither bars of loading nor remarks on the config belong on the user's terminal."""
     import transformers.utils.logging
 

@@ -63,7 +63,7 @@ class Cache:
             url: of the store.
             endpoint: of the server; buckets of two servers may have the same name.
         """
-        self.root = _directory() / hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()[:16]
+        self.root = cache_directory() / hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()[:16]
         marker = self.root / MARKER
         if not marker.exists():
             write_text(marker, json.dumps({"url": url}) + "\n")
@@ -71,7 +71,7 @@ class Cache:
     @property
     def machine(self) -> str:
         """An id of this cache directory: processes that see it share the locks in it."""
-        file = _directory() / "id"
+        file = cache_directory() / "id"
         if not file.exists():
             with writing(file), suppress(FileExistsError):
                 temporary = file.with_name(f".tmp-{uuid.uuid4().hex}")
@@ -102,7 +102,7 @@ class Cache:
             StageFailed: there is no room on the disk even so. A cache that has to be larger than its bound is.
         """
         limit = _limit()
-        sizes = {path: _size(path) for path in _directory().glob("*/*/*") if path.is_dir()}
+        sizes = {path: _size(path) for path in cache_directory().glob("*/*/*") if path.is_dir()}
         total = sum(sizes.values())
         copies = [path for path in sizes if (path / MANIFEST).exists()]
         for path in sorted(copies, key=self._last_use):
@@ -139,7 +139,7 @@ class Cache:
 
 def store_of(path: Path) -> str | None:
     """URL of the bucket store whose part of the cache a directory is; None for any other directory."""
-    if path.absolute().parent != _directory():
+    if path.absolute().parent != cache_directory():
         return None
     try:
         return str(json.loads((path / MARKER).read_text(encoding="utf-8"))["url"])
@@ -147,7 +147,7 @@ def store_of(path: Path) -> str | None:
         return None
 
 
-def _directory() -> Path:
+def cache_directory() -> Path:
     if place := os.environ.get(CACHE):
         return Path(place).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "rollbook"

@@ -88,7 +88,9 @@ def test_what_is_no_model_is_refused(model: Model, files: dict[str, bytes | None
 
 @pytest.mark.parametrize("path", ["nowhere", "./nowhere", "/nowhere", "~/nowhere", "a/b/c"])
 def test_a_model_that_is_not_there_is_named(path: str) -> None:
-    with pytest.raises(UserError, match=rf"^model\.path: no directory {path}\. Give a model directory, or a hub name"):
+    with pytest.raises(
+        UserError, match=rf"^model\.path: no directory {path}\. Give a model directory, a GGUF file, or a hub name"
+    ):
         locate(ModelConfig(path=path))
 
 
