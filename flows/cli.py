@@ -1,7 +1,7 @@
 """The command line. Heavy libraries are imported by the commands that need them, so that help and checks answer at once.
 
-Exit status: 0 done, 1 a stage failed (run the same command again to go on), 2 something the user can mend, 130 and 143
-stopped by Ctrl-C and SIGTERM (the same command goes on).
+Exit status: 0 done, 1 a stage failed (run the same command again to go on), 2 something the user can mend, 3 a rule of
+`stop` ended a run that went wrong, 130 and 143 stopped by Ctrl-C and SIGTERM (the same command goes on).
 """
 
 from __future__ import annotations

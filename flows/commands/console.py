@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from pipeline.common.text import visible
+from pipeline.look.report.terminal import closing_lines
 from pipeline.run.process import Event
+from pipeline.run.state import Run
 
 LOG_SECONDS = 10.0
 """Seconds between progress lines of one stage without a terminal."""
@@ -27,6 +29,14 @@ def answer_console(**settings: Any) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_WIDTH
     return console
+
+
+def print_closing(console: Console, run: Run) -> None:
+    """The lines that follow a run's table: what went wrong in red, what is off in yellow."""
+    wrong = run.stopped is not None and not run.stopped.healthy
+    styles = {"stopped:": "bold red" if wrong else "", "warning:": "yellow"}
+    for line in closing_lines(run):
+        console.print(line, style=styles.get(line.split(maxsplit=1)[0]), highlight=False, soft_wrap=True, markup=False)
 
 
 class StageConsole:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.commands.algorithms import Plugins
 from flows.commands.options import AsJson, Config, IterationOption, Overrides, Stage
-from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.errors import IntegrityError, RunStopped, UserError
 
 
 def run(config: Config, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
@@ -89,6 +89,14 @@ def _run(
     elif until is None:
         save_run(found, config.directory)
     _conclude(found, until, as_json)
+    _refuse_wrong_stop(found)
+
+
+def _refuse_wrong_stop(found: Any) -> None:
+    """End with a message and a status of its own where a rule of `stop` ended the run, and not because it reached its goal."""
+    stop = found.stopped
+    if stop is not None and not stop.healthy:
+        raise RunStopped(f"{found.config.directory}: stop.{stop.rule} ended it after iteration {stop.iteration}: {stop.why}")
 
 
 def _tell_of_later_rounds(config: Any) -> None:
@@ -134,13 +142,12 @@ def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
 
 
 def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> None:
-    from flows.commands.console import answer_console
-    from pipeline.look.report.terminal import closing_lines, iteration_table
+    from flows.commands.console import answer_console, print_closing
+    from pipeline.look.report.terminal import iteration_table
 
     console = answer_console(quiet=as_json)
     console.print(iteration_table(found))
-    for line in closing_lines(found):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    print_closing(console, found)
     directory = found.config.directory
     console.print(f"artifacts: {found.config.store_url}", highlight=False, soft_wrap=True, markup=False)
     if until is None:

@@ -15,8 +15,8 @@ def status(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")], as_json: AsJson = False
 ) -> None:
     """Show how far a run is, and its figures per iteration."""
-    from flows.commands.console import answer_console
-    from pipeline.look.report.terminal import closing_lines, iteration_table
+    from flows.commands.console import answer_console, print_closing
+    from pipeline.look.report.terminal import iteration_table
     from pipeline.run.record import load_run
     from pipeline.run.status import status as status_of
 
@@ -26,8 +26,7 @@ def status(
         return
     console = answer_console()
     console.print(iteration_table(found))
-    for line in closing_lines(found):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    print_closing(console, found)
 
 
 def register(app: typer.Typer) -> None:

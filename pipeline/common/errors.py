@@ -29,6 +29,12 @@ class StageFailed(UserError):
     exit_code = 1
 
 
+class RunStopped(UserError):
+    """A rule of `stop` found that a run went wrong, and ended it; the same command ends the same way."""
+
+    exit_code = 3
+
+
 class StageCrashed(StageFailed):
     """A stage's process was ended by a signal. That may pass, so it is worth another try."""
 

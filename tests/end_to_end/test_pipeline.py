@@ -166,6 +166,22 @@ def test_stage_by_stage_gives_the_same_artifacts_and_run_finds_them(finished: An
 
 
 @pytest.mark.slow
+def test_rewards_that_are_all_0_are_told_before_and_end_the_run_with_a_status_of_its_own(
+    finished: Any, served: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "zero.py").write_text("def score(completion):\n    return 0\n", encoding="utf-8")
+    sets = ("--set", f"run_dir={tmp_path / 'run'}", "--set", "reward.components=[{grader: 'zero:score'}]")
+    why = "stop.no_signal ended it after iteration 0: all rewards are 0, so there is nothing to learn from"
+    for _ in range(2):
+        ended = served("run", finished.config, *sets, cwd=tmp_path)
+        assert ended.status == 3 and why in ended.err.splitlines()[-1]
+        assert "stopped:   after iteration 0: all rewards are 0" in ended.out
+        assert "warning:   iteration 0: all rewards are 0, so there is nothing to learn from" in ended.out
+        assert '<p class="state warning">Stopped after iteration 0' in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert not list((tmp_path / "run/artifacts/shaped").glob("../checkpoint/*/metrics*.parquet"))
+
+
+@pytest.mark.slow
 def test_more_iterations_go_on_from_what_is_there(finished: Any, served: Any, ids: Ids, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.directory, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from pipeline.common.errors import IntegrityError
 from pipeline.look.report.page import render, write_report
-from pipeline.run.state import Run
+from pipeline.run.state import Run, Stop
 
 SECTIONS = ("Accuracy", "Training rollouts", "Training", "Time and tokens", "Best and worst rollouts", "Settings", "Lineage")
 PLOTS = (
@@ -175,6 +176,13 @@ def test_lineage_names_every_artifact_once(run: Run, page: Page) -> None:
     assert len(rows) == len(set(rows)) == len(artifacts) == 18
     assert all(str(path) in page.said for path in artifacts)
     assert "checkpoint of 0, policy of 1" in page.said
+
+
+@pytest.mark.parametrize(("healthy", "looks"), [(True, "state"), (False, "state warning")])
+def test_why_a_run_was_stopped_is_the_first_thing_said(run: Run, healthy: bool, looks: str) -> None:
+    stop = Stop("no_signal", 2, "all rewards are 0, so there is nothing to learn from", healthy=healthy)
+    said = f'<p class="{looks}">Stopped after iteration 2: all rewards are 0, so there is nothing to learn from.'
+    assert said in render(replace(run, stopped=stop))
 
 
 @pytest.mark.parametrize("missing", ["base", "prompts", "generate 0", "evaluate 0", "shape 0", "train 0", "generate 1"])
