@@ -13,6 +13,7 @@ from pipeline.common.text import count, duration, number
 from pipeline.look.report import figures
 from pipeline.look.report.figures import MUTED, RAMP, RULE, SERIES, Values
 from pipeline.look.report.groups import solved_panel
+from pipeline.look.report.places import place_panels
 from pipeline.look.report.rewards import reward_shares
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section
 from pipeline.look.report.terminal import COLUMNS, iteration_cells
@@ -83,7 +84,7 @@ def rollouts_section(run: Run) -> Section:
     slug, title = "training-rollouts", "Training rollouts"
     if not any(step.answers and step.answers.rollouts for step in run.iterations):
         return Section(slug, title, absent="No training rollouts are there yet.")
-    panels = [_reward_panel(run), solved_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)]
+    panels = [_reward_panel(run), *place_panels(run), solved_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)]
     return section(slug, title, panels)
 
 
