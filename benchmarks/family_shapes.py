@@ -11,6 +11,8 @@ from typing import Any
 
 WINDOW = 32
 """Tokens of sliding windows and chunks, so that sequences of a few dozen tokens leave them."""
+LEFT_OUT = object()
+"""For common sizes that a family's config does not take."""
 COMMON: dict[str, Any] = {
     "vocab_size": 260,
     "hidden_size": 64,
@@ -63,14 +65,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_next": {**_EXPERTS, **_SHARED, **_GDN},
     "qwen3_5_text": _GDN,
     "qwen3_5_moe_text": {**_EXPERTS, **_SHARED, **_GDN},
-    "gemma": {},
-    "gemma2": {**_SLIDING, "query_pre_attn_scalar": 32},
-    "gemma3_text": {**_SLIDING, "query_pre_attn_scalar": 32},
-    "gemma3n_text": {**_SLIDING, "num_hidden_layers": 2, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 260,
+    "gemma": {"tie_word_embeddings": True},
+    "gemma2": {"tie_word_embeddings": True, **_SLIDING, "query_pre_attn_scalar": 32},
+    "gemma3_text": {"tie_word_embeddings": True, **_SLIDING, "query_pre_attn_scalar": 32},
+    "gemma3n_text": {"tie_word_embeddings": True, **_SLIDING, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 260,
                      "hidden_size_per_layer_input": 16, "laurel_rank": 8, "intermediate_size": [96, 96],
                      "activation_sparsity_pattern": [0.0, 0.0], "altup_num_inputs": 2},
-    "gemma4_text": {**_SLIDING, "global_head_dim": 32, "vocab_size_per_layer_input": 260, "hidden_size_per_layer_input": 16,
-                    "num_kv_shared_layers": 0, "num_global_key_value_heads": 2},
+    "gemma4_text": {"tie_word_embeddings": True, **_SLIDING, "global_head_dim": 32, "vocab_size_per_layer_input": 260,
+                    "hidden_size_per_layer_input": 16, "num_kv_shared_layers": 0, "num_global_key_value_heads": 2},
     "phi": {},
     "phi3": {},
     "phimoe": _EXPERTS,
@@ -85,7 +87,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granitemoeshared": {**_EXPERTS, "logits_scaling": 4.0, "shared_intermediate_size": 32},
     "granitemoehybrid": {**_EXPERTS, **_MAMBA2, "logits_scaling": 4.0, "shared_intermediate_size": 32,
                          "layer_types": ["mamba", "attention"]},
-    "gpt_oss": {**_EXPERTS, **_SLIDING, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "gpt_oss": {**_EXPERTS, **_SLIDING,
+                "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                                    "truncate": False, "original_max_position_embeddings": 128}},
     "glm": {},
     "glm4": {},
     "glm4_moe": {**_EXPERTS, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
@@ -93,15 +97,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {**_DEEPSEEK, "topk_method": "greedy"},
     "deepseek_v3": _DEEPSEEK,
     "falcon_h1": {**_MAMBA2, "mamba_d_ssm": 128, "lm_head_multiplier": 0.5, "projectors_bias": False},
-    "falcon_mamba": {"state_size": 16},
-    "mamba": {"state_size": 16},
-    "mamba2": {"state_size": 16, "num_heads": 4, "head_dim": 32, "n_groups": 1},
+    "falcon_mamba": {"intermediate_size": LEFT_OUT, "state_size": 16},
+    "mamba": {"intermediate_size": LEFT_OUT, "state_size": 16},
+    "mamba2": {"intermediate_size": LEFT_OUT, "state_size": 16, "num_heads": 4, "head_dim": 32, "n_groups": 1},
     "zamba2": {"mamba_d_state": 16, "mamba_expand": 2, "n_mamba_heads": 2, "mamba_ngroups": 1,
                "layers_block_type": ["mamba", "hybrid"], "num_mem_blocks": 1, "adapter_rank": 8},
     "jamba": {**_EXPERTS, "num_experts": 2, "mamba_d_state": 16, "attn_layer_period": 2, "attn_layer_offset": 1,
               "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-    "lfm2_moe": {**_EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm2": {"conv_dim": 64, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {**_EXPERTS, "conv_dim": 64, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "nemotron": {},
     "nemotron_h": {**_EXPERTS, "n_shared_experts": 1, "mamba_num_heads": 4, "mamba_head_dim": 32, "n_groups": 1,
                    "ssm_state_size": 16, "moe_shared_expert_intermediate_size": 32, "num_hidden_layers": 3,
@@ -111,7 +115,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "ernie4_5": {},
     "ernie4_5_moe": {**_EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1},
     "exaone4": _SLIDING,
-    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": None},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": LEFT_OUT},
     "stablelm": {},
     "starcoder2": {"sliding_window": None},
     "seed_oss": {},
@@ -135,7 +139,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def save_tiny(family: str, directory: Path, tokenizer: Path) -> Path:
-    """A random model of a family in a directory, with a tokenizer of `COMMON`'s vocabulary."""
+    """A random model of a family in a directory.
+
+    Args:
+        tokenizer: directory of a tokenizer of `COMMON`'s vocabulary.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -151,6 +159,6 @@ def save_tiny(family: str, directory: Path, tokenizer: Path) -> Path:
         model = make(config)
         model.generation_config = type(model.generation_config)()
         model.save_pretrained(directory)
-    for path in tokenizer.iterdir():
-        (directory / path.name).write_bytes(path.read_bytes())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((tokenizer / name).read_bytes())
     return directory

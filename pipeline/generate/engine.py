@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.common.device import has_gpu
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
+from pipeline.sources.layers import kinds_with_state
 from pipeline.sources.tokenizer import for_engine
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Engine:
         else:
             # Seeded requests crash when a prefill is split on a CPU (vLLM 0.32: "CPU Generator does not use offset").
             settings |= {"kv_cache_memory_bytes": config.kv_cache_mib << 20, "enable_chunked_prefill": False}
+            if _carries_state(model, trust_remote_code=trust_remote_code):  # for these, caching prompts takes split prefills
+                settings["enable_prefix_caching"] = False
         try:
             self._llm = LLM(**settings)
         except Exception as error:
@@ -221,6 +224,16 @@ class Engine:
         except (refusal, ValueError, TypeError) as error:
             return reason_of(error)
         return None
+
+
+def _carries_state(model: Path, *, trust_remote_code: bool) -> bool:
+    """Whether some of a model's layers carry a state along the text. False of what transformers does not know."""
+    from transformers import AutoConfig
+
+    try:
+        return bool(kinds_with_state(AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)))
+    except (ValueError, OSError, KeyError):
+        return False
 
 
 def _reply(ask: CompletionRequest, output: RequestOutput) -> Reply:

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.sources.layers import kinds_with_state
+
 SEEN = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 """Kinds of layers that see only so many tokens, and the setting that says how many."""
-WHOLE = {*SEEN, "full_attention", "attention", "mlp", "moe", "dense", "sparse"}
-"""Kinds of layers that read what they are shown and nothing else. Others carry a state along the row."""
 
 
 def why_alone(model: Any, longest: int) -> str | None:
@@ -23,9 +23,8 @@ def why_alone(model: Any, longest: int) -> str | None:
         longest: tokens of the longest prompt with its completion.
     """
     text = model.config.get_text_config()
-    kinds = (getattr(text, "layer_types", None) or ()), (getattr(text, "layers_block_type", None) or ())
-    if states := sorted({str(kind) for kind in (*kinds[0], *kinds[1])} - WHOLE):
-        return f"its layers of kind {', '.join(states)} carry a state along the row"
+    if kinds := kinds_with_state(text):
+        return f"its layers of kind {', '.join(kinds)} carry a state along the row"
     if is_capped(model):
         return f"its attention is capped (attn_logit_softcapping={text.attn_logit_softcapping})"
     for what, limit in (*_windows(text), *_positions(text)):

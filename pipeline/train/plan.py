@@ -104,17 +104,19 @@ def rows_of(group: TrainingGroup, cost: CostModel) -> list[PackedRow]:
     """Cut a group's live completions into rows at the least cost: sharing the prompt saves its tokens, long rows may pay for
     masked attention. None if all are dead."""
     whole = PackedRow(group, group.live)
+    if not whole.completions:
+        return []
     if not cost.shares:
         return _cut(whole, len(whole.completions))
-    if not cost.pads or not whole.completions:
-        return [whole] if whole.completions else []
+    if not cost.pads:
+        return [whole]
     cuts = [_cut(whole, parts) for parts in range(1, len(whole.completions) + 1)]
     return min(cuts, key=lambda rows: sum(cost.row(row.length) for row in rows))
 
 
 def _cut(row: PackedRow, parts: int) -> list[PackedRow]:
     """A row in parts of as many completions each, or one less."""
-    per_row = -(-len(row.completions) // max(parts, 1))
+    per_row = -(-len(row.completions) // parts)
     return [PackedRow(row.group, row.completions[i : i + per_row]) for i in range(0, len(row.completions), per_row)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,13 @@ def test_positions_that_change_with_length_are_computed_one_by_one(tmp_path: Pat
     cost = policy.cost_model()
     batches = micro_batches(rows_of(make_group(5, [3, 9, 3]), cost), 1000, cost)
     assert [len(batch) for batch in batches] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("cost", [CostModel(100, shares=False), CostModel(100), CostModel()])
+def test_a_group_of_dead_completions_has_no_rows(cost: CostModel, make_group: MakeGroup) -> None:
+    group = make_group(3, [2, 5])
+    dead = replace(group, completions=[replace(one, live=False) for one in group.completions])
+    assert rows_of(dead, cost) == []
 
 
 @given(prompt=st.integers(1, 20), lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9), budget=st.integers(16, 200))
