@@ -23,7 +23,10 @@ LOG_SECONDS = 5.0
 def import_(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="JSONL or Parquet files, directories of them, or one rollouts artifact."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files of completions (JSONL, Parquet and others), directories of them, or one rollouts artifact.",
+        ),
     ],
     store: Annotated[
         str, typer.Option("--store", "-s", help="Where the artifact goes: a directory or s3://bucket/prefix.", show_default=False)
@@ -31,7 +34,9 @@ def import_(
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", help="trl, verl, open-instruct, nemo-rl, openai, plain or expert. Default: told by the columns."
+            "--format",
+            "-f",
+            help="A format of docs/other-data.md, such as trl or verl. Default: told by the first rows' columns.",
         ),
     ] = None,
     model: Annotated[
@@ -41,7 +46,13 @@ def import_(
         ),
     ] = None,
     columns: Annotated[
-        Pairs, typer.Option("--map", help="With plain or expert: our name=the source's column, such as reward=score.")
+        Pairs,
+        typer.Option(
+            "--map", help="With plain or expert: our name=the source's column or a path below one, such as reward=metrics.acc."
+        ),
+    ] = None,
+    explode: Annotated[
+        str | None, typer.Option(help="Columns of aligned lists, such as generations,scores: each place becomes a row.")
     ] = None,
     rewards: Annotated[
         str | None, typer.Option(help="Columns that are parts of the reward, such as accuracy,format. trl and plain.")
@@ -111,7 +122,11 @@ def import_(
             paths,
             form,
             model=_located(model),
-            options=Options(_pairs("--map", columns), tuple(rewards.split(",")) if rewards is not None else None),
+            options=Options(
+                _pairs("--map", columns),
+                tuple(rewards.split(",")) if rewards is not None else None,
+                tuple(explode.split(",")) if explode is not None else (),
+            ),
             declared=Declared(**sampling, policy=policy, reward=reward, reward_weights=_weights(weights)),
             rendering=ImportRendering(template=template, chat=chat, eos=eos),
             bad_rows=bad_rows,
@@ -169,7 +184,7 @@ def _conclude(artifact: Artifact, there: bool, as_json: bool) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{'found' if there else 'made'}: {artifact.url}")
     console.print(f"  {summary['completions']:,} completions in {summary['groups']:,} groups, {summary['tokens']:,} tokens")
-    for line in _remarks(artifact):
+    for line in [*artifact.manifest.provenance.notes.get("remarks", []), *_remarks(artifact)]:
         console.print(f"  {line}")
 
 

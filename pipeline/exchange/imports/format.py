@@ -4,8 +4,9 @@ and `detect` finds it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.common.errors import UserError
@@ -25,6 +26,8 @@ class Options:
     """Our names to the source's."""
     rewards: tuple[str, ...] | None = None
     """Columns that are parts of the reward, for formats that do not say which."""
+    explode: tuple[str, ...] = ()
+    """Columns of aligned lists, each place of which is a row of its own."""
 
 
 class Format:
@@ -46,12 +49,31 @@ class Format:
     """Of our names, those that may be mapped to other columns."""
     ends_with_eos: ClassVar[bool] = False
     """Whether its completions are whole answers, of which the end was drawn too."""
+    not_rows: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of files that lie among its files and hold no completions."""
 
     def __init__(self, options: Options) -> None:
         if other := sorted(set(options.columns) - self.takes):
             known = f"it takes {', '.join(sorted(self.takes))}" if self.takes else "its columns are known. Try --format plain"
             raise UserError(f"--map {other[0]}={options.columns[other[0]]}: not of format {self.name}; {known}")
         self.options = options
+        self.remarks: dict[str, None] = {}
+        """What a reader of the result must know of how it was read, each said once."""
+
+    @classmethod
+    def beside(cls, file: Path) -> Path | None:
+        """A file beside a source file that says more of its rows, if there is one."""
+        return None
+
+    @classmethod
+    def refuse(cls, files: Sequence[Path]) -> None:
+        """
+        Raises:
+            UserError: these files do not belong into one import.
+        """
+
+    def remark(self, text: str) -> None:
+        self.remarks[text] = None
 
     def read(self, rows: Iterable[SourceRow]) -> Iterator[Known | Misfit]:
         """What the rows say, in their order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Messages = list[dict[str, Any]]
@@ -14,14 +15,19 @@ class SourceRow:
 
     file: str
     """Name of the file."""
-    unit: Literal["line", "row"]
-    """Lines of JSONL are counted from 1, rows of a table from 0."""
+    unit: Literal["line", "row", "sample"]
+    """Lines of JSONL are counted from 1, rows of a table and samples of an archive from 0."""
     number: int
     values: dict[str, Any]
+    path: Path | None = None
+    """Of the file, for what lies beside it."""
+    part: int | None = None
+    """Which of the rows that a row's aligned lists were made into."""
 
     @property
     def place(self) -> str:
-        return f"{self.file}, {self.unit} {self.number}"
+        part = "" if self.part is None else f", part {self.part}"
+        return f"{self.file}, {self.unit} {self.number}{part}"
 
 
 class Misfit(NamedTuple):
@@ -41,7 +47,10 @@ class Known:
     prompt: str | Messages | None = None
     """As it was given to the model, or the chat messages that were rendered."""
     prompt_tokens: list[int] | None = None
-    completion: str | None = None
+    prompt_is_whole: bool = False
+    """A prompt that is text has every special token written out, so none is put around it."""
+    completion: str | Messages | None = None
+    """A text, or the turns that follow the prompt's messages, of which the model wrote the assistant's."""
     completion_tokens: list[int] | None = None
     logprobs: list[float] | None = None
     """Of each completion token, nats."""
@@ -57,6 +66,8 @@ class Known:
     reward: float | None = None
     components: dict[str, float | None] = field(default_factory=dict)
     """Parts of the reward by name."""
+    component_weights: dict[str, float] = field(default_factory=dict)
+    """What the source weighs them with, where the user does not say; 1 where not named."""
     seed: int | None = None
     temperature: float | None = None
     top_p: float | None = None

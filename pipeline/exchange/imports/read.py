@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,13 +19,18 @@ from pipeline.sources.readers import BATCH_ROWS, LFS, json_object, numbered_line
 from pipeline.store.space import readable
 
 JSONL = (".jsonl", ".ndjson")
-SUFFIXES = (*JSONL, ".parquet")
+FOLDER_SUFFIXES = (*JSONL, ".parquet", ".eval", ".pt", ".db", ".sqlite")
+"""Of files that are read from a directory. A .json is read where it is named: most of them describe others."""
+SUFFIXES = (*FOLDER_SUFFIXES, ".json")
 LOOKED_AT = 16
 """First rows whose columns say the format."""
 
 
-def source_files(paths: Sequence[Path]) -> list[Path]:
+def source_files(paths: Sequence[Path], not_rows: Sequence[str] = ()) -> list[Path]:
     """The files that some paths name: of a directory all that can be read, step 2 before step 10.
+
+    Args:
+        not_rows: patterns of names that are passed over, for they hold no completions.
 
     Raises:
         UserError: nothing there, a file of another kind, or one file by two names.
@@ -31,16 +38,21 @@ def source_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
-            if not found:
-                raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
-            files += sorted(found, key=_natural)
+            found = [file for file in path.iterdir() if file.suffix in FOLDER_SUFFIXES and file.is_file()]
+            wanted = [file for file in found if not any(fnmatch(file.name, pattern) for pattern in not_rows)]
+            if not wanted:
+                only = f", only {found[0].name}, which holds no completions" if found else ""
+                raise UserError(f"{path}: no {', '.join(FOLDER_SUFFIXES)} file in this directory{only}")
+            files += sorted(wanted, key=_natural)
         elif not path.exists():
             raise UserError(f"{path}: no such file or directory")
         elif path.suffix not in SUFFIXES:
             raise UserError(f"{path}: unknown kind of file; completions are read from {', '.join(SUFFIXES)}")
         else:
             files.append(path)
+    if len(files) > 1:
+        rows = [file for file in files if not any(fnmatch(file.name, pattern) for pattern in not_rows)]
+        files = rows or files
     _refuse_twice(files)
     return files
 
@@ -73,10 +85,20 @@ def read_rows(files: Sequence[Path]) -> Iterator[SourceRow | Misfit]:
             with file.open("rb") as opened:
                 if opened.read(len(LFS)) == LFS:
                     raise DataError(f"{file}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
-            yield from _of_jsonl(file, name) if file.suffix in JSONL else _of_parquet(file, name)
+            yield from _reader(file)(file, name)
         except (pa.ArrowException, OSError) as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"{file}: cannot be read: {why}") from None
+
+
+def _reader(file: Path) -> Callable[[Path, str], Iterator[SourceRow | Misfit]]:
+    if file.suffix in JSONL:
+        return _of_jsonl
+    if file.suffix == ".parquet":
+        return _of_parquet
+    module = {".eval": "eval_logs", ".json": "eval_logs", ".pt": "torch_dumps"}.get(file.suffix, "sqlite_tables")
+    found: Callable[[Path, str], Iterator[SourceRow | Misfit]] = import_module(f"{__package__}.{module}").read
+    return found
 
 
 def first_columns(files: Sequence[Path]) -> set[str]:
@@ -92,7 +114,7 @@ def _of_jsonl(path: Path, name: str) -> Iterator[SourceRow | Misfit]:
     with path.open("rb") as file:
         for number, line in numbered_lines(file):
             try:
-                yield SourceRow(name, "line", number, json_object(line))
+                yield SourceRow(name, "line", number, json_object(line), path)
             except ValueError as error:
                 why = re.sub(r", such as \S+ ?\S*\}", "", str(error))
                 yield Misfit(f"{name}, line {number}", why, line[:LONGEST_CONTENT].decode("utf-8", "replace"))
@@ -113,7 +135,7 @@ def _of_parquet(path: Path, name: str) -> Iterator[SourceRow]:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
                 batch.validate(full=True)
                 for values in batch.to_pylist():
-                    yield SourceRow(name, "row", number, values)
+                    yield SourceRow(name, "row", number, values, path)
                     number += 1
 
 

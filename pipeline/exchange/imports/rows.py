@@ -47,7 +47,7 @@ class Declared:
 class RowMaker:
     """Turns what a format read into rows of `SCHEMA`, still without the number of their group."""
 
-    def __init__(self, form: type[Format], tokens: SourceTokenizer, declared: Declared) -> None:
+    def __init__(self, form: Format, tokens: SourceTokenizer, declared: Declared) -> None:
         self._form, self._tokens, self._declared = form, tokens, declared
 
     def of(self, batch: Sequence[Known]) -> Iterator[tuple[Known, dict[str, Any]] | Misfit]:
@@ -68,7 +68,7 @@ class RowMaker:
             "prompt_token_ids": found.prompt_tokens,
             "completion_token_ids": found.completion_tokens,
             "behavior_logprobs": found.logprobs and [0.0 if 0 < value <= ROUNDING else value for value in found.logprobs],
-            "action_mask": known.action_mask,
+            "action_mask": found.action_mask,
             "prompt_text": found.prompt_text,
             "completion_text": found.completion_text,
             "answer": known.answer,
@@ -94,7 +94,8 @@ def _graded(known: Known, said: Declared) -> dict[str, Any]:
     """Reward, status and error."""
     reward, parts = known.reward, {name: value for name, value in known.components.items() if value is not None}
     if reward is None and parts:
-        reward = sum(said.reward_weights.get(name, 1.0) * value for name, value in parts.items())
+        weights = known.component_weights | said.reward_weights
+        reward = sum(weights.get(name, 1.0) * value for name, value in parts.items())
     failed = known.status in ("reward_error", "engine_error")
     if reward is None and not failed:
         reward = said.reward

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.exchange.imports.detect import detect, formats
+from pipeline.exchange.imports.explode import exploded
 from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.gather import Gathering
 from pipeline.exchange.imports.known import Known, Misfit
@@ -25,7 +26,7 @@ from pipeline.store.files import sha256_of
 from pipeline.store.work import Work
 from schemas import Origins, Rollouts, SetAside
 
-STAGE = "import-rollouts/2"
+STAGE = "import-rollouts/3"
 UNKNOWNS = ("without_logprobs", "without_reward", "without_sampling", "retokenized")
 """Figures of the summary: how many completions lack what some methods need."""
 BATCH = 256
@@ -69,6 +70,11 @@ class ImportPlan:
         }
         if self.options.columns:
             recipe["columns"] = self.options.columns
+        if self.options.explode:
+            recipe["explode"] = list(self.options.explode)
+        beside = sorted({found for file in self.files if (found := self.form.beside(file)) is not None})
+        if beside:
+            recipe["beside"] = [{"name": file.name, "sha256": sha256_of(file)} for file in beside]
         if self.options.rewards is not None:
             recipe["reward_columns"] = list(self.options.rewards)
         if self.model is not None:
@@ -85,13 +91,14 @@ def order_of(paths: Sequence[Path], form: str | None, **settings: Any) -> Import
     Raises:
         UserError: no such file or format, or the format cannot be told.
     """
-    files = tuple(source_files(paths))
+    files = tuple(source_files(paths, [pattern for one in formats().values() for pattern in one.not_rows]))
     if form is None:
         chosen = detect(first_columns(files), str(files[0]))
     elif form in formats():
         chosen = formats()[form]
     else:
         raise UserError(f"--format {form}: expected one of {', '.join(formats())}")
+    chosen.refuse(files)
     return ImportPlan(files=files, form=chosen, **settings)
 
 
@@ -110,11 +117,11 @@ def import_rollouts(store: Store, order: ImportPlan, on_progress: OnProgress = l
             return work, True
         gathering = Gathering(work.scratch / "import", request.key)
         try:
-            _gather(gathering, order, on_progress)
+            remarks = _gather(gathering, order, on_progress)
         except UserError:
             _leave_nothing(work)
             raise
-        return _written(work, gathering, order), False
+        return _written(work, gathering, order, remarks), False
 
 
 def _leave_nothing(work: Work) -> None:
@@ -124,15 +131,17 @@ def _leave_nothing(work: Work) -> None:
         work.path.rmdir()
 
 
-def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) -> None:
+def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) -> list[str]:
+    """Every completion on its way to its group. Returns what is to be said of how they were read."""
     tokens = SourceTokenizer(
         order.model,
         order.rendering,
         whole_answers=order.form.ends_with_eos,
         trust_remote_code=order.trust_remote_code,
     )
-    rows, done = RowMaker(order.form, tokens, order.declared), 0
-    found = _read(order, gathering)
+    reader = order.form(order.options)
+    rows, done = RowMaker(reader, tokens, order.declared), 0
+    found = _read(reader, order, gathering)
     while batch := list(islice(found, BATCH)):
         for one in rows.of(batch):
             gathering.leave_out(one) if isinstance(one, Misfit) else gathering.add(*one)
@@ -141,14 +150,14 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
         _refuse(gathering, order, at_end=False)
     gathering.flush()
     _refuse(gathering, order, at_end=True)
+    return [*reader.remarks, *tokens.remarks]
 
 
-def _read(order: ImportPlan, gathering: Gathering) -> Iterator[Known]:
+def _read(reader: Format, order: ImportPlan, gathering: Gathering) -> Iterator[Known]:
     """The completions that the format finds; lines that are no rows go aside before it sees them."""
-    reader = order.form(order.options)
 
     def whole() -> Iterator[Any]:
-        for row in read_rows(order.files):
+        for row in exploded(read_rows(order.files), order.options.explode):
             if isinstance(row, Misfit):
                 gathering.leave_out(row)
             else:
@@ -174,7 +183,7 @@ def _refuse(gathering: Gathering, order: ImportPlan, *, at_end: bool) -> None:
         raise DataError(f"read as {order.form.name}:\n  {told}{more}\n  {remedy}")
 
 
-def _written(work: Work, gathering: Gathering, order: ImportPlan) -> Artifact:
+def _written(work: Work, gathering: Gathering, order: ImportPlan, remarks: list[str]) -> Artifact:
     names = []
     for number, (rollouts, origins) in enumerate(gathering.shards()):
         names.append(f"part-{number:05d}.parquet")
@@ -187,4 +196,7 @@ def _written(work: Work, gathering: Gathering, order: ImportPlan) -> Artifact:
     if gathering.set_aside:
         work.write_table("set-aside.parquet", gathering.aside_table(), SetAside)
         summary["set_aside"] = len(gathering.set_aside)
-    return work.finish(summary, notes={"read_from": [str(file) for file in order.files]})
+    notes: dict[str, Any] = {"read_from": [str(file) for file in order.files]}
+    if remarks:
+        notes["remarks"] = remarks
+    return work.finish(summary, notes=notes)

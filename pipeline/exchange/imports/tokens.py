@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import jinja2
 
 from pipeline.common.errors import UserError
 from pipeline.exchange.imports.known import Known, Messages
+from pipeline.exchange.imports.turns import Turn, written_turns
 from pipeline.sources.models import TOKENIZERS, model_files
 from pipeline.sources.rendering import DAY, template_renderer
 from pipeline.sources.tokenizer import encode, load_tokenizer
@@ -22,6 +23,12 @@ BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json
 """Files that decide tokens too."""
 NO_TOKENS = "the prompt has no tokens"
 """After nothing a model says nothing, so the first completion token could have no logprob."""
+NO_TEMPLATE = (
+    "the prompt is a chat of several turns, and the tokenizer of --model has no chat template. Name the --model that was asked"
+)
+TEXTS_ALONE = (
+    "prompts are chats and --model has no chat template: each is the system's and the user's text, on lines of their own"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +51,31 @@ class Tokenized:
     completion_text: str
     completion_tokens: list[int]
     logprobs: list[float] | None
+    action_mask: list[bool] | None
     retokenized: bool
     unaligned: list[float] | None = None
     """Logprobs of tokens that the source does not name, and that ours are not."""
+
+
+@dataclass
+class _Prompt:
+    """A prompt on its way to tokens: those that the source has, or a text that becomes them."""
+
+    text: str | None
+    tokens: list[int] | None
+    special: bool = False
+    """Put around the text what the tokenizer puts around one."""
+
+
+@dataclass
+class _Answer:
+    """A completion on its way to tokens: those that the source has, or pieces of text that become them."""
+
+    text: str | None
+    tokens: list[int] | None
+    pieces: list[Turn] = field(default_factory=list)
+    ids: list[list[int]] = field(default_factory=list)
+    """Of the pieces."""
 
 
 class SourceTokenizer:
@@ -70,74 +99,157 @@ class SourceTokenizer:
         self.vocabulary: int | None = _vocabulary(model, self._tokenizer) if model else None
         if rendering.chat and not (self._tokenizer and self._tokenizer.chat_template):
             raise UserError("--chat: name a --model whose tokenizer has a chat template")
+        self._spelling: dict[int, str] = {}
+        self.remarks: dict[str, None] = {}
+        """As a format's: what a reader of the result must know, each said once."""
 
     def of(self, known: Sequence[Known]) -> list[Tokenized | ValueError]:
-        """Texts and tokens of some completions; of one that has too little of either, what is wrong."""
+        """Texts and tokens of some completions; of one that has too little of either, what is wrong.
+
+        All texts of a batch become tokens in one call, and prompts that are alike become them once.
+        """
+        parts = [self._parts(one) for one in known]
+        whole = [part for part in parts if not isinstance(part, ValueError)]
+        self._encode_prompts([prompt for prompt, _ in whole])
+        self._encode_answers([answer for _, answer in whole])
         found: list[Tokenized | ValueError] = []
-        for one in known:
+        for one, part in zip(known, parts, strict=True):
             try:
-                found.append(self._of(one))
+                if isinstance(part, ValueError):
+                    raise part
+                found.append(self._joined(one, *part))
             except ValueError as error:
                 found.append(error)
         return found
 
-    def _of(self, known: Known) -> Tokenized:
-        prompt_text, prompt_tokens = self._prompt(known)
-        text, tokens = known.completion, known.completion_tokens
-        if text is None and tokens is None:
-            raise ValueError("has no completion, neither as text nor as token ids")
-        retokenized = known.prompt_tokens is None or tokens is None
-        logprobs, unaligned = known.logprobs, None
+    def _parts(self, known: Known) -> tuple[_Prompt, _Answer] | ValueError:
+        try:
+            return self._prompt(known), self._answer(known)
+        except ValueError as error:
+            return error
+
+    def _encode_prompts(self, prompts: list[_Prompt]) -> None:
+        for special in (False, True):
+            lacking = [one for one in prompts if one.tokens is None and one.special is special]
+            texts = list(dict.fromkeys(str(one.text) for one in lacking))
+            ids = dict(zip(texts, self._encoded(texts, special=special), strict=True))
+            for one in lacking:
+                one.tokens = ids[str(one.text)]
+
+    def _encode_answers(self, answers: list[_Answer]) -> None:
+        lacking = [piece.text for one in answers if one.tokens is None for piece in one.pieces]
+        ids = iter(self._encoded(lacking, special=False))
+        for one in answers:
+            if one.tokens is None:
+                one.ids = [next(ids) for _ in one.pieces]
+
+    def _joined(self, known: Known, prompt: _Prompt, answer: _Answer) -> Tokenized:
+        assert prompt.tokens is not None
+        if not prompt.tokens:
+            raise ValueError(NO_TOKENS)
+        retokenized = known.prompt_tokens is None or answer.tokens is None
+        tokens, mask, logprobs, unaligned = answer.tokens, known.action_mask, known.logprobs, None
+        text = answer.text
         if tokens is None:
-            assert text is not None
-            tokens = self._encoded(text, special=False)
-            if self._ends(known):
-                tokens = [*tokens, self._eos()]
+            tokens, mask = self._of_pieces(known, answer)
+            text = self._without_end(text, tokens)
             logprobs, unaligned = self._aligned(known, tokens)
         if text is None:
             text = self._decoded(tokens, skip_special=True)
         if logprobs is not None and len(logprobs) != len(tokens):
             raise ValueError(f"has {len(logprobs)} logprobs for {len(tokens)} completion tokens")
-        for name, ids in (("prompt", prompt_tokens), ("completion", tokens)):
+        for name, ids in (("prompt", prompt.tokens), ("completion", tokens)):
             if self.vocabulary is not None and ids and max(ids) >= self.vocabulary:
                 raise ValueError(f"{name} token id {max(ids)} is outside the vocabulary of --model ({self.vocabulary})")
-        return Tokenized(prompt_text, prompt_tokens, text, tokens, logprobs, retokenized, unaligned)
+        prompt_text = prompt.text if prompt.text is not None else self._decoded(prompt.tokens, skip_special=False)
+        return Tokenized(prompt_text, prompt.tokens, text, tokens, logprobs, mask, retokenized, unaligned)
 
-    def _prompt(self, known: Known) -> tuple[str, list[int]]:
+    def _of_pieces(self, known: Known, answer: _Answer) -> tuple[list[int], list[bool] | None]:
+        """Tokens of a completion's pieces with the end token where it belongs, and which of them the model drew."""
+        tokens = [token for ids in answer.ids for token in ids]
+        mask = [piece.drawn for piece, ids in zip(answer.pieces, answer.ids, strict=True) for _ in ids]
+        if self._ends(known):
+            end, written = self._eos(), isinstance(known.completion, list) and bool(known.completion)
+            closed = tokens[-1:] == [end] or (written and bool(tokens) and tokens[-1] in self._tokenizer.all_special_ids)
+            if not closed:
+                tokens, mask = [*tokens, end], [*mask, True]
+        return tokens, None if all(mask) else mask
+
+    def _without_end(self, text: str | None, tokens: list[int]) -> str | None:
+        """A completion's text without the end token that it may write out."""
+        end = self._tokenizer and self._tokenizer.eos_token
+        if text and end and text.endswith(end) and tokens[-1:] == [self._tokenizer.eos_token_id]:
+            return text.removesuffix(end)
+        return text
+
+    def _prompt(self, known: Known) -> _Prompt:
         prompt, tokens = known.prompt, known.prompt_tokens
         if prompt is None and tokens is None:
             raise ValueError("has no prompt, neither as text nor as token ids")
         if tokens is not None and not tokens:
             raise ValueError(NO_TOKENS)
-        if prompt is None:
-            assert tokens is not None
-            return self._decoded(tokens, skip_special=False), tokens
         if tokens is not None:
-            return (prompt if isinstance(prompt, str) else self._rendered(prompt)), tokens
-        is_chat = self._rendering.chat or not isinstance(prompt, str)
-        asked = prompt if not isinstance(prompt, str) else self._fill([prompt])[0]
-        text = self._rendered(asked if isinstance(asked, list) else [{"role": "user", "content": asked}]) if is_chat else asked
-        assert isinstance(text, str)
-        tokens = self._encoded(text, special=not is_chat)
-        if not tokens:
-            raise ValueError(NO_TOKENS)
-        return text, tokens
+            if isinstance(prompt, list):
+                prompt = self._rendered(prompt) if self._tokenizer and self._tokenizer.chat_template else None
+            return _Prompt(prompt, tokens)
+        assert prompt is not None
+        if isinstance(prompt, list):
+            if not self._needed("the prompts are chat messages").chat_template:
+                return _Prompt(self._unwritten(prompt), None, special=True)
+            return _Prompt(self._rendered(prompt), None)
+        asked = prompt if known.prompt_is_whole else self._fill([prompt])[0]
+        if self._rendering.chat:
+            return _Prompt(self._rendered([{"role": "user", "content": asked}]), None)
+        return _Prompt(asked, None, special=not known.prompt_is_whole)
+
+    def _answer(self, known: Known) -> _Answer:
+        said, tokens = known.completion, known.completion_tokens
+        if said is None and tokens is None:
+            raise ValueError("has no completion, neither as text nor as token ids")
+        if tokens is not None:
+            return _Answer(said if isinstance(said, str) else None, tokens)
+        if isinstance(said, str):
+            return _Answer(said, None, [Turn(said, drawn=True)] if said else [])
+        assert said is not None
+        pieces = self._turns(known, said)
+        return _Answer("".join(piece.text for piece in pieces), None, pieces)
+
+    def _turns(self, known: Known, said: Messages) -> list[Turn]:
+        """The pieces of a completion that is more than one text."""
+        tokenizer = self._needed("the completions are chat messages")
+        if not tokenizer.chat_template:
+            what = "reasoning apart from its text" if len(said) == 1 else "several turns"
+            raise ValueError(f"the completion has {what} and no token ids, and the tokenizer of --model has no chat template")
+        if not isinstance(known.prompt, list):
+            prompt = str(known.prompt or "")
+            if known.prompt_is_whole or not (prompt and self._rendering.chat):
+                raise ValueError("the completion is chat messages and the prompt a text. Add --chat to render it as the user's")
+        chat = known.prompt if isinstance(known.prompt, list) else [{"role": "user", "content": self._fill([prompt])[0]}]
+        return written_turns(self._written, chat, said, tokenizer.eos_token, ended=known.finish_reason != "length")
 
     def _rendered(self, messages: Messages) -> str:
+        return self._written(messages, True)
+
+    def _written(self, messages: Messages, opened: bool) -> str:
         tokenizer = self._needed("the prompts are chat messages")
-        if not tokenizer.chat_template:
-            raise UserError(
-                "the prompts are chat messages, and the tokenizer of --model has no chat template. Name another --model"
-            )
         try:
             today = DAY.strftime
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, strftime_now=today))
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened, strftime_now=today))
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template of --model refuses the prompt's messages: {error}") from None
 
-    def _encoded(self, text: str, *, special: bool) -> list[int]:
-        tokenizer = self._needed("the source has text without token ids")
-        return encode(tokenizer, [text], special=special)[0]
+    def _unwritten(self, messages: Messages) -> str:
+        """What a user asks, behind what a system message says, for a model that was never shown a chat."""
+        roles = [message["role"] for message in messages]
+        if roles not in (["user"], ["system", "user"]):
+            raise ValueError(NO_TEMPLATE)
+        self.remarks[TEXTS_ALONE] = None
+        return self._fill(["\n".join(str(message["content"]) for message in messages)])[0]
+
+    def _encoded(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        return encode(self._needed("the source has text without token ids"), texts, special=special)
 
     def _decoded(self, tokens: list[int], *, skip_special: bool) -> str:
         tokenizer = self._needed("the source has token ids without text")
@@ -148,7 +260,8 @@ class SourceTokenizer:
 
     def _ends(self, known: Known) -> bool:
         eos = self._rendering.eos
-        return eos == "always" or (eos == "auto" and (self._whole_answers or known.finish_reason == "stop"))
+        ended = known.finish_reason == "stop" or (self._whole_answers and known.finish_reason != "length")
+        return eos == "always" or (eos == "auto" and ended)
 
     def _eos(self) -> int:
         if self._tokenizer.eos_token_id is None:
@@ -159,8 +272,15 @@ class SourceTokenizer:
         """Logprobs whose tokens spell what ours do, one by one, and those that do not. Some servers give none of the last."""
         if known.logprobs is None:
             return None, None
-        spelled = [self._decoded([token], skip_special=False) for token in tokens]
+        if known.logprob_texts is None or len(known.logprob_texts) != len(tokens):
+            return None, known.logprobs
+        spelled = [self._spelled(token) for token in tokens]
         return (known.logprobs, None) if known.logprob_texts == spelled else (None, known.logprobs)
+
+    def _spelled(self, token: int) -> str:
+        if token not in self._spelling:
+            self._spelling[token] = self._decoded([token], skip_special=False)
+        return self._spelling[token]
 
     def _needed(self, why: str) -> Any:
         if self._tokenizer is None:

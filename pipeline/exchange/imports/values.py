@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ from pipeline.common.spelled import spelled
 
 Values = dict[str, Any]
 LARGEST_ID = 2**31 - 1
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which a message keeps what was thought before it."""
 
 
 def is_missing(value: Any) -> bool:
@@ -121,6 +124,36 @@ def truths(row: Values, column: str) -> list[bool] | None:
     return [bool(item) for item in value]
 
 
+def at_path(row: Values, path: str) -> Any:
+    """A column by its name, or what lies below one: `metrics.acc`, `choices.0.text`. JSON in a text is looked into.
+
+    Raises:
+        KeyError: it is not there.
+    """
+    if path in row:
+        return row[path]
+    value: Any = row
+    for name in path.split("."):
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            value = json.loads(value)
+        if isinstance(value, list) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, dict) and name in value:
+            value = value[name]
+        else:
+            raise KeyError(path)
+    return value
+
+
+def reference(value: Any) -> str | None:
+    """A reference answer as text: a text, a number, or the only one in a list. None of others, which a text cannot hold."""
+    if isinstance(value, list) and len(value) == 1:
+        return reference(value[0])
+    if is_missing(value) or isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    return spelled(value)
+
+
 def messages(row: Values, column: str) -> str | list[dict[str, Any]]:
     """A text, or chat messages with a role and a content each.
 
@@ -129,22 +162,64 @@ def messages(row: Values, column: str) -> str | list[dict[str, Any]]:
     """
     value = row.get(column)
     if isinstance(value, list):
-        return [_message(column, place, item) for place, item in enumerate(value)]
+        return chat(value, column)
     return needed_text(row, column)
 
 
-def answer_text(row: Values, column: str) -> str:
-    """A completion: a text, or the single message of an assistant.
+def chat(value: list[Any], column: str) -> list[dict[str, Any]]:
+    """Chat messages with a role each, and a content, or a call of a tool instead.
 
     Raises:
-        ValueError: something else, such as several messages: a completion with a tool's words in it has no text of its own.
+        ValueError: something else.
+    """
+    return [_message(column, place, item) for place, item in enumerate(value)]
+
+
+def asked(found: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """A prompt without the answer that its messages may end with: what comes before the assistant's last turn."""
+    return found[:-1] if isinstance(found, list) and found and found[-1]["role"] == "assistant" else found
+
+
+def answer(row: Values, column: str) -> str | list[dict[str, Any]]:
+    """A completion: a text, or the turns that it consists of.
+
+    Raises:
+        ValueError: something else.
     """
     found = messages(row, column)
-    if isinstance(found, str):
-        return found
-    if len(found) != 1 or found[0].get("tool_calls"):
-        raise ValueError(f"column {column}: {len(found)} messages or a tool's call, expected the assistant's one message of text")
-    return str(found[0]["content"])
+    return found if isinstance(found, str) else as_answer(found, column)
+
+
+def as_answer(turns: list[dict[str, Any]], column: str) -> str | list[dict[str, Any]]:
+    """The text of the assistant's one message, or the turns as they are: with several, with reasoning, or a tool's call.
+
+    Raises:
+        ValueError: no turn is the assistant's.
+    """
+    if not any(turn["role"] == "assistant" for turn in turns):
+        raise ValueError(f"column {column}: no message is the assistant's, so there is no answer")
+    if len(turns) == 1 and not (turns[0].get("tool_calls") or reasoning_of(turns[0])):
+        return str(turns[0]["content"])
+    return turns
+
+
+def reasoning_of(message: Values) -> str | None:
+    """What a message says before its content, under whichever name."""
+    return next((str(message[name]) for name in REASONING if message.get(name)), None)
+
+
+def json_value(row: Values, column: str) -> Any:
+    """
+    Raises:
+        ValueError: no JSON text, nor a value that was one.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"column {column}: not valid JSON: {error}") from None
 
 
 def rest_of(row: Values, used: set[str]) -> Values:
@@ -158,11 +233,47 @@ def _message(column: str, place: int, item: Any) -> dict[str, Any]:
         raise ValueError(f"column {column}: message {place} has no role")
     kept = {name: value for name, value in item.items() if value is not None}
     content = kept.get("content")
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        kept["content"] = content = "".join(str(part.get("text") or "") for part in content)
+    if isinstance(content, list):
+        content = _of_parts(kept, content)
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = [_call(column, place, call) for call in kept["tool_calls"]]
+        content = content or ""
+    if content is None and reasoning_of(kept):
+        content = ""
     if not isinstance(content, str):
         raise ValueError(f"column {column}: the content of message {place} is no text")
-    return kept
+    return {**kept, "content": content}
+
+
+def _of_parts(kept: Values, parts: list[Any]) -> str | None:
+    """The text of content that comes in parts; reasoning among them is put beside it."""
+    texts: dict[str, list[str]] = {"text": [], "reasoning": []}
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in texts:
+            return None
+        texts[kind].append(str(part.get(kind) or ""))
+    if "".join(texts["reasoning"]):
+        kept["reasoning_content"] = "".join(texts["reasoning"])
+    return "".join(texts["text"])
+
+
+def _call(column: str, place: int, call: Any) -> Any:
+    """A tool's call as chat templates take it: its arguments are an object and stand below `function`."""
+    if isinstance(call, str):
+        call = json_value({"call": call}, "call")
+    if not isinstance(call, dict):
+        raise ValueError(f"column {column}: a tool's call in message {place} is no object")
+    if "function" not in call and "name" in call:
+        inner = {name: call[name] for name in ("name", "arguments") if name in call}
+        call = {**{name: value for name, value in call.items() if name not in inner}, "type": "function", "function": inner}
+    function = call.get("function")
+    if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+        try:
+            call = {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+        except ValueError:
+            return call
+    return call
 
 
 def _wrong(column: str, expected: str, value: Any) -> ValueError:

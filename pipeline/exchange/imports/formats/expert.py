@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.formats.plain import NAMES, Plain
 from pipeline.exchange.imports.known import Known, SourceRow
-from pipeline.exchange.imports.values import messages, rest_of
+from pipeline.exchange.imports.values import chat
 
 CHAT = "messages"
 
@@ -21,7 +21,7 @@ class Expert(Format):
     fields = {
         "prompt, question, problem, instruction": "prompt_text",
         "completion, solution, response, output, answer": "completion_text",
-        "messages": "prompt_text, completion_text",
+        CHAT: "prompt_text, completion_text",
     }
     engine = "expert"
     source = "expert"
@@ -30,14 +30,8 @@ class Expert(Format):
 
     def known(self, row: SourceRow) -> Iterable[Known]:
         if CHAT in row.values and not {"prompt", "completion"} & self.options.columns.keys():
-            return [self._of_chat(row)]
+            return _Chats(self.options).known(row)
         return _Columns(self.options).known(row)
-
-    def _of_chat(self, row: SourceRow) -> Known:
-        chat = messages(row.values, CHAT)
-        if isinstance(chat, str) or len(chat) < 2 or chat[-1]["role"] != "assistant" or chat[-1].get("tool_calls"):
-            raise ValueError(f"column {CHAT}: expected chat messages that end with an assistant's answer")
-        return Known(row=row, prompt=chat[:-1], completion=chat[-1]["content"], rest=rest_of(row.values, {CHAT}))
 
 
 class _Columns(Plain):
@@ -56,6 +50,19 @@ class _Columns(Plain):
                 at: Any = self._column(missing[0], row.values)
                 raise ValueError(f"column {at}: is null or missing, expected the {missing[0]}. Name it: --map {missing[0]}=...")
             yield found
+
+
+class _Chats(Plain):
+    """As plain, with the prompt and the answer in one list of messages."""
+
+    defaults: dict[str, tuple[str, ...]] = NAMES | {"prompt": (CHAT,), "completion": (), "answer": ("reference_answer",)}
+
+    def known(self, row: SourceRow) -> Iterable[Known]:
+        said = row.values.get(CHAT)
+        ends = chat(said, CHAT) if isinstance(said, list) else []
+        if len(ends) < 2 or ends[-1]["role"] != "assistant" or ends[-1].get("tool_calls"):
+            raise ValueError(f"column {CHAT}: expected chat messages that end with an assistant's answer")
+        return super().known(row)
 
 
 FORMAT = Expert

@@ -3,7 +3,8 @@
 Fields (nemo_rl/algorithms/grpo.py; written by `log_batched_dict_as_jsonl` of nemo_rl/utils/logger.py, which logs batches of one,
 so that every value but idx is a list of one): content (texts of the messages), rewards, input_lengths, token_ids (prompt and
 completion, padded on the right), token_loss_mask, sample_loss_mask, advantages, generation_logprobs, prev_logprobs; all three
-token-wise ones have the length of token_ids, with a token's value at its own place.
+token-wise ones have the length of token_ids, with a token's value at its own place. With dynamic sampling the rows are those
+that it kept, filtered_rewards theirs, and rewards those of the batch before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
+from pipeline.exchange.imports.sequence import split
 from pipeline.exchange.imports.values import number, numbers, rest_of, token_ids, truths
 
 LISTS = ("token_ids", "token_loss_mask", "generation_logprobs")
@@ -28,7 +30,7 @@ class NemoRL(Format):
         "token_ids": "prompt_token_ids, completion_token_ids",
         "token_loss_mask": "action_mask",
         "generation_logprobs": "behavior_logprobs",
-        "rewards": "reward",
+        "filtered_rewards, rewards": "reward",
         "content": "prompt_text, completion_text",
         "<file name>": "group",
     }
@@ -43,23 +45,17 @@ class NemoRL(Format):
             raise ValueError(f"column {next(name for name in LISTS if values.get(name) is None)}: is null or missing")
         if not 0 < length <= min(len(ids), len(mask), len(logprobs)):
             raise ValueError(f"column input_lengths: is {length}, and the token lists have {len(ids)} values")
-        if True not in mask[:length]:
-            raise ValueError("column token_loss_mask: no token carries loss, so it is not said where the completion starts")
-        start = mask.index(True)
-        drawn = mask[start:length]
+        reward = "filtered_rewards" if "filtered_rewards" in values else "rewards"
         texts = values.get("content")
         single = isinstance(texts, list) and len(texts) == 2 and all(isinstance(part, str) for part in texts)
         yield Known(
             row=row,
             prompt=texts[0] if single and isinstance(texts, list) else None,
-            prompt_tokens=ids[:start],
             completion=texts[1] if single and isinstance(texts, list) else None,
-            completion_tokens=ids[start:length],
-            logprobs=logprobs[start:length],
-            action_mask=None if all(drawn) else drawn,
-            reward=number(values, "rewards"),
+            **split(ids[:length], mask[:length], logprobs[:length], column="token_loss_mask"),
+            reward=number(values, reward),
             group=(row.file,),
-            rest=rest_of(values, {*LISTS, "input_lengths", "rewards", *(["content"] if single else [])}),
+            rest=rest_of(values, {*LISTS, "input_lengths", reward, *(["content"] if single else [])}),
         )
 
 

@@ -14,7 +14,19 @@ from typing import Any
 
 from pipeline.exchange.imports.format import FAULTS, LONGEST_CONTENT, Format, Options, reason
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
-from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
+from pipeline.exchange.imports.values import (
+    Values,
+    chat,
+    integer,
+    is_missing,
+    messages,
+    number,
+    numbers,
+    reasoning_of,
+    rest_of,
+    text,
+    token_ids,
+)
 
 ID_MARK = "token_id:"
 ROW = {"request", "response", "custom_id"}
@@ -42,6 +54,8 @@ class OpenAI(Format):
 
     def known(self, row: SourceRow) -> Iterable[Known | Misfit]:
         values = row.values
+        if not is_missing(values.get("error")):
+            raise ValueError(f"column error: the request failed: {_failure(values['error'])}")
         if values.get("response") is None and "body" in values:
             self._requests[str(values.get("custom_id"))] = _object(values, "body")
             return
@@ -93,6 +107,7 @@ def _known(row: SourceRow, asked: dict[str, Any], choice: Any, rest: Values) -> 
     if not isinstance(choice, dict):
         raise ValueError("column response: a choice that is no object")
     ids = token_ids(choice, "token_ids")
+    said = _said(choice, ids)
     logprobs, texts = _logprobs(choice)
     if ids is None and texts and all(token.startswith(ID_MARK) for token in texts):
         ids = [int(token.removeprefix(ID_MARK)) for token in texts]
@@ -100,7 +115,7 @@ def _known(row: SourceRow, asked: dict[str, Any], choice: Any, rest: Values) -> 
     return Known(
         row=row,
         **(asked | ({"prompt_tokens": own} if own else {})),
-        completion=_text(choice),
+        completion=said,
         completion_tokens=ids,
         logprobs=logprobs,
         logprob_texts=None if ids is not None else texts,
@@ -111,8 +126,10 @@ def _known(row: SourceRow, asked: dict[str, Any], choice: Any, rest: Values) -> 
 
 def _response(values: Values) -> Values:
     response = _object(values, "response")
-    if not is_missing(values.get("error")) or response.get("status_code", 200) != 200:
-        raise ValueError(f"column response: an error: {values.get('error') or response.get('body') or response!r:.200}")
+    if response.get("status_code", 200) != 200:
+        body = response.get("body")
+        error = body.get("error") if isinstance(body, dict) else None
+        raise ValueError(f"column response: an error: {_failure(error or body or response)}")
     return _object(response, "body") if isinstance(response.get("body"), dict) else response
 
 
@@ -128,7 +145,8 @@ def _prompt(request: Values) -> tuple[Any, list[int] | None]:
     return text(request, "prompt"), None
 
 
-def _text(choice: Values) -> str:
+def _said(choice: Values, ids: list[int] | None) -> Any:
+    """A choice's text, or its message where its reasoning stands apart, which then is written by the chat template."""
     message = choice.get("message")
     if not isinstance(message, dict):
         found = text(choice, "text")
@@ -137,9 +155,23 @@ def _text(choice: Values) -> str:
         return found
     if message.get("tool_calls") or message.get("function_call"):
         raise ValueError("column response: the answer calls a tool, and is no text")
-    if (message.get("reasoning_content") or message.get("reasoning")) and "token_ids" not in choice:
-        raise ValueError("column response: the reasoning stands apart from the answer, so their tokens cannot be made")
-    return text(message, "content") or ""
+    if message.get("refusal"):
+        raise ValueError(f"column response: the model refused: {message['refusal']!r:.200}")
+    content = text(message, "content")
+    if ids is None and reasoning_of(message):
+        return chat([{"role": "assistant", **message, "content": content or ""}], "response")
+    if ids is None and content is None:
+        raise ValueError("column response: a message without content")
+    return content or ""
+
+
+def _failure(error: Any) -> str:
+    """What an error says, shortly."""
+    if isinstance(error, dict) and isinstance(error.get("error"), dict):
+        error = error["error"]
+    if isinstance(error, dict) and error.get("message"):
+        return " ".join(str(error[name]) for name in ("code", "message") if error.get(name))[:300]
+    return str(error)[:300]
 
 
 def _logprobs(choice: Values) -> tuple[list[float] | None, list[str] | None]:

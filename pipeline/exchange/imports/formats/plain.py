@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.exchange.imports.format import Format
+from pipeline.common.errors import UserError
+from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.known import Known, SourceRow
+from pipeline.exchange.imports.sequence import split
 from pipeline.exchange.imports.values import (
-    answer_text,
+    Values,
+    answer,
+    asked,
+    at_path,
     integer,
     is_missing,
     messages,
     number,
     numbers,
+    reference,
     rest_of,
     text,
     token_ids,
@@ -25,6 +31,7 @@ NAMES = {
     "completion": ("completion", "completion_text"),
     "prompt_tokens": ("prompt_tokens", "prompt_token_ids"),
     "completion_tokens": ("completion_tokens", "completion_token_ids"),
+    "tokens": (),
     "logprobs": ("logprobs", "behavior_logprobs"),
     "logprobs_mode": ("logprobs_mode",),
     "action_mask": ("action_mask",),
@@ -44,8 +51,12 @@ NAMES = {
     "status": ("status",),
     "error": ("error",),
 }
-"""What a completion may have, and the columns that are taken for it unless --map says otherwise."""
+"""What a completion may have, and the columns that are taken for it unless --map says otherwise. `tokens` is a prompt with
+its completion, and then action_mask is of all of them."""
 COMPONENT = "reward_"
+NOWHERE = ""
+"""Where a row has what it has only if --map says where."""
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 class Plain(Format):
@@ -59,42 +70,98 @@ class Plain(Format):
     takes = frozenset(NAMES)
     defaults = NAMES
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        if "prompt" in options.columns and options.columns["prompt"] == options.columns.get("completion"):
+            raise UserError(f"--map: {options.columns['prompt']} is named as the prompt and as the completion")
+
     def known(self, row: SourceRow) -> Iterable[Known]:
-        values = row.values
+        values = {**row.values}
         at = {name: self._column(name, values) for name in self.defaults}
         components = self._components(values)
-        yield Known(row=row, **self._said(values, at), rest=rest_of(values, {*at.values(), *components.values()}))
+        said = self._said(values, at)
+        _refuse_dialogue(said, at)
+        if not said["group"] and row.part is not None:
+            said["group"] = (f"{row.file} {row.number}",)
+        yield Known(row=row, **said, rest=rest_of(row.values, {*at.values(), *components.values()}))
 
-    def _column(self, name: str, values: dict[str, Any]) -> str:
+    def _column(self, name: str, values: Values) -> str:
+        """Where a row has what we call so: a column, or the path below one, whose value is then put beside the columns."""
         if name in self.options.columns:
-            column = self.options.columns[name]
-            if column not in values:
-                raise ValueError(f"column {column}: missing, and --map {name}={column} names it")
-            return column
-        return next((column for column in self.defaults[name] if column in values), self.defaults[name][0])
+            path = self.options.columns[name]
+            try:
+                values[path] = at_path(values, path)
+            except KeyError:
+                raise ValueError(f"column {path}: missing, and --map {name}={path} names it") from None
+            return path
+        return next((column for column in self.defaults[name] if column in values), next(iter(self.defaults[name]), NOWHERE))
 
-    def _components(self, values: dict[str, Any]) -> dict[str, str]:
+    def _components(self, values: Values) -> dict[str, str]:
         """Parts of the reward by name."""
-        if self.options.rewards is not None:
-            return {column.removeprefix(COMPONENT): column for column in self.options.rewards}
-        return {column.removeprefix(COMPONENT): column for column in values if column.startswith(COMPONENT)}
+        if self.options.rewards is None:
+            return {column.removeprefix(COMPONENT): column for column in values if column.startswith(COMPONENT)}
+        for path in self.options.rewards:
+            try:
+                values[path] = at_path(values, path)
+            except KeyError:
+                raise ValueError(f"column {path}: missing, and --rewards names it") from None
+        return {path.rpartition(".")[2].removeprefix(COMPONENT): path for path in self.options.rewards}
 
-    def _said(self, values: dict[str, Any], at: dict[str, str]) -> dict[str, Any]:
-        texts = ("answer", "finish_reason", "prompt_id", "logprobs_mode", "policy", "engine", "status", "error")
+    def _said(self, values: Values, at: dict[str, str]) -> dict[str, Any]:
+        texts = ("finish_reason", "prompt_id", "logprobs_mode", "policy", "engine", "status", "error")
         group = text(values, at["group"])
+        prompt = None if is_missing(values.get(at["prompt"])) else messages(values, at["prompt"])
         return {
             **{name: text(values, at[name]) for name in texts},
             **{name: number(values, at[name]) for name in ("reward", "temperature", "top_p", "min_p")},
             **{name: integer(values, at[name]) for name in ("seed", "top_k", "policy_version")},
-            "prompt": None if is_missing(values.get(at["prompt"])) else messages(values, at["prompt"]),
-            "completion": None if is_missing(values.get(at["completion"])) else answer_text(values, at["completion"]),
-            "prompt_tokens": token_ids(values, at["prompt_tokens"]),
-            "completion_tokens": token_ids(values, at["completion_tokens"]),
-            "logprobs": numbers(values, at["logprobs"]),
-            "action_mask": truths(values, at["action_mask"]),
+            "answer": self._reference(values, at["answer"]),
+            "prompt": None if prompt is None else asked(prompt),
+            "completion": self._completion(values, at["completion"], prompt),
+            **_tokens(values, at),
             "group": () if group is None else (group,),
             "components": {name: number(values, column) for name, column in self._components(values).items()},
         }
+
+    def _reference(self, values: Values, column: str) -> str | None:
+        value = values.get(column)
+        return reference(value) if isinstance(value, list) else text(values, column)
+
+    def _completion(self, values: Values, column: str, prompt: Any) -> Any:
+        """What the column has, or the assistant's turn that the prompt's messages end with."""
+        if not is_missing(values.get(column)):
+            return answer(values, column)
+        if isinstance(prompt, list) and prompt and prompt[-1]["role"] == "assistant" and "completion" not in self.options.columns:
+            return answer({column: prompt[-1:]}, column)
+        return None
+
+
+def _tokens(values: Values, at: dict[str, str]) -> dict[str, Any]:
+    """Tokens with their mask and logprobs, of the prompt and the completion apart or in one sequence."""
+    mask, logprobs = truths(values, at["action_mask"]), numbers(values, at["logprobs"])
+    if (ids := token_ids(values, at["tokens"])) is not None:
+        if mask is None:
+            raise ValueError(f"column {at['action_mask']}: is null or missing, and says where in the tokens the completion is")
+        return split(ids, mask, logprobs, column=at["action_mask"])
+    return {
+        "prompt_tokens": token_ids(values, at["prompt_tokens"]),
+        "completion_tokens": token_ids(values, at["completion_tokens"]),
+        "logprobs": logprobs,
+        "action_mask": mask,
+    }
+
+
+def _refuse_dialogue(said: dict[str, Any], at: dict[str, str]) -> None:
+    """
+    Raises:
+        ValueError: a text is a whole dialogue, as those of hh-rlhf are, and not the part that it is taken for.
+    """
+    remedy = "is a dialogue of Human and Assistant turns. Sets of chosen and rejected dialogues: --format preference"
+    completion, prompt = said["completion"], said["prompt"]
+    if isinstance(completion, str) and completion.startswith(HUMAN) and ASSISTANT in completion:
+        raise ValueError(f"column {at['completion']}: {remedy}")
+    if isinstance(prompt, str) and prompt.startswith(HUMAN) and prompt.rpartition(ASSISTANT)[2].strip() and ASSISTANT in prompt:
+        raise ValueError(f"column {at['prompt']}: {remedy}")
 
 
 FORMAT = Plain

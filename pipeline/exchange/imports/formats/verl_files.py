@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
-from pipeline.exchange.imports.values import integer, needed_text, number, rest_of, text
+from pipeline.exchange.imports.values import integer, needed_text, number, reference, rest_of, text
 
 
 class Verl(Format):
@@ -25,23 +25,34 @@ class Verl(Format):
         "gts": "answer",
         "score": "reward",
         "step": "group",
-        "uid": "group",
+        "uid": "group (without its last two numbers)",
     }
     engine = "verl"
 
     def known(self, row: SourceRow) -> Iterable[Known]:
         values = row.values
-        group = (f"step {integer(values, 'step')}", *([uid] if (uid := text(values, "uid")) else []))
-        answer = values.get("gts")
+        group = (f"step {integer(values, 'step')}", *([prompt_of(uid)] if (uid := text(values, "uid")) else []))
+        answer = reference(values.get("gts"))
         yield Known(
             row=row,
             prompt=needed_text(values, "input"),
             completion=needed_text(values, "output"),
-            answer=text(values, "gts") if not isinstance(answer, list | dict | bool) else None,
+            answer=answer,
             reward=number(values, "score"),
             group=group,
-            rest=rest_of(values, {"input", "output", "score", *(() if isinstance(answer, list | dict | bool) else ("gts",))}),
+            rest=rest_of(values, {"input", "output", "score", *(() if answer is None else ("gts",))}),
         )
+
+
+def prompt_of(uid: str) -> str:
+    """The prompt's part of a uid. The trainer that is the default since 0.9 (`use_v1`) writes {uid}_{session}_{index}, which
+    no two rows share.
+
+    >>> prompt_of("1b9d6bcd_2_0"), prompt_of("1b9d6bcd")
+    ('1b9d6bcd', '1b9d6bcd')
+    """
+    own, *places = uid.rsplit("_", 2)
+    return own if len(places) == 2 and all(place.isdigit() for place in places) else uid
 
 
 FORMAT = Verl
