@@ -93,6 +93,8 @@ class StageConsole:
 
     def _advance(self, stage: str, event: Event) -> None:
         speed = f"{event['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in event else ""
+        if of_each := event.get("replicas"):
+            speed += f" ({' + '.join(f'{one:,.0f}' for one in of_each)})"
         if self._progress and stage in self._bars:
             self._progress.update(self._bars[stage], completed=event["done"], total=event["total"], speed=speed)
         elif time.monotonic() - self._told.get(stage, 0.0) > LOG_SECONDS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -24,11 +24,19 @@ class EngineConfig(Model):
     """Sequences that the engine runs at once."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that one engine is split over."""
+    replicas: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Engines on this machine, each in a process of its own with GPUs, or a share of the cores, of its own. auto: as many as
+    the visible GPUs hold; on a CPU one."""
     enforce_eager: bool | None = None
     """Run without compilation and CUDA graphs. Default: true on a CPU, false on a GPU."""
     server: ServerConfig | None = None
     """Running vLLM servers that generate in place of an engine of the run's own: an address, a list of them, or the section
     below. Of the settings above, only max_model_len means anything then. See docs/generation-server.md."""
+
+    @property
+    def gpus(self) -> int:
+        """Of one engine."""
+        return self.tensor_parallel_size
 
 
 class SamplingConfig(Model):

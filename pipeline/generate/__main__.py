@@ -5,4 +5,5 @@ from pipeline.generate.stage import generate
 from pipeline.run.process import serve
 
 if __name__ == "__main__":
-    serve(partial(generate, live=LiveEngine()), preload=("vllm.entrypoints.llm", "transformers"))
+    live = LiveEngine()
+    serve(partial(generate, live=live), preload=("transformers",), begin=live.warm_up)

@@ -69,13 +69,17 @@ class Reply:
 
 
 class AnyEngine(Protocol):
-    """What generates: an engine of this process, or servers."""
+    """What generates: engines of this machine, or servers."""
 
     name: str
     """What is recorded with every row."""
 
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
+    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[Sequence[Reply]]:
         """Generate completions, and yield them as they finish, in any order."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """What each of several has generated of this work; empty if that is not known."""
 
 
 class EngineSource(Protocol):
@@ -95,6 +99,9 @@ class EngineSource(Protocol):
         trust_remote_code: bool,
     ) -> AnyEngine:
         """What generates with a checkpoint's weights."""
+
+    def rest(self) -> None:
+        """The work is done: give back what the next stage needs."""
 
 
 class Engine:
@@ -139,7 +146,7 @@ class Engine:
         self.name = engine_name(dtype)
         self._model = model
         self._has_run = False
-        self.max_model_len: int = self._engine.model_config.max_model_len
+        self._waiting: dict[str, CompletionRequest] = {}
 
     def reload(self, model: Path) -> None:
         """Take the weights of another checkpoint of the same architecture.
@@ -153,39 +160,33 @@ class Engine:
         """Drop cached prompts, so that what is generated depends on nothing that was generated before."""
         self._llm.reset_prefix_cache()
 
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
-        """Generate completions, at most `in_flight` at once, and yield them as they finish: one list per engine step.
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests wait for an answer."""
+        return bool(self._waiting)
+
+    def add(self, ask: CompletionRequest) -> Reply | None:
+        """Queue one request. Returns a reply if the engine refuses it."""
+        name = "-".join(map(str, ask.key))
+        refused = self._add(name, ask)
+        if refused is not None:
+            return Reply(ask.key, [], [], None, None, refused)
+        self._waiting[name] = ask
+        return None
+
+    def step(self) -> list[Reply]:
+        """One step. Returns the completions that it finished.
 
         The order and the batch they are in depend on timing; the completions do not, each has a seed of its own.
-        """
-        waiting: dict[str, CompletionRequest] = {}
-        exhausted = False
-        while True:
-            while not exhausted and len(waiting) < in_flight:
-                ask = next(asks, None)
-                if ask is None:
-                    exhausted = True
-                    break
-                name = "-".join(map(str, ask.key))
-                refused = self._add(name, ask)
-                if refused is None:
-                    waiting[name] = ask
-                else:
-                    yield [Reply(ask.key, [], [], None, None, refused)]
-            if not waiting:
-                if exhausted:
-                    return
-                continue
-            finished = [output for output in self._step() if output.finished]
-            yield [_reply(waiting.pop(output.request_id), output) for output in finished]
-
-    def _step(self) -> list[RequestOutput]:
-        """One step of the engine.
 
         Raises:
             UserError: the first one fails: vLLM can load the model, but not run it.
             StageFailed: a later one fails.
         """
+        finished = [output for output in self._step() if output.finished]
+        return [_reply(self._waiting.pop(output.request_id), output) for output in finished]
+
+    def _step(self) -> list[RequestOutput]:
         try:
             outputs: Any = self._engine.step()
         except Exception as error:
@@ -199,7 +200,7 @@ class Engine:
         return list(outputs)
 
     def _add(self, name: str, ask: CompletionRequest) -> str | None:
-        """Queue one request. Returns why the engine refused it, or None."""
+        """Returns why the engine refused it, or None."""
         from vllm import SamplingParams, exceptions
         from vllm.sampling_params import RequestOutputKind
 

@@ -1,4 +1,4 @@
-"""One engine for many checkpoints: later ones of the same architecture only replace its weights, after which it is checked.
+"""Engines for many checkpoints: later ones of the same architecture only replace their weights, after which they are checked.
 
 Some vLLM builds keep packed copies of the weights on a CPU that a reload does not reach: it reports success and goes on with
 the old ones. So a reloaded engine must reproduce the new checkpoint's logprobs as transformers computes them. Reloaded
@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.device import has_gpu
+from pipeline.common.device import has_gpu, visible_gpus
 from pipeline.config.engine import EngineConfig, SamplingConfig
-from pipeline.generate.engine import CompletionRequest, Engine, reason_of
+from pipeline.generate.engine import CompletionRequest, Reply, reason_of
+from pipeline.generate.engines.fleet import Fleet
+from pipeline.generate.engines.member import spare
+from pipeline.run.child import Child
 from pipeline.run.process import NeedsFreshProcess, Reporter
 from pipeline.store import Artifact
 
@@ -27,7 +30,7 @@ PROBE_TOKENS = 32
 
 @dataclass(frozen=True)
 class _Fit:
-    """What an engine was started for; weights alone may change."""
+    """What engines were started for; weights alone may change."""
 
     config: EngineConfig
     dtype: str
@@ -37,13 +40,19 @@ class _Fit:
 
 
 class LiveEngine:
-    """The engine of a process, if it has one yet."""
+    """The engines of a stage's process, if it has some yet."""
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
-        self._engine: Engine | None = None
+        self._fleet: Fleet | None = None
         self._fit: _Fit | None = None
         self._policy: str | None = None
+        self._spare: Child | None = None
+
+    def warm_up(self) -> None:
+        """Have an engine's process load its libraries, unless each engine will have GPUs of its own."""
+        if len(visible_gpus()) <= 1:
+            self._spare = spare()
 
     def engine_for(
         self,
@@ -54,37 +63,45 @@ class LiveEngine:
         reporter: Reporter,
         *,
         trust_remote_code: bool,
-    ) -> Engine:
-        """An engine with a checkpoint's weights.
+    ) -> Fleet:
+        """Engines with a checkpoint's weights.
 
         Args:
-            probes: prompts that a reloaded engine answers for its check.
+            probes: prompts that reloaded engines answer for their check.
 
         Raises:
-            UserError: vLLM does not support or cannot load the model.
-            NeedsFreshProcess: the engine there is cannot take the checkpoint.
+            UserError: vLLM does not support or cannot load the model, or there are not as many devices.
+            StageFailed: an engine died.
+            NeedsFreshProcess: the engines there are cannot take the checkpoint.
         """
         fit = _Fit(config, dtype, trust_remote_code, _files_of(policy))
-        if self._engine is None:
+        if self._fleet is None:
             reporter.note("starting vLLM")
-            self._engine = Engine(policy.path, config, dtype, trust_remote_code=trust_remote_code)
+            self._fleet = Fleet(
+                policy.path, config, dtype, trust_remote_code=trust_remote_code, reporter=reporter, spare=self._spare
+            )
         elif fit != self._fit:
             raise NeedsFreshProcess("the engine was started for another model or with other settings")
         elif policy.id != self._policy:
-            self._reload(self._engine, policy, dtype, probes, trust_remote_code=trust_remote_code)
+            self._reload(self._fleet, policy, dtype, probes, trust_remote_code=trust_remote_code)
         self._fit, self._policy = fit, policy.id
-        self._engine.forget()
-        return self._engine
+        self._fleet.begin(reporter)
+        return self._fleet
+
+    def rest(self) -> None:
+        """On a GPU, engines end: the next stage has all of its memory."""
+        if self._fleet and has_gpu():
+            self._fleet.end()
+            self._fleet = None
 
     def _reload(
-        self, engine: Engine, policy: Artifact, dtype: str, probes: Sequence[list[int]], *, trust_remote_code: bool
+        self, fleet: Fleet, policy: Artifact, dtype: str, probes: Sequence[list[int]], *, trust_remote_code: bool
     ) -> None:
         if dtype != "float32" or has_gpu():
             raise NeedsFreshProcess(f"only fp32 on a CPU is exact enough to check a reload; this is {dtype}")
         try:
-            engine.reload(policy.path)
-            engine.forget()
-            worst = _difference(engine, policy.path, probes, trust_remote_code=trust_remote_code)
+            fleet.reload(policy.path)
+            worst = _difference(fleet, policy.path, probes, trust_remote_code=trust_remote_code)
         except Exception as error:
             raise NeedsFreshProcess(f"vLLM cannot reload weights: {reason_of(error)}") from error
         if not worst <= TOLERANCE:
@@ -97,15 +114,18 @@ def _files_of(policy: Artifact) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((file.path, file.sha256) for file in files if not file.table and not file.path.endswith(weights)))
 
 
-def _difference(engine: Engine, model: Path, probes: Sequence[list[int]], *, trust_remote_code: bool) -> float:
-    """Largest |engine - transformers| logprob over sampled answers to the probes, nats."""
+def _difference(fleet: Fleet, model: Path, probes: Sequence[list[int]], *, trust_remote_code: bool) -> float:
+    """Largest |engine - transformers| logprob over every engine's sampled answers to the probes, nats."""
+    sampling = SamplingConfig(max_tokens=PROBE_TOKENS)
+    asks = [CompletionRequest((-1, number, 0), prompt, sampling, seed=number) for number, prompt in enumerate(probes)]
+    return max(_error(replies, model, probes, trust_remote_code) for replies in fleet.answers_of_each(asks))
+
+
+def _error(replies: list[Reply], model: Path, probes: Sequence[list[int]], trust_remote_code: bool) -> float:
     import torch
 
     from pipeline.generate.reference import reference_logprobs
 
-    sampling = SamplingConfig(max_tokens=PROBE_TOKENS)
-    asks = [CompletionRequest((-1, number, 0), prompt, sampling, seed=number) for number, prompt in enumerate(probes)]
-    replies = [reply for step in engine.run(iter(asks), in_flight=len(asks)) for reply in step]
     if any(reply.error is not None or not reply.logprobs for reply in replies):
         return math.inf
     (reference,) = reference_logprobs(model, probes, replies, trust_remote_code=trust_remote_code)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ class Shard:
     engine: str = ""
     """What answers, as the rows say it."""
     replies: dict[int, list[Reply]] = field(default_factory=dict)
+    texts: dict[int, list[str]] = field(default_factory=dict)
+    """What graders see of each whole group."""
     grades: dict[int, Future[list[RewardResult]]] = field(default_factory=dict)
 
     def add(self, reply: Reply, tokenizer: Decoder, pool: RewardPool) -> None:
@@ -96,9 +99,10 @@ class Shard:
             group.sort(key=lambda reply: reply.key[2])
             prompt, name = self.job.groups[number].row, self.job.group_id(self.job.groups[number])
             given = prompt_for_grader(prompt)
+            texts = self.texts[number] = [self._text_of(one, tokenizer) for one in group]
             items = [
-                RewardItem(self._text_of(one, tokenizer), prompt["answer"], given, name, one.key[2], one.finish_reason)
-                for one in group
+                RewardItem(text, prompt["answer"], given, name, one.key[2], one.finish_reason)
+                for one, text in zip(group, texts, strict=True)
             ]
             self.grades[number] = pool.submit(items)
 
@@ -134,17 +138,33 @@ class Shard:
         """Whether every completion is there, and with the graders."""
         return len(self.grades) == self.stop - self.start
 
-    @property
-    def is_graded(self) -> bool:
-        return self.is_answered and all(grade.done() for grade in self.grades.values())
+    def when_graded(self, then: Callable[[], None]) -> None:
+        """Have something done as soon as every grade is there. Once it is answered; by whichever thread brings the last grade."""
+        left, lock = len(self.grades), threading.Lock()
 
-    def frame(self, tokenizer: Decoder, reward: RewardConfig) -> pl.DataFrame:
+        def count(_: Future[list[RewardResult]]) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                is_last = left == 0
+            if is_last:
+                then()
+
+        for grade in self.grades.values():
+            grade.add_done_callback(count)
+
+    def forget(self) -> None:
+        """It is written: let go of what it holds."""
+        for held in (self.replies, self.texts, self.grades):
+            held.clear()
+
+    def frame(self, reward: RewardConfig) -> pl.DataFrame:
         """The shard's rows, in the order of the prompts."""
         rows = []
         for number in range(self.start, self.stop):
-            for reply, grade in zip(self.replies[number], self.grades[number].result(), strict=True):
-                text = self._text_of(reply, tokenizer)
-                rows.append(_row(self.job, self.job.groups[number], reply, grade, text, self.engine))
+            group, grades = self.job.groups[number], self.grades[number].result()
+            for reply, text, grade in zip(self.replies[number], self.texts[number], grades, strict=True):
+                rows.append(_row(self.job, group, reply, grade, text, self.engine))
         columns = [component.column for component in reward.components]
         types = {name: column.dtype for name, column in Rollouts.columns().items()} | dict.fromkeys(columns, pl.Float64)
         return pl.DataFrame(rows, schema=types)

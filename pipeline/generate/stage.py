@@ -1,9 +1,9 @@
-"""The generate stage: one engine makes every rollouts artifact that a checkpoint is asked for."""
+"""The generate stage: one engine, or several, make every rollouts artifact that a checkpoint is asked for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,17 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.common.errors import DataError, StageFailed, UserError
+from pipeline.common.errors import DataError, StageFailed
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.context import context_length
-from pipeline.generate.engine import CompletionRequest, EngineSource
+from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
 from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of
 from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.generate.writer import ShardWriter, refuse_many_failures
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import check_prompts, places_of
 from pipeline.run.estimates import rollouts_bytes
@@ -34,8 +35,6 @@ from schemas import Prompts, Remarks, Rollouts
 PROGRESS_SECONDS = 0.5
 PROBES = 4
 """Prompts that an engine with new weights answers for its check."""
-MOST_UNGRADED = 8
-"""Shards that may wait for their grades: where graders are slower than the engine, the engine waits, and memory stays bounded."""
 
 
 def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
@@ -44,7 +43,7 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
     Args:
         spec: store, policy (path of the checkpoint artifact), trust_remote_code, engine, reward, and jobs: a list of
             {request, prompts (path of the artifact)}.
-        live: this process's engine, or the servers that it asks.
+        live: the engines of this process, or the servers that it asks.
 
     Returns:
         {"artifacts": paths, in the order of the jobs}.
@@ -106,7 +105,6 @@ class _Jobs:
                     self.ungraded.append((shard, stored))
                 else:
                     self.shards.append(shard)
-        self.failed = dict.fromkeys(works, 0)
         self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
 
     def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> RolloutsJob:
@@ -144,12 +142,10 @@ class _Jobs:
         grader may have been mended since.
         """
         if self.ungraded:
-            with RewardPool(self.reward) as pool:
-                restored: list[Shard] = []
+            with RewardPool(self.reward) as pool, self._writer(pool) as writer:
                 for shard, stored in self.ungraded:
-                    shard.restore(pl.read_parquet(stored, glob=False), self.tokenizer, pool)
-                    restored = self._write_enough([*restored, shard])
-                self._write_all(restored)
+                    writer.restore(shard, pl.read_parquet(stored, glob=False))
+                    writer.hold()
         if not self.shards:
             return
         for text in vain_stops(self.tokenizer, self.policy.path, [text for s in self.shards for text in s.job.sampling.stop]):
@@ -164,57 +160,30 @@ class _Jobs:
         )
         for shard in self.shards:
             shard.engine = engine.name
-        waiting = list(self.shards)
-        by_group = {(shard.job.number, number): shard for shard in waiting for number in range(shard.start, shard.stop)}
-        meter = _TokenMeter(reporter, self.total)
-        with RewardPool(self.reward) as pool:
+        with RewardPool(self.reward) as pool, self._writer(pool) as writer:
             for note in pool.notes:
                 reporter.note(note)
-            for replies in engine.run(self._asks(), in_flight=2 * self.engine_config.max_num_seqs):
-                for reply in replies:
-                    by_group[reply.key[:2]].add(reply, self.tokenizer, pool)
-                    meter.count(len(reply.token_ids))
-                waiting = self._write_enough(waiting)
-                meter.report()
-            self._write_all(waiting)
-        meter.report(last=True)
+            self._answer(engine, writer, _TokenMeter(reporter, self.total))
+        live.rest()
 
-    def _write_all(self, shards: list[Shard]) -> None:
-        """Write shards as their grades come."""
-        while shards := self._write_graded(shards):
-            time.sleep(0.01)
+    def _answer(self, engine: AnyEngine, writer: ShardWriter, meter: _TokenMeter) -> None:
+        by_start = {(shard.job.number, shard.start): shard for shard in self.shards}
+        sizes = {number: work.request.recipe["shard_groups"] for number, work in self.works.items()}
+        for replies in engine.run(self._asks(), in_flight=2 * self.engine_config.max_num_seqs):
+            for reply in replies:
+                job, group, _ = reply.key
+                writer.add(by_start[job, group - group % sizes[job]], reply)
+                meter.count(len(reply.token_ids))
+            writer.hold()
+            meter.report(engine.tokens)
+        meter.report(engine.tokens, last=True)
+
+    def _writer(self, pool: RewardPool) -> ShardWriter:
+        return ShardWriter(self.works, self.reward, self.tokenizer, self.known, pool)
 
     def _asks(self) -> Iterator[CompletionRequest]:
         for shard in self.shards:
             yield from shard.job.asks(shard)
-
-    def _write_enough(self, waiting: list[Shard]) -> list[Shard]:
-        """Write the shards that are ready, and return the others, once no more than `MOST_UNGRADED` lack nothing but grades."""
-        waiting = self._write_graded(waiting)
-        while sum(shard.is_answered for shard in waiting) > MOST_UNGRADED:
-            time.sleep(0.01)
-            waiting = self._write_graded(waiting)
-        return waiting
-
-    def _write_graded(self, waiting: list[Shard]) -> list[Shard]:
-        """Write the shards that are ready, and return the others."""
-        left = []
-        for shard in waiting:
-            if not shard.is_graded:
-                left.append(shard)
-                continue
-            work = self.works[shard.job.number]
-            frame = shard.frame(self.tokenizer, self.reward)
-            if len(remarks := shard.remarks(self.known)):
-                work.write_table(remarks_name(shard.name), remarks, Remarks)
-            work.write_table(shard.name, frame, Rollouts)
-            shard.replies.clear()
-            shard.grades.clear()
-            failed = frame.filter(pl.col("status") == "reward_error")
-            self.failed[shard.job.number] += len(failed)
-            job = len(shard.job.groups) * shard.job.samples
-            _refuse_many_failures(self.failed[shard.job.number], job, failed["error"], self.reward, work.path)
-        return left
 
 
 class _TokenMeter:
@@ -229,12 +198,24 @@ class _TokenMeter:
         self._done += 1
         self._tokens += tokens
 
-    def report(self, last: bool = False) -> None:
+    def report(self, of_each: Sequence[int], last: bool = False) -> None:
+        """
+        Args:
+            of_each: tokens of each of several engines.
+        """
         now = time.monotonic()
         if last or now - self._told >= PROGRESS_SECONDS:
             self._told = now
-            speed = self._tokens / max(now - self._start, 1e-9)
-            self._reporter.progress(self._done, self._total, "completions", tokens=self._tokens, tokens_per_second=speed)
+            seconds = max(now - self._start, 1e-9)
+            speeds = {"replicas": [tokens / seconds for tokens in of_each]} if len(of_each) > 1 else {}
+            self._reporter.progress(
+                self._done,
+                self._total,
+                "completions",
+                tokens=self._tokens,
+                tokens_per_second=self._tokens / seconds,
+                **speeds,
+            )
 
 
 def vain_stops(tokenizer: Any, model: Path, stops: Iterable[str]) -> list[str]:
@@ -262,15 +243,6 @@ def _refuse_misfit(group: Group, context: int, prompts: Artifact) -> None:
         )
 
 
-def _refuse_many_failures(failed: int, completions: int, errors: pl.Series, reward: RewardConfig, path: Path) -> None:
-    """Stop as soon as the failures are too many for the whole job, however few of its completions are there yet."""
-    if failed > reward.max_failed_share * completions:
-        raise UserError(
-            f"{path}: {failed} of {completions} rewards failed, more than reward.max_failed_share={reward.max_failed_share}. "
-            f"One of them: {errors[0]}. The rollouts are kept; mend the grader and run the same command again"
-        )
-
-
 def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
     names = sorted(path.name for path in work.path.glob("part-*.parquet"))
     for name in names:
@@ -283,5 +255,5 @@ def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
             "Mend that and run the same command again"
         )
     errors = rows.filter(pl.col("status") == "reward_error")["error"]
-    _refuse_many_failures(len(errors), len(rows), errors, reward, work.path)
+    refuse_many_failures(len(errors), len(rows), errors, reward, work)
     return work.finish(summarize(rows), notes={**notes, **places_of(reward.components)})

@@ -7,31 +7,27 @@ work; after an error it ends. When the caller dies, the child sees its input end
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.common import errors
-from pipeline.common.errors import StageCrashed, StageFailed, UserError, writing
+from pipeline.common.errors import UserError
+from pipeline.run.child import Child
+from pipeline.run.child import Event as Event
 
-Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
-STOP_SECONDS = 8.0
-"""How long a child may take to end after it was asked to."""
 FRESH_STATUS = 75
 """Exit status of a child that leaves its work to a fresh process (EX_TEMPFAIL)."""
-POLL_MILLISECONDS = 500
-"""How long a signal that comes just before a wait can go unseen."""
 
 
 class NeedsFreshProcess(Exception):
@@ -49,17 +45,7 @@ class StageProcess:
             environment: variables added to this process's own.
         """
         self.module = module
-        self._early_log: tuple[Path, int] | None = (log, _touched(log))
-        with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-        threading.Thread(target=_end_group_with, args=(self._child,), daemon=True).start()
+        self._child = Child(module, log, environment)
 
     def run(self, spec: Event, log: Path, on_event: OnEvent = lambda event: None) -> Event:
         """Give the process a spec and wait for its result. After an error of any kind the process is gone.
@@ -74,126 +60,34 @@ class StageProcess:
             NeedsFreshProcess: a fresh process must do this.
         """
         try:
-            start = _touched(log)
-            result = _converse(self._child, {"log": str(log), "spec": spec}, on_event)
-            if result is None:
-                code = self._child.wait()
-                raise (StageCrashed if code < 0 else StageFailed)(self._crash(code, log, start))
+            self._child.logs_to(log)
+            self._child.tell({"log": str(log), "spec": spec})
+            result = self._converse(on_event)
         except BaseException:
             self.end()
             raise
-        self._early_log = None
+        self._child.settled()
         return result
+
+    def _converse(self, on_event: OnEvent) -> Event:
+        """Follow the child to its result, which is returned."""
+        for event in self._child.events():
+            if event["event"] == "result":
+                return event
+            if event["event"] == "needs_fresh_process":
+                raise NeedsFreshProcess(event["message"])
+            if event["event"] == "error":
+                raise self._child.error(event)
+            on_event(event)
+        raise self._child.crash()
 
     @property
     def is_alive(self) -> bool:
-        return self._child.poll() is None
-
-    def _crash(self, code: int, log: Path, start: int) -> str:
-        end = _end_of(log, start)
-        if not end and self._early_log:  # it did not come as far as its spec
-            log, start = self._early_log
-            end = _end_of(log, start)
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        memory = " (out of memory, perhaps)" if code == -signal.SIGKILL else ""
-        return (
-            f"{self.module} {how}{memory}. What it had finished is kept; the same command goes on from there. Log: {log}\n{end}"
-        )
+        return self._child.is_alive
 
     def end(self) -> None:
         """Make sure that the process and its own children are gone."""
-        _end(self._child)
-
-
-def _touched(log: Path) -> int:
-    """Make sure that a log is there. Returns its size.
-
-    Raises:
-        StageFailed: it cannot be written.
-    """
-    with writing(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-        return log.stat().st_size
-
-
-def _converse(child: subprocess.Popen[bytes], order: Event, on_event: OnEvent) -> Event | None:
-    """Give the child its order and follow it to its result, which is returned; None if its output ends without one."""
-    assert child.stdin and child.stdout
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(order).encode() + b"\n")
-        child.stdin.flush()
-    for line in _lines(child.stdout.fileno()):
-        event = _event(line)
-        if event is None:
-            continue
-        if event["event"] == "result":
-            return event
-        if event["event"] == "needs_fresh_process":
-            raise NeedsFreshProcess(event["message"])
-        if event["event"] == "error":
-            child.wait()
-            raise getattr(errors, event["kind"], StageFailed)(event["message"])
-        on_event(event)
-    return None
-
-
-def _lines(pipe: int) -> Iterator[bytes]:
-    """Lines of a pipe, to its end. Ctrl-C ends the wait: Polars has the kernel restart a read after SIGINT, but not a poll."""
-    ready = select.poll()
-    ready.register(pipe, select.POLLIN)
-    rest = b""
-    while True:
-        while not ready.poll(POLL_MILLISECONDS):
-            pass
-        data = os.read(pipe, 1 << 16)
-        if not data:
-            break
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
-    yield rest
-
-
-def _event(line: bytes) -> Event | None:
-    """An event; None for what is none: a library's print while it is imported, half a line of a child that was killed."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and "event" in value else None
-
-
-def _end_group_with(child: subprocess.Popen[bytes]) -> None:
-    """Once the child has ended, end what it left running: it holds memory, and the pipe that the caller reads."""
-    child.wait()
-    _signal_group(child, signal.SIGKILL)
-
-
-def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Close the pipes and make sure that the child and its own children are gone."""
-    for pipe in (child.stdin, child.stdout):
-        if pipe:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-    if child.poll() is None:
-        _signal_group(child, signal.SIGTERM)
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            _signal_group(child, signal.SIGKILL)
-            child.wait()
-
-
-def _end_of(log: Path, start: int, lines: int = 15) -> str:
-    with log.open("rb") as file:
-        file.seek(start)
-        text = file.read().decode(errors="replace")
-    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
+        self._child.end()
 
 
 class Reporter:
@@ -223,7 +117,9 @@ def each(stage: Callable[[Event, Reporter], Event]) -> Callable[[Event, Reporter
     return work
 
 
-def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ()) -> NoReturn:
+def serve(
+    work: Callable[[Event, Reporter], Event], preload: Sequence[str] = (), begin: Callable[[], None] = lambda: None
+) -> NoReturn:
     """The child's main: do the work of one spec after another, report each result, and exit after an error or at the end.
 
     A spec names the store and jobs, each with its request; the result names the artifacts' paths in the order of the jobs.
@@ -232,36 +128,51 @@ def serve(work: Callable[[Event, Reporter], Event], preload: Sequence[str] = ())
 
     Args:
         preload: modules to import while the first spec is still to come.
+        begin: called before that.
     """
     if len(sys.argv) > 1:
         _serve_file(Path(sys.argv[1]), work)
-    reporter = Reporter(os.dup(1))
-    os.dup2(2, 1)
-    threading.Thread(target=_end_with_caller, daemon=True).start()
+    reporter = as_child()
+    begin()
     for name in preload:
         importlib.import_module(name)
     while line := sys.stdin.readline():
         order = json.loads(line)
-        _log_to(order["log"])
-        try:
+        log_to(order["log"])
+        with answering(reporter):
             result = work(order["spec"], reporter)
-        except NeedsFreshProcess as reason:
-            reporter.send("needs_fresh_process", message=str(reason))
-            _exit(FRESH_STATUS)
-        except UserError as error:
-            reporter.send("error", kind=type(error).__name__, message=str(error))
-            _exit(error.exit_code)
-        except Exception as error:
-            answer = errors.as_answer(error)
-            if answer is None:
-                raise
-            traceback.print_exc()
-            reporter.send("error", kind=type(answer).__name__, message=str(answer))
-            _exit(answer.exit_code)
         sys.stdout.flush()
         sys.stderr.flush()
         reporter.send("result", **result)
     _exit(0)
+
+
+def as_child() -> Reporter:
+    """Have standard output for events alone, what is printed go to the log, and this process end with its caller."""
+    reporter = Reporter(os.dup(1))
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    return reporter
+
+
+@contextmanager
+def answering(reporter: Reporter) -> Iterator[None]:
+    """Tell the caller of an error that is an answer, and end this process with it."""
+    try:
+        yield
+    except NeedsFreshProcess as reason:
+        reporter.send("needs_fresh_process", message=str(reason))
+        _exit(FRESH_STATUS)
+    except UserError as error:
+        reporter.send("error", kind=type(error).__name__, message=str(error))
+        _exit(error.exit_code)
+    except Exception as error:
+        answer = errors.as_answer(error)
+        if answer is None:
+            raise
+        traceback.print_exc()
+        reporter.send("error", kind=type(answer).__name__, message=str(answer))
+        _exit(answer.exit_code)
 
 
 def _serve_file(path: Path, work: Callable[[Event, Reporter], Event]) -> NoReturn:
@@ -292,11 +203,21 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _log_to(path: str) -> None:
+def log_to(path: str) -> None:
+    """Have what this process prints go to a file, after what is there."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+
+
+def own_log() -> Path:
+    """The file that what this process prints goes to; the null device if it is none."""
+    try:
+        found = Path(os.readlink("/proc/self/fd/2"))
+    except OSError:
+        return Path(os.devnull)
+    return found if found.is_file() else Path(os.devnull)
 
 
 def _end_with_caller() -> None:

@@ -91,7 +91,10 @@ from pipeline.generate.engine import CompletionRequest, Engine
 engine = Engine(Path(sys.argv[1]), EngineConfig(kv_cache_mib=32, max_num_seqs=8), "float32", trust_remote_code=False)
 prompts = [[5, 6], [5] * 256, [5] * 300, [999999]]
 asks = [CompletionRequest((0, 0, number), prompt, SamplingConfig(max_tokens=2), seed=1) for number, prompt in enumerate(prompts)]
-for reply in sorted((reply for step in engine.run(iter(asks), 8) for reply in step), key=lambda reply: reply.key):
+replies = [reply for ask in asks if (reply := engine.add(ask))]
+while engine.is_busy:
+    replies += engine.step()
+for reply in sorted(replies, key=lambda reply: reply.key):
     print("reply", reply.key[2], len(reply.token_ids), reply.error)
 """
 

@@ -201,7 +201,7 @@ def test_a_killed_engine_is_started_again(rollbook: Any, finished: Any, tmp_path
     started = rollbook.start(*finished.again(run))
     started.until(lambda: finished.unfinished(run, "rollouts/*/part-*.parquet"))
     kept = {path: path.stat().st_mtime_ns for path in finished.unfinished(run, "rollouts/*/part-*.parquet")}
-    (engine,) = (pid for pid, line in started.processes().items() if "-m pipeline.generate" in line)
+    (engine,) = (pid for pid, line in started.processes().items() if "-m pipeline.generate.engines" in line)
     os.kill(engine, signal.SIGKILL)
     ended = started.wait()
     assert ended.status == 0, ended.err

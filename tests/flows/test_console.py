@@ -49,6 +49,12 @@ def test_progress_is_told_in_a_log_now_and_then(monkeypatch: pytest.MonkeyPatch)
     assert text == "generate 0: 8 of 64 completions 1,234 tokens/s\n"
 
 
+def test_the_speed_of_each_engine_is_told_beside_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LOG_SECONDS", 0.0)
+    text = said(("generate 0", {"event": "started"}), ("generate 0", {**progress(8), "replicas": [617.2, 617.3]}))
+    assert text == "generate 0: 8 of 64 completions 1,234 tokens/s (617 + 617)\n"
+
+
 @pytest.mark.parametrize("message", ["file[1].parquet", "[/dim] [bold", "[red]no color[/red]"])
 def test_a_note_is_shown_as_it_is(message: str) -> None:
     assert said(("shape 0", {"event": "note", "message": message})) == f"shape 0: {message}\n"

@@ -33,6 +33,9 @@ class Servers:
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
 
+    def rest(self) -> None:
+        """Servers are the user's, and stay."""
+
     def engine_for(
         self,
         policy: Artifact,
@@ -136,6 +139,8 @@ def _update(config: ServerConfig, expected: Expected, reporter: Reporter) -> Non
 
 class ServedEngine:
     """Servers with the weights of one checkpoint."""
+
+    tokens: list[int] = []
 
     def __init__(self, client: Client, served: dict[str, Served], concurrency: int, context: int, dtype: str) -> None:
         self._client = client

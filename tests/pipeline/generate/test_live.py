@@ -1,9 +1,9 @@
-"""One engine for many checkpoints. The engine here is a stand-in, so that its reload can fail as some builds of vLLM do."""
+"""Engines for many checkpoints. The one here is a stand-in, so that its reload can fail as some builds of vLLM do."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class StandIn:
 
     started = 0
 
-    def __init__(self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool) -> None:
+    def __init__(self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool, **_: Any) -> None:
         StandIn.started += 1
         self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self.calls: list[str] = []
@@ -37,16 +37,19 @@ class StandIn:
         self.calls.append("reload")
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 
-    def forget(self) -> None:
-        self.calls.append("forget")
+    def begin(self, reporter: Any) -> None:
+        self.calls.append("begin")
 
     @torch.no_grad()
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
+    def answers_of_each(self, asks: Sequence[CompletionRequest]) -> list[list[Reply]]:
+        return [list(self.answers(asks))]
+
+    def answers(self, asks: Sequence[CompletionRequest]) -> Iterator[Reply]:
         for ask in asks:
             answer = torch.tensor([70, 80, 90])
             logits = self.model(torch.tensor([[*ask.prompt_token_ids, *answer.tolist()]])).logits
             of_answer = logits[0, len(ask.prompt_token_ids) - 1 : -1].log_softmax(-1).gather(-1, answer[:, None])[:, 0]
-            yield [Reply(ask.key, answer.tolist(), of_answer.tolist(), "stop", None, None)]
+            yield Reply(ask.key, answer.tolist(), of_answer.tolist(), "stop", None, None)
 
 
 class Deaf(StandIn):
@@ -96,15 +99,15 @@ def engine_for(engine: LiveEngine, policy: Artifact, dtype: str = "float32", **c
 
 
 def test_an_engine_is_started_once_and_takes_later_checkpoints(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "Engine", StandIn)
+    monkeypatch.setattr(live, "Fleet", StandIn)
     monkeypatch.setattr(StandIn, "started", 0)
     engine = LiveEngine()
     first = engine_for(engine, checkpoint(store, 0))
-    assert first.calls == ["forget"]
+    assert first.calls == ["begin"]
     assert engine_for(engine, checkpoint(store, 0)) is first
-    assert first.calls == ["forget"] * 2
+    assert first.calls == ["begin"] * 2
     assert engine_for(engine, checkpoint(store, 1)) is first
-    assert first.calls == ["forget", "forget", "reload", "forget", "forget"]
+    assert first.calls == ["begin", "begin", "reload", "begin"]
     assert StandIn.started == 1
 
 
@@ -114,7 +117,7 @@ def test_an_engine_is_started_once_and_takes_later_checkpoints(store: Store, mon
 def test_an_engine_that_did_not_take_the_weights_is_not_used(
     store: Store, monkeypatch: pytest.MonkeyPatch, kind: type[StandIn], said: str
 ) -> None:
-    monkeypatch.setattr(live, "Engine", kind)
+    monkeypatch.setattr(live, "Fleet", kind)
     engine = LiveEngine()
     engine_for(engine, checkpoint(store, 0))
     with pytest.raises(NeedsFreshProcess, match=said):
@@ -122,7 +125,7 @@ def test_an_engine_that_did_not_take_the_weights_is_not_used(
 
 
 def test_an_engine_serves_what_it_was_started_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "Engine", StandIn)
+    monkeypatch.setattr(live, "Fleet", StandIn)
     base, other = checkpoint(store, 0), checkpoint(store, 0, config='{"eos_token_id": 5}')
     for change in ({"policy": other}, {"policy": base, "max_num_seqs": 3}, {"policy": base, "dtype": "bfloat16"}):
         engine = LiveEngine()
@@ -133,7 +136,7 @@ def test_an_engine_serves_what_it_was_started_for(store: Store, monkeypatch: pyt
 
 def test_weights_in_bfloat16_are_not_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding hides whether they arrived."""
-    monkeypatch.setattr(live, "Engine", StandIn)
+    monkeypatch.setattr(live, "Fleet", StandIn)
     engine = LiveEngine()
     engine_for(engine, checkpoint(store, 0), dtype="bfloat16")
     with pytest.raises(NeedsFreshProcess, match="only fp32 on a CPU"):
@@ -144,7 +147,7 @@ def test_an_engine_that_cannot_start_leaves_none_behind(store: Store, monkeypatc
     def fails(*args: object, **settings: object) -> None:
         raise StageFailed("no memory")
 
-    monkeypatch.setattr(live, "Engine", fails)
+    monkeypatch.setattr(live, "Fleet", fails)
     engine = LiveEngine()
     for _ in range(2):
         with pytest.raises(StageFailed, match="no memory"):

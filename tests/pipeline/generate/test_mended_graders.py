@@ -32,6 +32,7 @@ class BySeed:
     """Draws an answer from the seed alone, as a seeded engine does, and counts what it was asked."""
 
     name = "by seed"
+    tokens: list[int] = []
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
@@ -39,6 +40,8 @@ class BySeed:
 
     def engine_for(self, *_: Any, **__: Any) -> BySeed:
         return self
+
+    def rest(self) -> None: ...
 
     def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
         for ask in asks:
@@ -128,7 +131,7 @@ def test_completions_do_not_pile_up_before_a_slow_grader(
 ) -> None:
     """The engine waits, and so do the completions of an earlier attempt, whose files hold them until they are graded."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.generate.stage.MOST_UNGRADED", 1)
+    monkeypatch.setattr("pipeline.generate.writer.MOST_UNGRADED", 1)
     (tmp_path / "slow_grader.py").write_text(SLOW, encoding="utf-8")
     config = make_config({"generate.prompts": PROMPTS, "generate.samples": SAMPLES, "generate.shard_groups": 1})
     project, held, most = Project(tmp_path / "store", config), set[int](), [0]

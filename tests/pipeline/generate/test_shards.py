@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def frame_of(pool: RewardPool, *replies: Reply, job: RolloutsJob | None = None) 
     (shard,) = shards_of(job, 100)
     for one in replies:
         shard.add(one, Words(), pool)
-    return shard.frame(Words(), REWARD)
+    return shard.frame(REWARD)
 
 
 def test_a_job_is_cut_into_files_of_whole_groups() -> None:
@@ -89,11 +90,16 @@ def test_a_shard_is_graded_once_all_its_groups_are_whole(pool: RewardPool) -> No
     (shard,) = shards_of(job_of(groups=2), 2)
     for group, sample in ((1, 1), (0, 0), (1, 0)):
         shard.add(reply(group, sample, [1, 2]), Words(), pool)
-        assert not shard.is_graded
+        assert not shard.is_answered
     shard.add(reply(0, 1, [1, 2]), Words(), pool)
-    for grade in shard.grades.values():
-        grade.result(timeout=30)
-    assert shard.is_graded
+    assert shard.is_answered
+    graded = threading.Event()
+    shard.when_graded(graded.set)
+    assert graded.wait(timeout=30)
+    assert all(grade.done() for grade in shard.grades.values())
+    again = threading.Event()
+    shard.when_graded(again.set)
+    assert again.is_set()
 
 
 class LikeLlama(Words):
@@ -125,7 +131,7 @@ def test_tokens_without_a_text_leave_a_remark(pool: RewardPool) -> None:
     (shard,) = shards_of(job_of(groups=1, samples=2), 100)
     shard.add(reply(0, 0, [1, 7, 2, 8, 7]), Words(), pool)
     shard.add(reply(0, 1, [1, 2]), Words(), pool)
-    shard.frame(Words(), REWARD)
+    shard.frame(REWARD)
     remarks = shard.remarks(known=range(7))
     assert remarks.select("sample_index", "component", "text").rows() == [
         (0, "completion_text", "3 of 5 tokens are not in the tokenizer and left no text: 7, 8"),
@@ -138,7 +144,7 @@ def test_rows_are_in_the_order_of_the_prompts_however_completions_finished(pool:
     answers = {(0, 0): [1, 2, 0], (0, 1): [1], (1, 0): [2], (1, 1): [1, 2]}
     for group, sample in ((1, 1), (0, 1), (1, 0), (0, 0)):
         shard.add(reply(group, sample, answers[group, sample]), Words(), pool)
-    frame = shard.frame(Words(), REWARD)
+    frame = shard.frame(REWARD)
     assert frame.select("prompt_id", "sample_index").rows() == [("p0", 0), ("p0", 1), ("p1", 0), ("p1", 1)]
     assert frame["completion_token_ids"].to_list() == list(answers.values())
     assert frame["completion_text"].to_list() == ["ab", "a", "b", "ab"]
@@ -198,5 +204,5 @@ def test_graders_see_the_datasets_other_columns() -> None:
 def test_a_shard_lets_go_of_nothing_before_it_is_written(pool: RewardPool) -> None:
     shard = Shard(job_of(groups=1, samples=1), "part-00000.parquet", 0, 1)
     shard.add(reply(0, 0, [1]), Words(), pool)
-    first, second = (shard.frame(Words(), REWARD) for _ in range(2))
+    first, second = (shard.frame(REWARD) for _ in range(2))
     assert first.equals(second)

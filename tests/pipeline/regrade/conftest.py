@@ -78,7 +78,7 @@ def generate(store: Store, wanted: Callable[..., Request], prompts: Artifact) ->
                         shard.add(_reply(number, sample), Letters(), pool)
                 if len(remarks := shard.remarks()):
                     work.write_table(remarks_name(shard.name), remarks, Remarks)
-                work.write_table(shard.name, shard.frame(Letters(), reward), Rollouts)
+                work.write_table(shard.name, shard.frame(reward), Rollouts)
             scalars = read_scalars(sorted(work.path.glob("part-*.parquet")))
             return work.finish(summarize(scalars), notes=places_of(reward.components))
 

@@ -219,7 +219,7 @@ def test_a_stage_started_early_and_not_needed_is_gone(stages: Stages) -> None:
     process = stages.start("return {}")
     process.end()
     process.end()
-    assert process._child.poll() is not None
+    assert not process.is_alive
 
 
 def test_an_error_of_the_caller_ends_the_stage(stages: Stages) -> None:
@@ -231,7 +231,7 @@ def test_an_error_of_the_caller_ends_the_stage(stages: Stages) -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         process.run({}, stages.log, interrupted)
-    assert process._child.poll() is not None
+    assert not process.is_alive
     assert time.monotonic() - began < 8
 
 

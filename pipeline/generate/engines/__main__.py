@@ -1,0 +1,4 @@
+from pipeline.generate.engines.worker import main
+
+if __name__ == "__main__":
+    main()
