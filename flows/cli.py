@@ -141,6 +141,8 @@ def answer(arguments: list[str]) -> int:
             code = refusal.exit_code
         elif hasattr(error, "format_message"):
             error.show()  # type: ignore[attr-defined]
+            if "unexpected extra argument" in str(error):
+                _say("a text with spaces, * or braces needs quotes, such as --template 'Q: {question} A:' or --cron '0 2 * * *'")
             code = 2
         else:
             raise

@@ -49,7 +49,9 @@ def audit(
     Exit status: 0 sound, 1 findings, 2 cannot tell.
     """
     from rich.console import Console
+    from rich.text import Text
 
+    from flows.commands.console import answer_console
     from pipeline.common.errors import StageFailed, UserError
     from pipeline.look.audit.audit import audit as look
     from pipeline.look.audit.results import as_json as as_json_of
@@ -69,9 +71,9 @@ def audit(
     if as_json:
         typer.echo(json.dumps(as_json_of(found), indent=2))
     else:
-        console = Console()
+        console = answer_console()
         for part in summary(found):
-            console.print(part, highlight=False)
+            console.print(part, highlight=False, soft_wrap=isinstance(part, Text))  # a command stays one line
         console.print(f"page: {page}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(found.status)
 
@@ -84,11 +86,15 @@ def lineage(
         list[str] | None, typer.Option("--in", help="With an id: runs or stores to look in. Default: every run in runs/.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="text, JSON, W3C PROV-JSON, or OpenLineage events.")] = "text",
+    everything: Annotated[bool, typer.Option("--all", help="Of a run: every artifact, not only its last checkpoint.")] = False,
 ) -> None:
-    """Print where artifacts come from: what each was made from, by which stage and command."""
+    """Print where artifacts come from: what each was made from, by which stage and command.
+
+    Of a run, the ancestry of its last checkpoint; --all, and formats for machines, have every artifact.
+    """
     from pipeline.look.audit.exports import openlineage, prov
     from pipeline.look.audit.lineage import as_json, find, graph_of
-    from pipeline.look.audit.scope import can_be
+    from pipeline.look.audit.scope import can_be, last_checkpoint
     from pipeline.look.audit.terminal import tree
 
     if what.startswith("s3:/") or (can_be(what, Path()) and Path(what).exists()):
@@ -96,7 +102,8 @@ def lineage(
     else:
         shelf = _shelves(where)
         audited = (find(shelf, what),)
-    graph = graph_of(audited, shelf)
+    last = shelf.get(last_checkpoint(Path(what)) or "") if form == "text" and not everything else None
+    graph = graph_of((last,) if last else audited, shelf)
     if form == "text":
         from rich.text import Text
 
@@ -105,6 +112,8 @@ def lineage(
         console = answer_console()
         for part in tree(graph, graph.leaves):
             console.print(part, highlight=False, soft_wrap=isinstance(part, Text))  # a command stays one line
+        if last and (others := len(graph_of(audited, shelf).nodes) - len(graph.nodes)):
+            console.print(f"{others} other artifacts of the run with --all", style="dim", highlight=False)
     else:
         write = {"json": as_json, "prov": prov, "openlineage": openlineage}[form]
         typer.echo(json.dumps(write(graph), indent=2))

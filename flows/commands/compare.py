@@ -62,7 +62,7 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
     found = record(trials) if trials.complete else load_artifact(_work_on_trials(plan.name, order))
 
     from pipeline.look.report.comparison import write_comparison
-    from pipeline.look.report.comparison_table import as_json_rows, comparison_table, failures
+    from pipeline.look.report.comparison_table import as_json_rows, cautions, comparison_table, failures
 
     page = write_comparison(found, plan.snapshot.store, out or plan.snapshot.directory / "comparison.html")
     if as_json:
@@ -70,6 +70,8 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
     else:
         console = answer_console()
         console.print(comparison_table(found))
+        for caution in cautions(found, plan.snapshot.heldout):
+            console.print(f"warning:  {caution}", highlight=False, soft_wrap=True, markup=False)
         for failure in failures(found):
             why = visible(failure.why).splitlines()[0]
             console.print(f"{failure.title}: {why}", markup=False, highlight=False)

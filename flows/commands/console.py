@@ -19,15 +19,20 @@ from pipeline.run.state import Run
 
 LOG_SECONDS = 10.0
 """Seconds between progress lines of one stage without a terminal."""
+START_SECONDS = 1.0
+"""A start that takes longer is told apart."""
 FILE_WIDTH = 160
-"""Characters of a line where the output goes to a file or a program."""
+"""Characters of a line where the output goes to a file or a program, and nothing says how wide the terminal is."""
 
 
 def answer_console(**settings: Any) -> Console:
-    """Standard output for answers: as wide as the terminal, or long lines where there is none."""
+    """Standard output for answers: as wide as the terminal, also where it goes through a pager; long lines where there is none.
+
+    COLUMNS wins.
+    """
     console = Console(**settings)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = FILE_WIDTH
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        console.width = os.get_terminal_size(2).columns if os.isatty(2) else FILE_WIDTH
     return console
 
 
@@ -80,7 +85,7 @@ class StageConsole:
             case "found":
                 self._console.print(f"[green]✓[/green] {stage:16} [dim]already there[/dim]", highlight=False)
             case "finished":
-                self._finish(stage)
+                self._finish(stage, event.get("seconds"))
             case "failed":
                 self._fail(stage, visible(event["message"]))
 
@@ -101,11 +106,14 @@ class StageConsole:
             self._told[stage] = time.monotonic()
             self._console.print(f"{stage}: {event['done']} of {event['total']} {event['unit']} {speed}", highlight=False)
 
-    def _finish(self, stage: str) -> None:
+    def _finish(self, stage: str, working: float | None) -> None:
+        """Say how long a stage worked, as the table does, and apart from it how long its process and engine took to start."""
         if self._progress and stage in self._bars:
             self._progress.remove_task(self._bars.pop(stage))
         seconds = time.monotonic() - self._started.get(stage, time.monotonic())
-        self._console.print(f"[green]✓[/green] {stage:16} [dim]{seconds:6.1f} s[/dim]", highlight=False)
+        starting = 0.0 if working is None else seconds - working
+        apart = f", after {starting:.1f} s to start" if starting >= START_SECONDS else ""
+        self._console.print(f"[green]✓[/green] {stage:16} [dim]{working or seconds:6.1f} s{apart}[/dim]", highlight=False)
 
     def _fail(self, stage: str, message: str) -> None:
         if self._progress and stage in self._bars:

@@ -42,10 +42,11 @@ def doctor(
 
 
 def _print(findings: list[Diagnosis]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    from flows.commands.console import answer_console
+
+    console = answer_console()
     for finding in findings:
         mark, color = MARKS[finding.level]
         line = Text.assemble((f"{mark} ", color), (f"{finding.what:14} ", "bold"), finding.found)

@@ -110,7 +110,10 @@ def import_(
         from pipeline.exchange.imports.rows import Declared
         from pipeline.exchange.imports.stage import import_rollouts, order_of
         from pipeline.exchange.imports.tokens import ImportRendering
+        from pipeline.sources.tokenizer import leave_torch_out
 
+        if not trust_remote_code and logprobs_from is None:
+            leave_torch_out()
         sampling: dict[str, Any] = {
             "temperature": temperature,
             "top_p": top_p,

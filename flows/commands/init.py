@@ -17,7 +17,7 @@ from pipeline.common.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.prepare.data import Questions
-    from pipeline.prepare.interview import Result
+    from pipeline.prepare.interview import Needed, Result
 
 CONFIG, REWARD = "run.yaml", "reward.py"
 SHOWN_ROWS, SHOWN_CHARACTERS = 3, 60
@@ -113,6 +113,13 @@ class _Asker:
             except UserError as error:
                 typer.echo(f"  {error}", err=True)
 
+    def require(self, *needed: Needed) -> None:
+        missing = [each for each in needed if each.given is None]
+        if missing and not self._talks:
+            options = " ".join(f"{each.option} …" for each in missing)
+            listed = "; ".join(f"{each.option} ({each.what})" for each in missing)
+            raise UserError(f"needed, and there is nobody to ask: {listed}. Add {options}")
+
     def show(self, questions: Questions) -> None:
         if not self._talks:
             return
@@ -154,6 +161,7 @@ def _write(directory: Path, result: Result, force: bool) -> list[Path]:
 
 def _conclude(directory: Path, result: Result, written: list[Path], as_json: bool) -> None:
     """Check what was written as `rollbook check` does, and say what comes next."""
+    from pipeline.common.near import did_you_mean
     from pipeline.common.text import visible
     from pipeline.config.load import load_config
     from pipeline.prepare.check import check_config
@@ -178,6 +186,9 @@ def _conclude(directory: Path, result: Result, written: list[Path], as_json: boo
     else:
         for path in written:
             typer.echo(f"wrote      {path}")
+        if not result.model.files:
+            near = did_you_mean(result.model.path)
+            typer.echo(f"model      {result.model.path}: no directory here, so taken for a hub name; `check` fetches it{near}")
         for line in lines[:-1]:
             typer.echo(line)
         if problem is None:

@@ -40,7 +40,7 @@ def show(
     from pipeline.look.show.query import Query
 
     filters = {"prompt": prompt, "contains": contains, "reward": reward, "status": status, "sort": sort}
-    query = Query(**filters, iterations=tuple(dict.fromkeys(iteration or ())), rows=rows)
+    query = Query(**filters, iterations=tuple(dict.fromkeys(iteration or ())), rows=rows)  # type: ignore[arg-type]
     sets = tuple(name for text in of or () for name in text.split(","))
     show_place(path, Wanted(query, sets, shaped, table, full or prompt is not None, by, as_json))
 
@@ -110,6 +110,9 @@ def repair(
     regenerate: Annotated[
         bool, typer.Option("--regenerate", help="Make the damaged files anew, as the run made them. The damaged ones are kept.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --regenerate: every file, also those that are as the manifest says.")
+    ] = False,
     run: Annotated[
         Path | None, typer.Option(help="The run that made it, if it does not lie in the run's directory.", show_default=False)
     ] = None,
@@ -121,7 +124,7 @@ def repair(
     """
     from flows.commands.repair import repair_artifact
 
-    if not repair_artifact(artifact, drop_shards, regenerate, run, as_json):
+    if not repair_artifact(artifact, drop_shards, regenerate, everything, run, as_json):
         raise typer.Exit(1)
 
 

@@ -13,8 +13,18 @@ from flows.chain import chain
 from flows.commands.console import StageConsole
 from pipeline.common.errors import UserError
 from pipeline.common.text import visible
-from pipeline.look.show.subject import Use, find_subject, store_around
-from pipeline.look.upkeep.repair import Damage, drop_shards, find_damage, is_made_by_a_run, remedy, rows_of, set_aside, to_json
+from pipeline.look.show.subject import Use, find_subject, store_around, uses_of
+from pipeline.look.upkeep.repair import (
+    Damage,
+    doubted,
+    drop_shards,
+    find_damage,
+    is_made_by_a_run,
+    remedy,
+    rows_of,
+    set_aside,
+    to_json,
+)
 from pipeline.run.record import RECORD, load_run
 from pipeline.run.state import Run
 from pipeline.sources.order import BASE, HELDOUT_PROMPTS, TRAIN_PROMPTS
@@ -26,7 +36,7 @@ STAGE_OF = {"evaluation": "evaluate", "shaped": "shape", "checkpoint": "train"}
 ANSWERS = ("rollouts", "sampled", "greedy", "policy", "training prompts", "held-out prompts")
 
 
-def repair_artifact(path: str, drop: bool, regenerate: bool, run_directory: Path | None, as_json: bool) -> bool:
+def repair_artifact(path: str, drop: bool, regenerate: bool, everything: bool, run_directory: Path | None, as_json: bool) -> bool:
     """Look, and mend if asked to. Returns whether all is well now.
 
     Raises:
@@ -34,8 +44,10 @@ def repair_artifact(path: str, drop: bool, regenerate: bool, run_directory: Path
     """
     if drop and regenerate:
         raise UserError("--drop-shards and --regenerate are two ways; choose one")
+    if everything and not regenerate:
+        raise UserError("--all: for --regenerate")
     artifact = find_subject(path).only()
-    damage = find_damage(artifact)
+    damage = doubted(artifact) if everything else find_damage(artifact)
     if as_json:
         typer.echo(json.dumps(to_json(damage), indent=2))
     else:
@@ -78,8 +90,9 @@ def _ways(damage: Damage) -> str:
 
 def _given(run: Run, damaged: Artifact) -> dict[str, Artifact]:
     """The model and the prompts of a run, which are in the store already wherever they came from, but for the damaged one."""
-    base, train, heldout = run.iterations[0].policy, run.train_prompts, run.heldout_prompts
-    given = {BASE: base} if base.id != damaged.id else {}
+    base = run.iterations[0].policy if run.iterations else None
+    train, heldout = run.train_prompts, run.heldout_prompts
+    given = {BASE: base} if base is not None and base.id != damaged.id else {}
     if train is not None and heldout is not None and damaged.id not in (train.id, heldout.id):
         given |= {TRAIN_PROMPTS: train, HELDOUT_PROMPTS: heldout}
     return given
@@ -91,7 +104,7 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> str:
     if not is_made_by_a_run(artifact):
         raise UserError(f"{artifact.url}: cannot be made anew here. {remedy(artifact)}")
     directory, run = _run_of(artifact, run_directory)
-    use = next((use for use in find_subject(str(directory)).uses if use.artifact.id == artifact.id), None)
+    use = next((use for use in uses_of(run) if use.artifact.id == artifact.id), None)
     if use is None:
         raise UserError(f"{artifact.url}: not made by the run in {directory}. Name the run that made it with --run")
     run.config = run.config.model_copy(update={"store": store_around(artifact).url, "run_dir": str(directory)})
@@ -111,10 +124,10 @@ def _regenerate(damage: Damage, run_directory: Path | None) -> str:
 
 def _run_of(artifact: Artifact, directory: Path | None) -> tuple[Path, Run]:
     if directory is not None:
-        return directory, load_run(directory)
+        return directory, load_run(directory, damaged=True)
     for parent in artifact.path.absolute().parents:
         if (parent / RECORD).exists():
-            return parent, load_run(parent)
+            return parent, load_run(parent, damaged=True)
     raise UserError(f"{artifact.url}: lies in no run directory. Name the run that made it with --run")
 
 

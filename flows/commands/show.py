@@ -66,6 +66,8 @@ def show_place(path: str, wanted: Wanted) -> None:
         _show_tables(place, wanted)
     elif len(wanted.query.iterations) > 1 and wanted.query.prompt is not None and not wanted.as_json:
         _show_sides(place, wanted)
+    elif place.run is not None and not (asked or wanted.query.iterations or wanted.full or wanted.as_json):
+        _show_opening(place, wanted)
     else:
         found = _select(place, wanted, wanted.query)
         if wanted.as_json:
@@ -88,6 +90,15 @@ def _select(place: Subject, wanted: Wanted, query: Query) -> Selection:
     if not found.shown and not wanted.sets and query.prompt is not None and place.run is not None:
         return select(answers_of(place, ("sampled", "greedy"), shaped), query)
     return found
+
+
+def _show_opening(place: Subject, wanted: Wanted) -> None:
+    """A run's newest training rollouts, best and worst."""
+    assert place.run is not None
+    newest = max((s.iteration for s in place.run.iterations if s.answers and s.answers.rollouts), default=0)
+    half = replace(wanted.query, iterations=(newest,), rows=-(-wanted.query.rows // 2), one_each=True)
+    best, worst = (_select(place, wanted, replace(half, sort=order)) for order in ("-reward", "reward"))
+    print_parts(show.opening(best, worst) if best.shown else show.selection_list(best))
 
 
 def _show_sides(place: Subject, wanted: Wanted) -> None:

@@ -13,8 +13,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline.common.errors import UserError
+from pipeline.common.near import did_you_mean
 from pipeline.config.plain_yaml import parse_yaml
 from pipeline.config.run import RunConfig
+
+SUFFIXES = (".yaml", ".yml")
+"""Of configs."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -30,8 +34,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such config file{did_you_mean(path)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a directory, and not a run's YAML file{_config_in(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
@@ -41,6 +47,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping such as `name: demo`, found {type(tree).__name__}")
     return _validated(tree, overrides, str(path))
+
+
+def _config_in(directory: Path) -> str:
+    """Which file of a directory may be meant."""
+    found = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES)
+    return f". Did you mean {found[0]}?" if found else ". Name the file that the run is described in, such as run.yaml"
 
 
 def change_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -109,9 +121,20 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
             found = problem.get("input")
             shown = "" if isinstance(found, dict) else f" (found {found!r})"
             if isinstance(found, dict) and problem["type"] == "string_type":
-                shown = ", found a mapping: a text with a colon or with braces needs quotes"
+                shown = ", found a mapping: a text with a colon or with braces needs quotes" + _quoted(where, found)
             lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return lines
+
+
+def _quoted(where: str, found: dict[Any, Any]) -> str:
+    """How a placeholder that YAML took for a mapping is written.
+
+    >>> _quoted("data.template", {"question": None})
+    ': template: "{question}"'
+    """
+    if list(found.values()) != [None]:
+        return ""
+    return f': {where.rpartition(".")[2]}: "{{{next(iter(found))}}}"'
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -32,9 +33,26 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(" ".join(filter(None, (error.context, error.problem))) + place) from None
+        raise ValueError(" ".join(filter(None, (error.context, error.problem))) + place + _remedy(text, mark)) from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+UNQUOTED = re.compile(r"(\s*(?:- )?[\w.-]+:\s+)((?![\[\"'#])(?!\{(?!\w+\})).{,200}[^\s\d])\s*")
+"""A line with a key and a text without quotes that is no list, mapping or number, but may begin with a {placeholder}."""
+
+
+def _remedy(text: str, mark: Any) -> str:
+    """The line with its text in quotes, if that is all that is wrong with it."""
+    lines = text.split("\n")
+    if mark is None or mark.line >= len(lines) or not (found := UNQUOTED.fullmatch(lines[mark.line])):
+        return ""
+    mended = found[1] + json.dumps(found[2], ensure_ascii=False)
+    try:
+        yaml.load("\n".join([*lines[: mark.line], mended, *lines[mark.line + 1 :]]), _BoundedLoader)
+    except (yaml.YAMLError, RecursionError):
+        return ""
+    return f". A text like this needs quotes: {mended.strip()}"
 
 
 class _BoundedLoader(yaml.SafeLoader):

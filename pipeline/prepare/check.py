@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.cell import BEHAVIOR
+from pipeline.common.claims import few_questions
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
 from pipeline.config.run import RunConfig
@@ -105,6 +106,8 @@ def check_config(config: RunConfig) -> list[str]:
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
     lines += [f"warning    {text}" for name, text in graded if name == "warning"]
+    if few := few_questions(len(heldout)):
+        lines.append(f"warning    {few}")
     lines += [f"warning    {warning}" for warning in warnings_of(config, algorithm, base_model.positions(files["config.json"]))]
     return [*(visible(line) for line in lines), "ok"]
 

@@ -13,14 +13,20 @@ from typing import Any
 import polars as pl
 
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.config.data import PromptSource
 from pipeline.sources.readers import FILE_SUFFIXES, BadRow, read_rows
 from pipeline.store.files import whole_file
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-QUESTIONS = ("question", "problem", "prompt", "instruction", "query", "input", "text", "q")
-ANSWERS = ("answer", "solution", "target", "expected", "output", "response", "completion", "label", "a")
+QUESTIONS = ("question", "problem", "prompt", "instruction", "query", "task", "input", "text", "statement", "q")
+ANSWERS = (
+    *("answer", "solution", "ground_truth", "groundtruth", "gold", "target", "expected", "reference", "truth", "correct"),
+    *("output", "response", "completion", "label", "result", "value", "a"),
+)
 """Names that columns of questions and answers often have, likeliest first."""
+ASIDE = ("id", "idx", "index", "uuid", "key", "level", "difficulty", "subject", "category", "type", "source", "split", "unit")
+"""Names of columns that are neither, alone or at the end of a name such as row_id."""
 READABLE = (".jsonl", ".ndjson", ".parquet")
 """What a run reads as it is."""
 WORKED = r"#### (.+)$"
@@ -47,6 +53,11 @@ class Questions:
         close = [column for name in names for low, column in lower.items() if len(name) > 1 and name in low]
         return next(iter([*exact, *close]), None)
 
+    def only_other(self, than: str | None) -> str | None:
+        """The column that is left when one is known and names such as `id` are passed over, if it is the only one."""
+        left = [name for name in self.columns if name != than and name.lower().rpartition("_")[2] not in ASIDE]
+        return left[0] if than is not None and len(left) == 1 else None
+
     def texts(self, column: str) -> list[str]:
         return [str(row[column]) for row in self.rows if row.get(column) is not None]
 
@@ -60,11 +71,11 @@ def read_questions(path: Path) -> Questions:
     """
     if path.is_dir() or (not path.exists() and path.suffix not in FILE_SUFFIXES):
         raise UserError(
-            f"{path}: not a file. init reads .jsonl, .json, .parquet, .csv and .tsv. For a dataset from the hub or one that "
-            "`datasets.save_to_disk` wrote, write the config by hand: docs/configuration.md, data.train"
+            f"{path}: not a file; init reads .jsonl, .json, .parquet, .csv and .tsv. For a dataset from the hub or one that "
+            "`datasets.save_to_disk` wrote, write the config by hand: docs/configuration.md, data.train{did_you_mean(path)}"
         )
     if not path.exists():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file{did_you_mean(path)}")
     found = _of_text(path) if path.suffix.lower() in (*SEPARATORS, ".json") else None
     if found is None:
         rows = read_rows(PromptSource(path=str(path)))

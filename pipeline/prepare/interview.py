@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
 from pipeline.common.device import has_gpu
 from pipeline.common.errors import DataError, UserError
@@ -25,6 +25,15 @@ LEAST_TOKENS = 8
 Value = TypeVar("Value")
 
 
+class Needed(NamedTuple):
+    """Something that must be known."""
+
+    option: str
+    what: str
+    given: str | None
+    """By the option, or what can be told without it."""
+
+
 class Ask(Protocol):
     """Asks the user, or takes the default."""
 
@@ -33,6 +42,12 @@ class Ask(Protocol):
 
         Raises:
             UserError: there is nobody to ask and no default, or `read` refuses what the option says.
+        """
+
+    def require(self, *needed: Needed) -> None:
+        """
+        Raises:
+            UserError: names everything that is needed, cannot be told and that there is nobody to ask for.
         """
 
     def show(self, questions: Questions) -> None:
@@ -76,14 +91,14 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
         UserError: an answer that cannot be, or something that must be said and is not.
         DataError: names the file, and the row and column of the first problems.
     """
+    ask.require(
+        Needed("--model", "a model directory, or a hub name", wishes.model),
+        Needed("--data", "a file of questions and answers", wishes.data),
+    )
     model = ask(wishes.model, "--model", "Model: a directory, or a hub name", None, find_model)
     questions = ask(wishes.data, "--data", "Data: a file of questions and answers", None, _read)
     ask.show(questions)
-    column = _one_of(questions.columns, f"column in {questions.path}")
-    there = f"of {', '.join(questions.columns)}"
-    asked = ask(wishes.question, "--question", f"Column of the questions, {there}", questions.guess(data.QUESTIONS), column)
-    guess = questions.guess(data.ANSWERS, but=asked)
-    answered = ask(wishes.answer, "--answer", f"Column of the answers, {there}", guess, column)
+    asked, answered = _columns(wishes, questions, ask)
     answers = questions.texts(answered)
     worked = wishes.answer_pattern or (data.WORKED if data.looks_worked(answers) else None)
     chat = _chat(wishes, ask, model)
@@ -113,6 +128,38 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
         sizes=_sizes(device, len(files.get(TRAIN, questions.rows)), _room(model, texts, chat)),
     )
     return Result(draft, files, model)
+
+
+def _columns(wishes: Wishes, questions: Questions, ask: Ask) -> tuple[str, str]:
+    """The columns of questions and of answers: said, guessed by their names, or what is left beside the other."""
+    column = _one_of(questions.columns, f"column in {questions.path}")
+    _refuse_together(column, {"--question": wishes.question, "--answer": wishes.answer})
+    there = f"of {', '.join(questions.columns)}"
+    of_questions = wishes.question or questions.guess(data.QUESTIONS, but=wishes.answer)
+    of_answers = wishes.answer or questions.guess(data.ANSWERS, but=of_questions)
+    of_questions = of_questions or questions.only_other(of_answers)
+    ask.require(
+        Needed("--question", f"the column of the questions, {there}", of_questions),
+        Needed("--answer", f"the column of the answers, {there}", of_answers or questions.only_other(of_questions)),
+    )
+    asked = ask(wishes.question, "--question", f"Column of the questions, {there}", of_questions, column)
+    guess = questions.guess(data.ANSWERS, but=asked) or questions.only_other(asked)
+    return asked, ask(wishes.answer, "--answer", f"Column of the answers, {there}", guess, column)
+
+
+def _refuse_together(column: Callable[[str], str], given: dict[str, str | None]) -> None:
+    """
+    Raises:
+        UserError: names every option that says no column.
+    """
+    problems = []
+    for option, name in given.items():
+        try:
+            column(name) if name is not None else None
+        except UserError as error:
+            problems.append(f"{option}: {error}")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def _chat(wishes: Wishes, ask: Ask, model: ModelChoice) -> bool:
@@ -228,7 +275,7 @@ def _one_of(names: Sequence[str], what: str) -> Callable[[str], str]:
 
 def _template(text: str) -> str:
     if "{question}" not in text:
-        raise UserError(f"{text!r}: has no {{question}} in it, where the question goes")
+        raise UserError(f"{text!r}: has no {{question}} in it, where the question goes. Spaces need quotes: 'Q: {{question}} A:'")
     return text.replace("\\n", "\n")
 
 

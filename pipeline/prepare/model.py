@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import UserError
+from pipeline.common.near import did_you_mean
 from pipeline.config.data import ModelConfig
 from pipeline.sources import models as base_model
 from pipeline.sources.gguf_files import is_gguf
@@ -72,9 +73,8 @@ def find_model(path: str) -> ModelChoice:
         return ModelChoice(path, base_model.model_files(base_model.locate(ModelConfig(path=path))))
     if not directory.is_dir():
         if directory.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-            raise UserError(
-                f"{path}: no such directory. Give a Hugging Face model directory, a GGUF file, or a hub name such as owner/name"
-            )
+            near = did_you_mean(path) or ". Give a Hugging Face model directory, a GGUF file, or a hub name such as owner/name"
+            raise UserError(f"{path}: no such directory{near}")
         return ModelChoice(path, {})
     base_model.locate(ModelConfig(path=path))
     return ModelChoice(path, base_model.model_files(directory))

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.config.load import describe_errors
 from pipeline.config.plain_yaml import parse_yaml
 from pipeline.config.reward import RewardConfig
@@ -48,7 +49,7 @@ def reward_of(path: Path) -> RewardConfig:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file{did_you_mean(path)}") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("reward"), dict):

@@ -14,12 +14,13 @@ from typing import Any
 from pipeline.run.order import Answerer, Job, Missing, Order
 from pipeline.run.process import Event, OnEvent, Reporter
 from pipeline.run.processes import Processes
+from pipeline.run.status import seconds_of
 from pipeline.store import Artifact, Store
 from pipeline.store.files import write_text
 from pipeline.store.store import load_artifact
 
 Listener = Callable[[str, Event], None]
-"""Called with an order's title and an event: started, progress, note, found, finished."""
+"""Called with an order's title and an event: started, progress, note, found, finished (with the seconds of its artifacts)."""
 
 
 def quiet(title: str, event: Event) -> None:
@@ -63,8 +64,10 @@ class Local:
         found = {request.key: artifact for request in order.requests if (artifact := self._store.find(request))}
         missing = [job for job in order.jobs if job.request.key not in found]
         if missing:
-            made = self._made(order, missing)
-            found |= {job.request.key: load_artifact(path) for job, path in zip(missing, made, strict=True)}
+            made = [load_artifact(path) for path in self._made(order, missing)]
+            found |= {job.request.key: artifact for job, artifact in zip(missing, made, strict=True)}
+            if not order.here:
+                self._listener(order.title, {"event": "finished", "seconds": seconds_of(*made)})
         else:
             self._listener(order.title, {"event": "found"})
         return tuple(found[request.key] for request in order.requests)
@@ -83,7 +86,6 @@ class Local:
             self.warm_up(order.then)
         on_event({"event": "started"})
         result = self._processes.run(order.module, spec, self._logs / f"{order.title.replace(' ', '-')}.log", on_event)
-        on_event({"event": "finished"})
         return list(result["artifacts"])
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.near import did_you_mean
+from pipeline.config.load import SUFFIXES, load_config
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
 from pipeline.run.state import Answers, Iteration, Run, Stop
@@ -83,40 +85,66 @@ def directory_of(place: Path) -> Path:
     return place if place.is_dir() else place.parent
 
 
-def load_run(directory: str | Path) -> Run:
+def run_of_config(config: Path) -> str:
+    """What to name instead of a config, where a run is meant: its directory, if the file is sound."""
+    try:
+        directory = load_config(config).directory
+    except UserError as error:
+        return f"a run is named by its directory, such as runs/demo, and this is no sound config either ({error})"
+    begun = "" if (directory / RECORD).exists() else f", which `rollbook run {config}` begins"
+    return f"a config; its run is the directory {directory}{begun}. Name that"
+
+
+def load_run(directory: str | Path, *, damaged: bool = False) -> Run:
     """Read a run's record and open its artifacts.
+
+    Args:
+        damaged: leave out what cannot be opened, and all that follows a checkpoint that cannot, instead of refusing the run.
 
     Raises:
         UserError: no run there.
         IntegrityError: an artifact is missing or is not the one that was recorded.
     """
     place = Path(directory)
+    if place.suffix in SUFFIXES:
+        raise UserError(f"{place}: {run_of_config(place)}")
     file = place / RECORD if place.is_dir() else place
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise UserError(f"{file}: format {record['format']!r}; this version of rollbook reads {FORMAT!r}")
-        return _run_of(record, file.parent)
+        return _run_of(record, file.parent, damaged)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{place}: no run there (it has no {RECORD}). Name a run directory such as runs/demo") from None
+        near = did_you_mean(place) or ". Name a run directory such as runs/demo"
+        raise UserError(f"{place}: no run there (it has no {RECORD}){near}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise IntegrityError(f"{file}: not a valid run record: {_one_line(error)}") from None
 
 
-def _run_of(record: dict[str, Any], directory: Path) -> Run:
+def _run_of(record: dict[str, Any], directory: Path, damaged: bool) -> Run:
     def artifact(reference: dict[str, Any] | None) -> Artifact | None:
-        return _open(reference, directory) if reference is not None else None
+        try:
+            return _open(reference, directory) if reference is not None else None
+        except UserError:
+            if damaged:
+                return None
+            raise
 
     config = RunConfig.model_validate(record["config"])
     run = Run(config, artifact(record["train_prompts"]), artifact(record["heldout_prompts"]), missing=record["missing"])
     run.stopped = Stop(**record["stopped"]) if record["stopped"] else None
     for entry in record["iterations"]:
-        policy = _open(entry["policy"], directory)
+        policy = artifact(entry["policy"]) if damaged else _open(entry["policy"], directory)
+        if policy is None:
+            break
         sampled = artifact(entry["sampled"])
         answers = Answers(sampled, artifact(entry["greedy"]), artifact(entry["rollouts"])) if sampled else None
         rest = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
         scores = {role: found for role, ref in entry["scores"].items() if (found := artifact(ref))}
-        replayed = tuple(_part({role: _open(ref, directory) for role, ref in part.items()}) for part in entry["replayed"])
+        mixed = [{role: artifact(reference) for role, reference in part.items()} for part in entry["replayed"]]
+        replayed = tuple(
+            _part({role: found for role, found in part.items() if found}) for part in mixed if not damaged or all(part.values())
+        )
         run.iterations.append(Iteration(entry["iteration"], policy, answers, scores=scores, replayed=replayed, **rest))
     return run
 

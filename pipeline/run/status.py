@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from pipeline.common.claims import few_questions
 from pipeline.common.text import json_safe
 from pipeline.run.silence import is_flat
 from pipeline.run.state import Iteration, Run
@@ -28,7 +29,7 @@ def status(run: Run) -> dict[str, Any]:
         "missing": run.missing,
         "stopped": asdict(run.stopped) if run.stopped else None,
         "best": _best(run),
-        "warnings": [warning for step in run.iterations if (warning := _warning(step))],
+        "warnings": [warning for warning in (*map(_warning, run.iterations), _few(run)) if warning],
         "iterations": [_iteration(step) for step in run.iterations],
     }
     safe: dict[str, Any] = json_safe(result)
@@ -45,6 +46,13 @@ def _warning(step: Iteration) -> str | None:
     if step.shaped and is_flat(step.shaped.summary) and not one_each:
         return f"{which}: no reward differs within any of its {step.shaped.summary['groups']:,} groups"
     return None
+
+
+def _few(run: Run) -> str | None:
+    """What is to be said where few questions judge the run."""
+    evaluations = [step.evaluation for step in run.iterations if step.evaluation]
+    questions = evaluations[-1].summary.get("prompts") if evaluations else None
+    return few_questions(questions) if isinstance(questions, int) else None
 
 
 def _best(run: Run) -> dict[str, Any] | None:

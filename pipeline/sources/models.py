@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.common.device import resolve_dtype
 from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.config.data import ModelConfig
 from pipeline.run.process import Event, Reporter
 from pipeline.sources.gguf_files import SUFFIX, converted, is_gguf
@@ -55,9 +56,8 @@ def locate(config: ModelConfig) -> Path:
     if is_gguf(path):
         return converted(path, resolve_dtype(config.dtype))
     if path.is_absolute() or config.path.startswith((".", "~")) or config.path.count("/") != 1:
-        raise UserError(
-            f"model.path: no directory {config.path}. Give a model directory, a GGUF file, or a hub name such as owner/name"
-        )
+        near = did_you_mean(path) or ". Give a model directory, a GGUF file, or a hub name such as owner/name"
+        raise UserError(f"model.path: no directory {config.path}{near}")
     from huggingface_hub import snapshot_download
 
     patterns = [f"*{suffix}" for suffix in SUFFIXES]
@@ -66,6 +66,7 @@ def locate(config: ModelConfig) -> Path:
     except Exception as error:
         raise UserError(
             f"model.path: {config.path} is no local directory and could not be had from the hub: {_first_line(error)}"
+            f"{did_you_mean(path)}"
         ) from None
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.config.data import PromptSource
 from pipeline.sources.hub import hub_answers
 from pipeline.store.space import readable
@@ -62,7 +63,7 @@ def refuse_missing(source: PromptSource) -> None:
     path = Path(source.path)
     local = path.suffix in FILE_SUFFIXES or path.is_absolute() or source.path.startswith((".", "~")) or len(path.parts) > 2
     if local and not path.exists():
-        raise UserError(f"{source.path}: no such file or directory")
+        raise UserError(f"{source.path}: no such file or directory{did_you_mean(source.path)}")
 
 
 def read_rows(source: PromptSource) -> SourceRows:

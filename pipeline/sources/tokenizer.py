@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,13 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool) -> Any:
     """
     with _one_at_a_time:
         return _loaded(directory, trust_remote_code)
+
+
+def leave_torch_out() -> None:
+    """For a process that needs tokenizers alone: transformers does without torch from now on, whose import takes seconds."""
+    if "torch" not in sys.modules and "transformers" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.store.layout import MANIFEST
 from pipeline.store.place import REMEDY, Place
 from schemas.manifest import FORMAT, File, Kind, Manifest, Parent, digest
@@ -112,7 +113,7 @@ def open_artifact(place: Place) -> Artifact:
     """
     text = place.manifest()
     if text is None:
-        raise UserError(f"{place.url}: not a finished artifact (it has no {MANIFEST})")
+        raise UserError(f"{place.url}: not a finished artifact (it has no {MANIFEST}){did_you_mean(place.url)}")
     return parsed_artifact(place, text)
 
 

@@ -18,7 +18,7 @@ from schemas.manifest import File
 
 AT_ONCE = 8
 """Files that are sent or fetched at once."""
-REMEDY = "Restore the object from a copy, or delete its folder in the bucket and run again to make it anew."
+REMEDY = "Restore the object from a copy, or have it made anew: `rollbook repair` on its artifact says how."
 
 
 class _Differs(Exception):

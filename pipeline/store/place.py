@@ -13,7 +13,7 @@ from typing import Protocol
 
 from schemas.manifest import File
 
-REMEDY = "Restore it from a copy, or delete the artifact's directory and run again to make it anew."
+REMEDY = "Restore it from a copy, or have it made anew: `rollbook audit` on its run prints the command."
 Notify = Callable[[str], None]
 """Called with a sentence that the user should see."""
 

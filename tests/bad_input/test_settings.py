@@ -13,7 +13,7 @@ Kinds = dict[str, tuple[Any, ...]]
 
 CONFIGS: Kinds = {
     "no such file": (lambda p: p.path("run.yaml").unlink(), "run.yaml: no such config file"),
-    "a directory": (lambda p: None, "model: cannot be read: ", ("check", "model")),
+    "a directory": (lambda p: None, "model: a directory, and not a run's YAML file", ("check", "model")),
     "not UTF-8": (lambda p: p.write("run.yaml", b"name: \xff"), "run.yaml: cannot be read: 'utf-8' codec"),
     "no mapping": (lambda p: p.write("run.yaml", "- 1"), "run.yaml: expected a mapping such as `name: demo`, found list"),
     "broken YAML": (lambda p: p.write("run.yaml", "name: [\n"), "run.yaml: not valid YAML: "),

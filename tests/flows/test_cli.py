@@ -196,14 +196,17 @@ def test_prompts_may_be_parquet(rollbook: Rollbook, project: Path) -> None:
     [
         (("status", "nowhere"), "nowhere: no run there (it has no run.json). Name a run directory such as runs/demo"),
         (("status", "model"), "model: no run there"),
-        (("status", "run.yaml"), "run.yaml: not a valid run record"),
+        (
+            ("status", "run.yaml"),
+            "run.yaml: a config; its run is the directory runs/small, which `rollbook run run.yaml` begins. Name that",
+        ),
         (("report", "nowhere"), "nowhere: no run there"),
         (("algorithms", "gpro"), "no algorithm 'gpro'"),
         (("train", "run.yaml", "--iteration", "1"), "--iteration 1: this run has iterations=1"),
         (("shape", "run.yaml", "-i", "5"), "--iteration 5: this run has iterations=1"),
         (("generate", "run.yaml", "-i", "2"), "--iteration 2: this run has iterations=1"),
         (("spec", "run.yaml", "train.json", "-i", "1"), "--iteration 1: this run has iterations=1"),
-        (("run", "model"), "model: cannot be read"),
+        (("run", "model"), "model: a directory, and not a run's YAML file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

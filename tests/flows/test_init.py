@@ -125,11 +125,21 @@ def test_worked_solutions_give_an_answer_pattern(rollbook: Rollbook, tmp_path: P
 
 
 WRONG = {
-    "nobody to ask": ([], "--model: needed, and there is nobody to ask"),
-    "no model": (["--model", "nowhere"], "nowhere: no such directory. Give a Hugging Face model directory"),
+    "nobody to ask": ([], "nobody to ask: --model (a model directory, or a hub name); --data (a file of questions and answers)"),
+    "no model": (
+        ["--model", "nowhere", "--data", "mine.jsonl"],
+        "nowhere: no such directory. Give a Hugging Face model directory",
+    ),
     "no data": (options(data="none.jsonl"), "none.jsonl: no such file"),
     "a directory for data": (options(data="."), ".: not a file"),
     "no such column": (options(question="p"), "no column in mine.jsonl 'p'; there is q, solution, level"),
+    "two columns that are not there": (options(question="p", answer="r"), "--question: no column in mine.jsonl 'p'"),
+    "nor the other": (options(question="p", answer="r"), "; --answer: no column in mine.jsonl 'r'; there is q, solution, level"),
+    "an unquoted template": (
+        [*options(), "--template", "Q:", "{question}="],
+        "where the question goes. Spaces need quotes: 'Q: {question} A:'",
+    ),
+    "a mistyped file": (options(data="mime.jsonl"), "mime.jsonl: no such file. Did you mean mine.jsonl?"),
     "no such reward": (options(reward="maths"), "no reward 'maths'; there is exact, math, regex, own"),
     "no such algorithm": (options(algorithm="gprpo"), "no algorithm 'gprpo'; did you mean"),
     "no pattern": (options(reward="regex", pattern="("), "'(': not a regular expression"),
@@ -139,6 +149,35 @@ WRONG = {
     "own function that is not there": (options(reward="mine:score"), "run.yaml is written, but is not sound yet: reward"),
     "held-out questions that are trained on": (options(heldout="mine.jsonl"), "40 held-out questions are also in"),
 }
+
+
+def test_columns_that_cannot_be_guessed_are_all_named_at_once(rollbook: Rollbook, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("left,middle,right\n" + "1,2,3\n" * 10, encoding="utf-8")
+    said = rollbook("init", *options(data="mine.csv"), "--yes")
+    assert said.status == 2 and len(said.err.splitlines()) == 1
+    assert "--question (the column of the questions, of left, middle, right); --answer (the column of the answers" in said.err
+    assert said.err.endswith("Add --question … --answer …\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (("id", "problem", "ground_truth"), ("problem", "ground_truth")),
+        (("query", "gold"), ("query", "gold")),
+        (("task", "meaning", "row_id"), ("task", "meaning")),
+        (("first", "label"), ("first", "label")),
+        (("text", "difficulty", "value"), ("text", "value")),
+    ],
+    ids=str,
+)
+def test_columns_are_guessed_by_usual_names_or_are_what_is_left(
+    rollbook: Rollbook, tmp_path: Path, columns: tuple[str, ...], found: tuple[str, str]
+) -> None:
+    write_jsonl(tmp_path / "mine.jsonl", [{name: f"{name} {row}" for name in columns} for row in range(20)])
+    said = rollbook("init", *options(), "--yes")
+    assert said.status == 0, said.err
+    train = load_config(tmp_path / "run.yaml").data.train
+    assert (train.question, train.answer) == found
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)

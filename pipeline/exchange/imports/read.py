@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.exchange.imports.format import LONGEST_CONTENT
 from pipeline.exchange.imports.known import Misfit, SourceRow
 from pipeline.sources.readers import BATCH_ROWS, LFS, json_object, numbered_lines
@@ -22,6 +23,12 @@ JSONL = (".jsonl", ".ndjson")
 FOLDER_SUFFIXES = (*JSONL, ".parquet", ".eval", ".pt", ".db", ".sqlite")
 """Of files that are read from a directory. A .json is read where it is named: most of them describe others."""
 SUFFIXES = (*FOLDER_SUFFIXES, ".json")
+DATA = "data"
+"""Where the files of a Hugging Face data set lie."""
+EXPORT = "rollbook-export.json"
+"""The record of `rollbook export`."""
+BESIDE = ("origins", "remarks")
+"""Tables of an export that are no completions, by the beginnings of their files' names."""
 LOOKED_AT = 16
 """First rows whose columns say the format."""
 
@@ -38,14 +45,9 @@ def source_files(paths: Sequence[Path], not_rows: Sequence[str] = ()) -> list[Pa
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = [file for file in path.iterdir() if file.suffix in FOLDER_SUFFIXES and file.is_file()]
-            wanted = [file for file in found if not any(fnmatch(file.name, pattern) for pattern in not_rows)]
-            if not wanted:
-                only = f", only {found[0].name}, which holds no completions" if found else ""
-                raise UserError(f"{path}: no {', '.join(FOLDER_SUFFIXES)} file in this directory{only}")
-            files += sorted(wanted, key=_natural)
+            files += sorted(_in_directory(path, not_rows), key=_natural)
         elif not path.exists():
-            raise UserError(f"{path}: no such file or directory")
+            raise UserError(f"{path}: no such file or directory{did_you_mean(path)}")
         elif path.suffix not in SUFFIXES:
             raise UserError(f"{path}: unknown kind of file; completions are read from {', '.join(SUFFIXES)}")
         else:
@@ -55,6 +57,24 @@ def source_files(paths: Sequence[Path], not_rows: Sequence[str] = ()) -> list[Pa
         files = rows or files
     _refuse_twice(files)
     return files
+
+
+def _in_directory(path: Path, not_rows: Sequence[str]) -> list[Path]:
+    """What can be read of a directory; of an export, or a data set in the hub's layout, the completions in its data/.
+
+    Raises:
+        UserError: nothing.
+    """
+    found = [file for file in path.iterdir() if file.suffix in FOLDER_SUFFIXES and file.is_file()]
+    wanted = [file for file in found if not any(fnmatch(file.name, pattern) for pattern in not_rows)]
+    if not found and (path / DATA).is_dir():
+        beside = BESIDE if (path / EXPORT).is_file() else ()
+        wanted = [file for file in _in_directory(path / DATA, not_rows) if file.name.partition("-")[0] not in beside]
+    if not wanted:
+        only = f", only {found[0].name}, which holds no completions" if found else ""
+        model = ". It is a model: name it with --model, or as model.path of a run" * (path / "config.json").is_file()
+        raise UserError(f"{path}: no {', '.join(FOLDER_SUFFIXES)} file in this directory{only}{model}")
+    return wanted
 
 
 def _refuse_twice(files: Sequence[Path]) -> None:

@@ -23,6 +23,7 @@ from pipeline.look.audit.integrity import check_lineage, check_listing
 from pipeline.look.audit.lineage import Graph, graph_of
 from pipeline.look.audit.pool import Pools
 from pipeline.look.audit.record import check_record
+from pipeline.look.audit.remedies import with_commands
 from pipeline.look.audit.rows import Share, TableFile, open_table
 from pipeline.look.audit.scope import Scope, scope_of
 from pipeline.look.audit.tables.checkpoint import CheckpointChecks
@@ -138,7 +139,7 @@ def _audit(scope: Scope, deep: bool, samples: int, steps: int, on_progress: OnPr
         seconds=round(time.monotonic() - started, 3),
         bytes=hashes.bytes,
         held=gathered.audited,
-        findings=tuple(ledger.findings),
+        findings=with_commands(ledger.findings, scope, gathered.audited),
         counts=tuple(ledger.counts),
         figures=tuple(ledger.figures),
         distributions=distributions,

@@ -53,6 +53,10 @@ class Finding:
     remedy: str
     count: int = 1
     """How many rows, values or files are like this."""
+    path: str | None = None
+    """The file or directory, as a shell takes it."""
+    commands: tuple[str, ...] = ()
+    """What mends it, one after the other; nothing where no command does."""
 
     @property
     def where(self) -> str:

@@ -17,7 +17,7 @@ from pipeline.store import Artifact, Request
 from pipeline.store.layout import MANIFEST
 from schemas.manifest import FORMAT, UNSEALED, File, Manifest, seal_holds
 
-RESTORE = "Restore it from a copy, or delete the artifact's directory and run again to make it anew."
+RESTORE = "Restore it from a copy, or have it made anew by what made it."
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ HEAVY: dict[type[Table], dict[str, pl.Expr]] = {
     Scores: {"logprobs": pl.lit([], pl.List(pl.Float32))},
 }
 """Columns that are not read of every row group, and what stands in their place."""
-MAKE_ANEW = "Delete the artifact's directory and run again to make it anew, or drop the rows with `rollbook repair`."
+MAKE_ANEW = "Have it made anew by what made it."
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.common.errors import UserError
+from pipeline.common.near import did_you_mean
+from pipeline.config.load import SUFFIXES
 from pipeline.look.audit.bucket_folders import BucketRoot
 from pipeline.look.audit.findings import LONGEST
 from pipeline.look.audit.folders import KINDS, Folder, LocalFolder, LocalRoot, StoreRoot
-from pipeline.run.record import RECORD
+from pipeline.run.record import RECORD, run_of_config
 from pipeline.store.cache import store_of
 from pipeline.store.layout import MANIFEST
 
@@ -55,7 +57,9 @@ def scope_of(path: str | Path) -> Scope:
     if place.name == RECORD and place.is_file():
         place = place.parent
     if not place.exists():
-        raise UserError(f"{path}: no such file or directory")
+        raise UserError(f"{path}: no such file or directory{did_you_mean(place)}")
+    if place.suffix in SUFFIXES and place.is_file():
+        raise UserError(f"{path}: {run_of_config(place)}")
     if not place.is_dir():
         raise UserError(f"{path}: a file. Name the directory of an artifact, a run or a store")
     if (place / MANIFEST).exists():
@@ -146,6 +150,16 @@ def named_places(scope: Scope) -> set[str]:
     """Kind and directory of every artifact that a run's record names."""
     record = scope.record
     return {"/".join(Path(path).parts[-2:]) for path in _references(record)} if record else set()
+
+
+def last_checkpoint(run: Path) -> str | None:
+    """Id of the newest checkpoint that a run's record names; None if there is no such record."""
+    try:
+        iterations = json.loads((run / RECORD).read_bytes())["iterations"]
+        found = [entry[name]["id"] for entry in iterations for name in ("policy", "checkpoint") if entry.get(name)]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    return str(found[-1]) if found else None
 
 
 def references_in(value: Any) -> Iterator[dict[str, str]]:

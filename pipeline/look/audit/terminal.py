@@ -13,6 +13,7 @@ from pipeline.common.text import count, duration, number, visible
 from pipeline.look.audit.audit import Audit
 from pipeline.look.audit.findings import AREAS, SEVERITIES, Count, Finding, Severity
 from pipeline.look.audit.lineage import Graph, LineageNode
+from pipeline.look.audit.remedies import in_order
 
 SHOWN = 30
 """Findings that are printed; the page and --json have all of them."""
@@ -28,8 +29,12 @@ def summary(audit: Audit) -> Iterator[RenderableType]:
     yield _looked(audit)
     for finding in audit.findings[:SHOWN]:
         yield _finding(finding)
+        yield from (plain(f"  {'run':9}{command}", "cyan") for command in finding.commands)
     if len(audit.findings) > SHOWN:
         yield plain(f"and {len(audit.findings) - SHOWN} more: see the page, or --json", "dim")
+    if commands := in_order(audit.findings):
+        yield plain("to mend all of it, in this order:")
+        yield from (plain(f"  {command}", "cyan") for command in commands)
     yield plain(verdict(audit), "bold green" if audit.status == 0 else "bold red" if audit.status == 1 else "bold magenta")
 
 
@@ -77,11 +82,17 @@ def _finding(finding: Finding) -> Table:
     style = STYLES[finding.severity]
     more = f" ({count(finding.count)} like this)" if finding.count > 1 else ""
     head = Text.assemble((finding.severity, style), f"  {finding.area}: {finding.check}{more}")
-    table.add_row(Text(SIGNS[finding.severity], style), Text("where", "dim"), plain(finding.where))
+    table.add_row(Text(SIGNS[finding.severity], style), Text("where", "dim"), plain(_where(finding)))
     table.add_row("", Text("what", "dim"), head)
     for name in ("expected", "found", "remedy"):
         table.add_row("", Text(name, "dim"), plain(str(getattr(finding, name))))
     return table
+
+
+def _where(finding: Finding) -> str:
+    """The place as a shell takes it, then row and column."""
+    place = "/".join(part for part in (finding.artifact, finding.file) if part) or "."
+    return (finding.path or place) + finding.where.removeprefix(place)
 
 
 def tree(graph: Graph, roots: Iterable[LineageNode]) -> Iterator[RenderableType]:

@@ -17,7 +17,7 @@ from pipeline.look.report.comparison_cells import line_key
 from pipeline.look.report.comparison_curves import cards, epochs_section, look_of, training_section
 from pipeline.look.report.comparison_data import Compared, read_compared
 from pipeline.look.report.comparison_grids import BARS, cost_grid, ranking_grid, trials_grid
-from pipeline.look.report.comparison_table import ends, failures
+from pipeline.look.report.comparison_table import cautions, ends, failures
 from pipeline.look.report.figures import role_of
 from pipeline.look.report.page import SHORT, Tile, lineage, page_environment
 from pipeline.look.report.sections import Grid
@@ -75,6 +75,7 @@ def render(compared: Compared) -> str:
         bars=[(part, role_of(color)) for part, color in BARS.items()],
         trials=trials_grid(compared),
         failures=failures(compared.artifact),
+        cautions=cautions(compared.artifact, compared.parent("heldout")),
         differences=_differences(compared),
         changed=[f"{key}: {was} → {now}" for key, (was, now) in notes.get("changed", {}).items()],
         settings=yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=100),

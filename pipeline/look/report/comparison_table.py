@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.common.claims import few_questions, few_seeds
 from pipeline.common.text import ABSENT, interval, json_safe, number, percent
 from pipeline.store import Artifact, read_table
 from schemas import Comparison, ComparisonTiming
@@ -83,6 +84,18 @@ def failures(comparison: Artifact) -> list[Failure]:
         Failure(f"{label}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}", error)
         for label, error, seeds in alike.iter_rows()
     ]
+
+
+def cautions(comparison: Artifact, heldout: Artifact | None) -> list[str]:
+    """What the ranking cannot carry.
+
+    Args:
+        heldout: the prompts that judged it, where they are there.
+    """
+    questions = heldout.summary.get("prompts") if heldout else None
+    said = few_seeds(len(comparison.recipe["seeds"]), len(comparison.summary["algorithms"]))
+    few = few_questions(questions) if isinstance(questions, int) else None
+    return [caution for caution in (said, few) if caution]
 
 
 def as_json_rows(comparison: Artifact) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def select(answers: Iterable[ShownRollouts], query: Query) -> Selection:
     there = sum(int(part.rollouts.summary.get("completions", 0)) for part in parts)
     if order := query.order():
         found = found.sort(order[0], descending=order[1], nulls_last=True, maintain_order=True)
-    shown = found.head(query.rows)
+    shown = (found.unique(["part", "group_id"], keep="first", maintain_order=True) if query.one_each else found).head(query.rows)
     by_key: dict[tuple[Any, ...], Completion] = {}
     for (number,), keys in shown.group_by("part"):
         part = parts[int(number)]

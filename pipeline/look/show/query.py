@@ -39,6 +39,8 @@ class Query:
     sort: str | None = None
     """reward, advantage, tokens or logprob (its mean); with - in front, the largest first."""
     rows: int = 10
+    one_each: bool = False
+    """Of each group only the first in that order."""
 
     def filter(self) -> pl.Expr:
         """

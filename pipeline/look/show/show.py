@@ -28,6 +28,11 @@ WIDE = 8
 
 
 def selection_list(found: Selection) -> RenderableType:
+    """One line per completion, and below how many there are."""
+    return Group(_selected(found), *notes(found), summary_line(found))
+
+
+def _selected(found: Selection) -> Table:
     """One line per completion."""
     several = len({completion.answers.name for completion in found.shown}) > 1
     longest = min(max((len(completion.row["prompt_id"]) for completion in found.shown), default=0), 24)
@@ -38,7 +43,21 @@ def selection_list(found: Selection) -> RenderableType:
         cells = [str(row["policy_version"]), *([completion.answers.name] if several else []), one_line(row["prompt_id"])]
         cells += [str(row["sample_index"]), number(row["reward"]), number(row["advantage"]), str(row["tokens"]), row["status"]]
         table.add_row(*(Text(one_line(text)) for text in (*cells, row["completion_text"])))
-    return Group(table, *notes(found), summary_line(found))
+    return table
+
+
+def opening(best: Selection, worst: Selection) -> RenderableType:
+    """What a run opens on: the best and the worst that its newest policy wrote, each of another group."""
+    iteration = best.shown[0].row["policy_version"]
+    if best.reward_mean is None or best.shown[0].row["reward"] == worst.shown[0].row["reward"]:
+        title = Text(
+            f"iteration {iteration}, one completion of each group; all rewards are {number(best.shown[0].row['reward'])}"
+        )
+        return Group(title, selection_list(best))
+    about = f"{best.matched:,} completions of iteration {iteration}, mean reward {number(best.reward_mean)}"
+    more = Text(f"{about}; -i N shows another iteration, --sort reward all of one, --full whole texts", style="dim")
+    heads = [Text(f"iteration {iteration}, {which}", style="bold") for which in ("highest rewards", "lowest rewards")]
+    return Group(heads[0], _selected(best), Text(""), heads[1], _selected(worst), *notes(best), more)
 
 
 def notes(found: Selection) -> list[Text]:

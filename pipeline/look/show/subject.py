@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.common.errors import UserError
-from pipeline.run.record import RECORD, load_run
+from pipeline.common.near import did_you_mean
+from pipeline.config.load import SUFFIXES
+from pipeline.run.record import RECORD, load_run, run_of_config
 from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of
 from pipeline.store import Artifact, Store
@@ -68,6 +70,10 @@ def find_subject(path: str) -> Subject:
         return Subject("run", str(directory), tuple(uses_of(run)), run)
     if directory.is_dir() and (uses := _all(Store(directory))):
         return Subject("store", str(directory), uses)
+    if here.suffix in SUFFIXES and here.is_file():
+        raise UserError(f"{path}: {run_of_config(here)}")
+    if near := did_you_mean(path):
+        raise UserError(f"{path}: nothing there{near}")
     raise UserError(
         f"{path}: neither an artifact (a directory with {MANIFEST}), nor a run (with {RECORD}), nor a store (with <kind>/<key>/ "
         "directories in it)"

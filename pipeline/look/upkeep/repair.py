@@ -82,6 +82,11 @@ def find_damage(artifact: Artifact) -> Damage:
     return Damage(artifact, tuple(broken), tuple(name for name in artifact.place.names() if name not in listed))
 
 
+def doubted(artifact: Artifact) -> Damage:
+    """As if no file of an artifact were what it should be: an audit can find that of files that are what the manifest says."""
+    return Damage(artifact, tuple(Broken(file, "is to be made anew") for file in artifact.files), ())
+
+
 def drop_shards(damage: Damage) -> Artifact:
     """A new rollouts artifact with the shards that are whole, in the same store; the damaged one stays as it is.
 

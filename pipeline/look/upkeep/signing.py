@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.near import did_you_mean
 from pipeline.look.show.subject import Subject
 from pipeline.run.record import RECORD
 from pipeline.store import Artifact
@@ -133,7 +134,7 @@ def _verified(target: Target) -> Iterator[Path]:
 def _configured(module: Literal["signing", "verifying"], use: Callable[[Any], Any], key: Path) -> Any:
     """The library's configuration, with a key and every file of a directory."""
     if not key.is_file():
-        raise UserError(f"--key {key}: no such file")
+        raise UserError(f"--key {key}: no such file{did_you_mean(key)}")
     try:
         import model_signing
     except ImportError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.common.errors import UserError
+from pipeline.common.near import did_you_mean
 from pipeline.rewards.graders.labels import COMPLETION, KEYS, Labels, completion_hash, refuse_missing
 from pipeline.rewards.items import RewardItem, Score
 from pipeline.store.files import sha256_of
@@ -87,7 +88,7 @@ def check(
 def source(*, path: str, **_: object) -> str:
     """sha256 of the file."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file{did_you_mean(path)}")
     return sha256_of(Path(path))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.near import did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LONGEST = 16 << 20
@@ -84,7 +85,7 @@ def _refuse_unknown(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file; labels are read from {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file{did_you_mean(path)}")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -182,7 +182,7 @@ def test_a_flipped_byte_is_found(shaped: Artifact) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"part-00001\.parquet: was changed .* delete the artifact's directory"):
+    with pytest.raises(IntegrityError, match=r"part-00001\.parquet: was changed .* have it made anew"):
         shaped.verify()
 
 

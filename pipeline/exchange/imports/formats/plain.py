@@ -1,4 +1,4 @@
-"""JSONL or Parquet of the user's own, its columns named with --map; and what `rollbook export --to dataset` writes."""
+"""JSONL or Parquet of the user's own, its columns named with --map; and what `rollbook export` writes as dataset or sft."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ class Plain(Format):
 
     name = "plain"
     title = "JSONL or Parquet with columns of your own"
-    signatures = (("prompt_text", "completion_text"), ("prompt_token_ids", "completion_token_ids"))
+    signatures = (
+        ("prompt_text", "completion_text"),
+        ("prompt_token_ids", "completion_token_ids"),
+        ("prompt", "completion", "reward", "group_id"),
+    )
     fields = {name: f"columns {' or '.join(columns)}" for name, columns in NAMES.items()}
     engine = "unknown"
     takes = frozenset(NAMES)

@@ -10,7 +10,7 @@ from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.world import World
 from schemas import Prompts, Rollouts
 
-REMEDY = "Delete the artifact's directory and run again to make it anew."
+REMEDY = "Have it made anew by its run."
 
 
 def check_draws(held: Held, world: World) -> bool:

@@ -21,7 +21,7 @@ from schemas import TABLES
 
 ROUNDING = 1e-6
 """Relative difference that another version of a library may make. Above it a value is wrong."""
-MAKE_ANEW = "Delete the artifact's directory and run again to make it anew."
+MAKE_ANEW = "Have it made anew by its run."
 
 
 class CannotRerun(Exception):

@@ -31,7 +31,7 @@ MOST = 20_000
 """Completions of an artifact that are graded again, spread over all of it in whole groups."""
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 """Difference of a reward model's scores, relative to their size, that another machine or batch may make."""
-REMEDY = "Grade the completions anew: delete the artifact's directory and run again."
+REMEDY = "Have the completions graded anew by their run."
 GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "status", "finish_reason")
 
 

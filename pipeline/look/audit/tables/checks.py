@@ -64,7 +64,7 @@ class Checks:
                 "unique",
                 expected=f"{' + '.join(table.primary_key())} once in all files",
                 found="a row whose key an earlier row has",
-                remedy="Delete the artifact's directory and run again to make it anew.",
+                remedy="Have it made anew by its run.",
                 row=row,
                 count=count,
             )

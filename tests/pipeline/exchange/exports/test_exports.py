@@ -112,6 +112,28 @@ def test_preferences_of_a_shaped_table_are_its_own_pairs(shaped: Artifact, tmp_p
     assert (row["chosen_index"], row["rejected_index"]) == (made["chosen_index"], made["rejected_index"])
 
 
+def test_every_export_is_imported_as_it_is(rollouts: Artifact, store: Store, tmp_path: Path) -> None:
+    """By its columns alone; no reward is lost."""
+    model = {"model": ROOT / "data/base"}
+    with export_folder(tmp_path / "dataset", {}) as directory:
+        write_dataset(rollouts, directory, None)
+    again, _ = import_rollouts(store, order_of([tmp_path / "dataset"], None))
+    assert again.summary["completions"] == 6 and again.summary["reward_mean"] == rollouts.summary["reward_mean"]
+    with export_folder(tmp_path / "sft", {}) as directory:
+        write_sft(ExportSource.of(rollouts), directory, None)
+    again, _ = import_rollouts(store, order_of([tmp_path / "sft"], None, **model))
+    assert (again.recipe["format"], again.summary["completions"], again.summary["groups"]) == ("plain", 5, 2)
+    with export_folder(tmp_path / "pairs", {}) as directory:
+        write_preference(ExportSource.of(rollouts), directory, None, RewardPairs(strategy="all"))
+    again, _ = import_rollouts(store, order_of([tmp_path / "pairs"], None, **model))
+    assert (again.recipe["format"], again.summary["completions"], again.summary["groups"]) == ("preference", 6, 3)
+
+
+def test_a_model_is_no_source_of_completions(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"It is a model: name it with --model, or as model\.path of a run"):
+        order_of([ROOT / "data/base"], None)
+
+
 def test_a_model_cites_its_evaluations_and_loads(
     store: Store, tmp_path: Path, make_config: Callable[..., RunConfig], make_artifact: Callable[..., Artifact]
 ) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.look.audit.audit import Audit, audit
 from pipeline.look.audit.findings import Finding
+from pipeline.look.audit.remedies import in_order
 from pipeline.store import Store
 from schemas.manifest import sealed
 
@@ -239,3 +241,23 @@ def test_resume_state_in_a_finished_artifact_is_a_note(copied) -> None:
     finding = one(found, "unlisted")
     assert (found.status, finding.severity, finding.file, finding.count) == (0, "note", ".resume", 2)
     assert "can be deleted" in finding.remedy
+
+
+def test_remedies_are_commands_that_can_be_pasted(copied, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order that the audit gives: what lies about is moved, a damaged file made anew, the run done last."""
+    rollouts, judged = copied.artifact("rollouts", purpose="train"), copied.artifact("evaluation")
+    (rollouts / "part-00000.parquet").write_bytes(b"x")
+    (rollouts / "extra").write_bytes(b"x")
+    manifest = json.loads((judged / MANIFEST).read_text(encoding="utf-8"))
+    (judged / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    found = audit(copied.run)
+    damaged = next(f for f in found.findings if f.file == "part-00000.parquet" and f.severity == "error")
+    assert damaged.path == str(rollouts / "part-00000.parquet") and Path(damaged.path).exists()
+    assert damaged.commands == (f"rollbook repair {rollouts} --regenerate",)
+    extra, seal = one(found, "unlisted"), one(found, "seal")
+    for command in (*extra.commands, seal.commands[0]):
+        subprocess.run(command, shell=True, check=True)
+    assert not (rollouts / "extra").exists() and not judged.exists()
+    assert (copied.store / "damaged/by-hand/rollouts" / rollouts.name / "extra").exists()
+    assert not [f for f in audit(copied.run).findings if f.check in ("unlisted", "seal")]
+    assert set(in_order(found.findings)) >= {*extra.commands, *seal.commands, *damaged.commands}

@@ -92,7 +92,8 @@ def test_the_page_of_a_deep_audit_shows_how_logprobs_differ(made: Path) -> None:
 def test_machines_get_every_finding_with_all_its_fields(hostile: Audit) -> None:
     value = json.loads(json.dumps(as_json(hostile), allow_nan=False))
     assert (value["status"], value["kind"], len(value["findings"])) == (1, "store", len(hostile.findings))
-    fields = {"area", "check", "severity", "artifact", "id", "file", "row", "column", "expected", "found", "remedy", "count"}
+    fields = {"area", "check", "severity", "artifact", "id", "file", "row", "column", "expected", "found", "remedy"}
+    fields |= {"count", "path", "commands"}
     assert all(finding.keys() == fields for finding in value["findings"])
     assert all(finding["expected"] and finding["remedy"] for finding in value["findings"])
 

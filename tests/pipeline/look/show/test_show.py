@@ -24,8 +24,22 @@ def rows(rollbook: Rollbook, *command: object) -> list[tuple[str, int]]:
     return [(row["prompt_id"], row["sample_index"]) for row in json.loads(out)["rows"]]
 
 
-def test_a_run_shows_its_training_rollouts_with_their_advantages(rollbook: Rollbook, finished: Path) -> None:
+def test_a_run_opens_on_its_newest_rollouts_best_and_worst(rollbook: Rollbook, finished: Path) -> None:
     status, out, err = rollbook("show", finished)
+    assert (status, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[0] == "iteration 0, highest rewards"
+    assert lines[3:5] == ["0 train-0 0 1 0.5 1 ok 1", "0 train-1 0 1 0.5 1 ok 1"]
+    assert lines[6] == "iteration 0, lowest rewards"
+    assert lines[9] == "0 train-0 1 0 -0.5 9 ok two words"
+    assert lines[-1].startswith("4 completions of iteration 0, mean reward 0.5; ")
+    assert [line for line in rollbook("show", finished, "-n", 2)[1].splitlines() if "train-" in line] == [
+        line for line in out.splitlines() if "train-0" in line
+    ]
+
+
+def test_a_run_shows_its_training_rollouts_with_their_advantages(rollbook: Rollbook, finished: Path) -> None:
+    status, out, err = rollbook("show", finished, "-i", 0)
     assert (status, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[0] == "iter prompt n reward adv tokens status completion"
