@@ -57,7 +57,7 @@ def test_import_show_and_audit_agree(say: Callable[..., tuple[int, str, str]], t
     [
         (("import", "nothing.jsonl", "-s", "s"), "nothing.jsonl: no such file or directory"),
         (("import", FIXTURES / "verl", "-s", "s"), "--model DIRECTORY"),
-        (("import", FIXTURES / "verl", "-s", "s", "-f", "verll"), "expected one of expert, nemo-rl"),
+        (("import", FIXTURES / "verl", "-s", "s", "-f", "verll"), "expected one of art, atropos, expert"),
         (("import", FIXTURES / "verl", "-s", "s", "--map", "reward=score"), "not of format verl"),
         (("import", FIXTURES / "verl", "-s", "s", "--map", "reward"), "expected name=value"),
         (("import", FIXTURES / "verl", "-s", "s", "--reward-weight", "a=b"), "--reward-weight"),
