@@ -56,6 +56,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
+        "ROLLBOOK_CACHE": str(tmp_path_factory.mktemp("cache")),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():

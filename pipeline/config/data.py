@@ -19,6 +19,10 @@ class ModelConfig(Model):
     """Number format of engine and trainer. auto: bfloat16 on a GPU that has it, float32 elsewhere."""
     trust_remote_code: bool = False
     """Run Python code that ships with the model. Only for models whose code you have read."""
+    link: Literal["auto", "always", "never"] = "auto"
+    """Whether the store's weights are the same files as the model's (hard links), instead of copies. auto: of hub snapshots and
+    checkpoint artifacts, which nobody changes in place; of other directories only where a copy shares its blocks (reflinks).
+    always: of any directory; then never write into those files in place."""
 
 
 class PromptSource(Model):

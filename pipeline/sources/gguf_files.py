@@ -21,7 +21,8 @@ from pipeline.common.errors import UserError, writing
 from pipeline.sources.readers import LFS
 from pipeline.sources.weights import silent_transformers
 from pipeline.store.cache import cache_directory
-from pipeline.store.files import sha256_of, write_text
+from pipeline.store.files import write_text
+from pipeline.store.remembered import known_sha256
 from pipeline.store.space import refuse_full
 
 SUFFIX = ".gguf"
@@ -51,7 +52,7 @@ def converted(path: Path, dtype: str) -> Path:
         StageFailed: the disk is full.
     """
     _refuse_other(path)
-    file = {"file": path.name, "sha256": sha256_of(path), "dtype": dtype}
+    file = {"file": path.name, "sha256": known_sha256(path), "dtype": dtype}
     place = cache_directory() / "models" / f"{path.stem}-{file['sha256'][:16]}-{dtype}"
     if (place / MADE_FROM).is_file():
         return place

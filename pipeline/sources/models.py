@@ -16,9 +16,10 @@ from pipeline.sources.gguf_files import SUFFIX, converted, is_gguf
 from pipeline.sources.readers import LFS
 from pipeline.sources.weights import refuse_missing_weights
 from pipeline.store import Artifact, Request, Store
-from pipeline.store.files import sha256_of, whole_file
+from pipeline.store.files import whole_file
 from pipeline.store.layout import MANIFEST
 from pipeline.store.place import REMEDY
+from pipeline.store.remembered import clone, hard_link, known_sha256
 from pipeline.store.store import load_artifact, verified
 from pipeline.store.work import Work
 from schemas.manifest import ORIGINAL
@@ -155,11 +156,15 @@ def _refuse_link_elsewhere(path: Path) -> None:
         UserError: the file is a link that leaves its model.
     """
     here = path.parent.resolve()
-    repository = (
-        here.parent.parent if here.parent.name == "snapshots" and here.parent.parent.name.startswith("models--") else here
-    )
+    repository = here.parent.parent if is_snapshot(here) else here
     if not path.resolve().is_relative_to(repository):
         raise UserError(f"{path}: a link to {path.resolve()}, outside the model. Put the file itself there")
+
+
+def is_snapshot(directory: Path) -> bool:
+    """Whether a directory is a hub snapshot, whose files are named after their content and never change."""
+    here = directory.resolve()
+    return here.parent.name == "snapshots" and here.parent.parent.name.startswith("models--")
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -221,7 +226,7 @@ def _pointer_hint(path: Path) -> str:
 
 
 def hashes_of(files: dict[str, Path]) -> dict[str, str]:
-    return {name: sha256_of(path) for name, path in files.items()}
+    return {name: known_sha256(path) for name, path in files.items()}
 
 
 def original_of(directory: Path, hashes: dict[str, str]) -> Artifact | None:
@@ -256,10 +261,13 @@ def _is_artifact(directory: Path) -> bool:
         return False
 
 
-def import_model(store: Store, request: Request, files: dict[str, Path], origin: str, original: Artifact | None) -> Artifact:
-    """Copy a model's files into the store, if they hold every weight that the model needs.
+def import_model(
+    store: Store, request: Request, files: dict[str, Path], origin: str, original: Artifact | None, *, link: bool | None = None
+) -> Artifact:
+    """Put a model's files into the store, if they hold every weight that the model needs.
 
     Args:
+        link: whether weights may be hard links to those files. None: they share blocks with them, or are copied.
         origin: where they came from, as the user wrote it; recorded under provenance.
         original: the checkpoint artifact that they are of, which the request has as a parent. Its place is recorded under
             provenance, so that it is found in another store.
@@ -272,12 +280,22 @@ def import_model(store: Store, request: Request, files: dict[str, Path], origin:
             return work
         code = any(name.endswith(".py") for name in files)  # there only if it is trusted
         refuse_missing_weights(files["config.json"].parent, trust_remote_code=code)
-        work.require_space(sum(path.stat().st_size for path in files.values()), "a copy of the model")
-        for name, path in files.items():
+        shared = {name for name, path in files.items() if link is not False and _share(path.resolve(), work.path / name, link)}
+        copied = {name: path for name, path in files.items() if name not in shared}
+        work.require_space(sum(path.stat().st_size for path in copied.values()), "a copy of the model")
+        for name, path in copied.items():
             with whole_file(work.path / name) as temporary:
                 shutil.copyfile(path, temporary)
         place = {ORIGINAL: original.url if "://" in original.url else str(original.path.resolve())} if original else {}
         return work.finish({"iteration": 0}, notes={"imported_from": origin, **place})
+
+
+def _share(source: Path, target: Path, link: bool | None) -> bool:
+    """Have a weights file in the store without a second copy of its bytes. Whether that could be done."""
+    if source.suffix != ".safetensors":
+        return False
+    target.unlink(missing_ok=True)
+    return clone(source, target) or (link is True and hard_link(source, target))
 
 
 def work(spec: Event, reporter: Reporter) -> Event:
@@ -285,7 +303,7 @@ def work(spec: Event, reporter: Reporter) -> Event:
 
     Args:
         spec: store, and jobs: a list of {request, files (paths by name), origin, original (path of an artifact, or null), made
-            (a sentence on what they were made from, or null)}.
+            (a sentence on what they were made from, or null), link (as of `import_model`)}.
 
     Returns:
         {"artifacts": paths, in the order of the jobs}.
@@ -296,7 +314,7 @@ def work(spec: Event, reporter: Reporter) -> Event:
         original = load_artifact(job["original"]) if job["original"] else None
         if job["made"]:
             reporter.note(f"the model is a plain checkpoint {job['made']}")
-        made.append(import_model(store, Request.from_json(job["request"]), files, job["origin"], original))
+        made.append(import_model(store, Request.from_json(job["request"]), files, job["origin"], original, link=job["link"]))
     return {"artifacts": [str(artifact.path) for artifact in made]}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.data import PromptSource
 from pipeline.config.run import RunConfig
 from pipeline.run.order import STAGES, Job, Order
 from pipeline.sources.gguf_files import described, made_from
-from pipeline.sources.models import hashes_of, locate, model_files, original_of
+from pipeline.sources.models import hashes_of, is_snapshot, locate, model_files, original_of
 from pipeline.sources.prompts import load_once, rows_hash
 from pipeline.sources.rendering import Rendering
 from pipeline.store import Artifact, Request
@@ -35,9 +36,21 @@ def import_order(config: RunConfig) -> Order:
         "origin": section.path,
         "original": _place_of(original) if original else None,
         "made": described(made) if made else None,
+        "link": links(section.link, directory, original or made),
     }
     job = Job(request=import_request(hashes, original, made), told=told)
     return Order(title=BASE, module="pipeline.sources.models", jobs=(job,), here=True)
+
+
+def links(wanted: str, directory: Path, kept: object) -> bool | None:
+    """Whether weights may be hard links: True, or None if only copies that share blocks; False for plain copies.
+
+    Args:
+        kept: something if the files lie in a store or in the cache.
+    """
+    if wanted == "auto":
+        return True if kept or is_snapshot(directory) else None
+    return wanted == "always"
 
 
 def _place_of(artifact: Artifact) -> str:

@@ -69,7 +69,9 @@ class Artifact:
         return next((self.place.have(file) for file in self.files if file.path == name), self.path / name)
 
     def verify(self) -> None:
-        """Have every file on this machine, and compare it with the manifest, bytes and hash.
+        """Have every file on this machine, and compare it with the manifest, size and hash.
+
+        A large file that has not changed on this machine's disk since it was hashed is not read again.
 
         Raises:
             IntegrityError: names the first file that is missing, differs, or is not listed.

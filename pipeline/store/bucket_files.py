@@ -14,6 +14,7 @@ from pipeline.store.bucket import Bucket
 from pipeline.store.cache import Cache
 from pipeline.store.files import sha256_of, whole_file, write_text
 from pipeline.store.layout import MANIFEST, SCRATCH
+from pipeline.store.remembered import known_sha256
 from schemas.manifest import File
 
 AT_ONCE = 8
@@ -127,7 +128,7 @@ class BucketFiles:
 
     def _is_whole(self, file: File) -> bool:
         path = self._path / file.path
-        return path.is_file() and path.stat().st_size == file.bytes and sha256_of(path) == file.sha256
+        return path.is_file() and path.stat().st_size == file.bytes and known_sha256(path) == file.sha256
 
     def _fetch(self, files: Sequence[File]) -> None:
         if files:

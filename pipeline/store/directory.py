@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.store.files import TEMPORARY, sha256_of, write_text
 from pipeline.store.layout import LOCKS, MANIFEST, SCRATCH
 from pipeline.store.lock import Lock
 from pipeline.store.place import REMEDY, Notify, Place
+from pipeline.store.remembered import known_sha256
 from pipeline.store.space import free_bytes, readable, refuse_full
 from schemas.manifest import File
 
@@ -53,10 +54,11 @@ class Directory:
 
     def verify(self, files: Sequence[File]) -> None:
         for file in files:
-            verify_file(self._path, file)
+            verify_file(self._path, file, known_sha256)
 
     def verify_there(self, files: Sequence[File]) -> None:
-        self.verify(files)
+        for file in files:
+            verify_file(self._path, file, sha256_of)
 
     def names(self) -> list[str]:
         files = (Path(folder, name).relative_to(self._path) for folder, _, names in os.walk(self._path) for name in names)
@@ -145,8 +147,11 @@ def refuse_links(root: Path, file: File) -> None:
             raise IntegrityError(f"{path}: a link to {path.readlink()}; artifacts hold files only. {REMEDY}")
 
 
-def verify_file(root: Path, file: File) -> None:
+def verify_file(root: Path, file: File, hashed: Callable[[Path], str]) -> None:
     """Compare one file with its manifest entry.
+
+    Args:
+        hashed: gives its sha256, read or remembered.
 
     Raises:
         IntegrityError: the file is missing, or its size or hash differs.
@@ -157,5 +162,5 @@ def verify_file(root: Path, file: File) -> None:
         raise IntegrityError(f"{path}: listed in the manifest but missing. {REMEDY}")
     if path.stat().st_size != file.bytes:
         raise IntegrityError(f"{path}: has {path.stat().st_size} bytes, the manifest says {file.bytes}. {REMEDY}")
-    if sha256_of(path) != file.sha256:
+    if hashed(path) != file.sha256:
         raise IntegrityError(f"{path}: was changed after it was written (sha256 differs from the manifest). {REMEDY}")

@@ -36,14 +36,14 @@ class Place(Protocol):
         """The file on this machine. A local one is not looked at."""
 
     def verify(self, files: Sequence[File]) -> None:
-        """Have files on this machine, and compare every byte of them with the manifest.
+        """Have files on this machine, and compare their hashes with the manifest: remembered ones of files that have not changed.
 
         Raises:
             IntegrityError: names the first file that is missing or differs.
         """
 
     def verify_there(self, files: Sequence[File]) -> None:
-        """As `verify`, but of what the store itself has, whatever copies are on this machine."""
+        """As `verify`, but every byte is read, of what the store itself has, whatever copies are on this machine."""
 
     def names(self) -> list[str]:
         """Every file that the store has in this place, the manifest among them.

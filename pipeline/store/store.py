@@ -96,7 +96,7 @@ def load_artifact(path: str | Path) -> Artifact:
 
 
 def verified(path: str | Path) -> Artifact:
-    """Open a finished artifact that is about to be worked from, after comparing every byte of it with its manifest.
+    """Open a finished artifact that is about to be worked from, after comparing all of it with its manifest.
 
     Raises:
         UserError, IntegrityError: as `load_artifact` and `Artifact.verify`.

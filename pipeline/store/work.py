@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from pipeline.common.errors import DataError, writing
 from pipeline.store.artifact import Artifact, Request, open_artifact
-from pipeline.store.files import TEMPORARY, sha256_of, sync, whole_file
+from pipeline.store.files import TEMPORARY, sync, whole_file
 from pipeline.store.layout import SCRATCH
 from pipeline.store.parquet import write_parquet
 from pipeline.store.place import Place
 from pipeline.store.provenance import describe_process
+from pipeline.store.remembered import known_sha256
 from schemas.manifest import Content, File, Manifest, Provenance, digest, sealed
 from schemas.table import Table
 
@@ -113,7 +114,7 @@ class Work:
         table = self._tables.get(name)
         rows = pq.read_metadata(path).num_rows if table else None
         title = f"{table.title()}/{table.version}" if table else None
-        return File(path=name, bytes=path.stat().st_size, sha256=sha256_of(path), rows=rows, table=title)
+        return File(path=name, bytes=path.stat().st_size, sha256=known_sha256(path), rows=rows, table=title)
 
 
 def write_table(path: Path, frame: pl.DataFrame, table: type[Table]) -> None:

@@ -6,6 +6,7 @@ shard by shard, and removed when the artifact is finished.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.algorithms import Algorithm
@@ -24,8 +26,7 @@ from pipeline.common.lengths import length
 from pipeline.run.parts import Part
 from pipeline.shape.behavior import has_behavior
 from pipeline.store import Artifact, read_table
-from pipeline.store.tables import scan_table
-from schemas import Pairs, Rollouts, Shaped
+from schemas import Pairs, Shaped
 
 KEY = ["group_id", "sample_index"]
 TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}
@@ -157,7 +158,8 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
     """
     kept = [read_table(part.shaped, Shaped).filter("keep").drop("keep", "drop_reason") for part in parts]
     columns = ["tokens", "mask", *parts[0].scores]
-    if all(has_behavior(part.rollouts, rows.select(KEY), algorithm) for part, rows in zip(parts, kept, strict=True)):
+    behavior = [has_behavior(part.rollouts, rows.select(KEY), algorithm) for part, rows in zip(parts, kept, strict=True)]
+    if all(behavior):
         columns.append("behavior")
     with _Layout(directory, columns) as layout:
         for number, (part, rows) in enumerate(zip(parts, kept, strict=True)):
@@ -229,11 +231,13 @@ class _Layout:
 
 def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefix: str) -> None:
     """Add the kept completions of a part, file by file, their groups' names behind a prefix."""
-    scan_table(part.rollouts, Rollouts)
     named = (pl.lit(prefix) + pl.col("group_id")).alias("group_id")
     found = 0
-    for number, path in enumerate(part.rollouts.tables("rollouts")):
-        rows = _read(path, policy).join(kept, on=KEY, how="inner")
+    paths = part.rollouts.tables("rollouts")
+    for number, (path, here) in enumerate(zip(paths, _by_file(paths, kept), strict=True)):
+        if number and here.is_empty():
+            continue
+        rows = _read(path, policy).join(here, on=KEY, how="inner")
         for role, artifact in part.scores.items():
             rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
         found += len(rows)
@@ -242,6 +246,17 @@ def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefi
         raise DataError(f"{part.shaped.path}: {len(kept) - found} of its rows are not in {part.rollouts.path}")
     if part.shaped.tables("pairs"):
         layout.pairs.append(read_table(part.shaped, Pairs).with_columns(named))
+
+
+def _by_file(paths: list[Path], kept: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The kept rows of each file, found in one pass over the keys of all: joined file by file, all would be sought in each."""
+    rows = [pq.read_metadata(path).num_rows for path in paths]
+    keys = pl.scan_parquet(paths, glob=False).select(KEY).collect()
+    numbers = pl.Series("file", np.repeat(np.arange(len(paths)), rows), pl.UInt32)
+    placed = keys.with_columns(numbers).join(kept, on=KEY, how="inner").sort("file")
+    ends = placed["file"].search_sorted(pl.Series(range(len(paths)), dtype=pl.UInt32), side="right").to_list()
+    placed = placed.drop("file")
+    yield from (placed[start:end] for start, end in itertools.pairwise([0, *ends]))
 
 
 def groups_of(path: Path) -> Iterator[TrainingGroup]:

@@ -117,6 +117,7 @@ def _verified(target: Target) -> Iterator[Path]:
         yield target.path
     elif not artifact.url.startswith("s3:"):
         artifact.verify()
+        artifact.place.verify_there(artifact.files)
         yield target.path
     else:
         artifact.place.verify_there(artifact.files)

@@ -12,7 +12,7 @@ import pytest
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.data import ModelConfig
 from pipeline.sources.models import has_chat_template, hashes_of, import_model, locate, model_files, original_of
-from pipeline.sources.order import import_request
+from pipeline.sources.order import import_request, links
 from pipeline.store import Artifact, Store
 
 Model = Callable[..., Path]
@@ -100,11 +100,31 @@ def test_a_model_that_is_a_file_is_refused(tmp_path: Path) -> None:
         locate(ModelConfig(path=str(tmp_path / "model.safetensors")))
 
 
-def imported(store: Store, directory: Path) -> Artifact:
+def imported(store: Store, directory: Path, *, link: bool | None = None) -> Artifact:
     place = locate(ModelConfig(path=str(directory)))
     files = model_files(place)
     original = original_of(place, hashes_of(files))
-    return import_model(store, import_request(hashes_of(files), original), files, str(directory), original)
+    return import_model(store, import_request(hashes_of(files), original), files, str(directory), original, link=link)
+
+
+@pytest.mark.parametrize(("link", "names"), [(True, 2), (False, 1)])
+def test_weights_may_be_the_same_file_in_the_store_and_nothing_else_is(
+    link: bool, names: int, store: Store, model: Model
+) -> None:
+    directory = model()
+    artifact = imported(store, directory, link=link)
+    artifact.verify()
+    assert (directory / "model.safetensors").stat().st_nlink == names
+    assert (directory / "config.json").stat().st_nlink == 1
+    (directory / "model.safetensors").unlink()
+    artifact.verify()
+
+
+def test_what_nobody_changes_in_place_is_linked_unless_told_otherwise(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "3f9c"
+    found = {wanted: [links(wanted, snapshot, None), links(wanted, tmp_path, None)] for wanted in ("auto", "always", "never")}
+    assert found == {"auto": [True, None], "always": [True, True], "never": [False, False]}
+    assert links("auto", tmp_path, kept=object()) is True
 
 
 def test_a_model_is_copied_into_the_store(store: Store, model: Model) -> None:
