@@ -26,10 +26,12 @@ SETTINGS: dict[str, Any] = {
     "reward": {"components": [{"grader": "exact_match"}]},
 }
 
+WORDS = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+TOKENIZER = {"version": "1.0", "added_tokens": [], "model": WORDS}
 MODEL: dict[str, bytes | None] = {
     "config.json": b'{"architectures": ["Qwen2ForCausalLM"]}',
     "model.safetensors": (2).to_bytes(8, "little") + b"{}",
-    "tokenizer.json": b"{}",
+    "tokenizer.json": json.dumps(TOKENIZER).encode(),
 }
 
 

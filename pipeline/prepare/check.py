@@ -25,7 +25,8 @@ from pipeline.sources import prompts
 from pipeline.sources.gguf_files import described as described_source
 from pipeline.sources.gguf_files import made_from
 from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer
-from pipeline.sources.weights import refuse_without_head
+from pipeline.sources.tokenizer import absent_tokens
+from pipeline.sources.weights import refuse_incomplete
 from pipeline.store import Store
 
 NAME_WIDTH = 11
@@ -76,9 +77,10 @@ def check_config(config: RunConfig) -> list[str]:
         rehearse(algorithm)
     directory = base_model.locate(config.model)
     files = base_model.model_files(directory, trust_remote_code=config.model.trust_remote_code)
-    refuse_without_head(files["config.json"].parent)
+    refuse_incomplete(files["config.json"].parent, trust_remote_code=config.model.trust_remote_code)
     if "tokenizer.json" in files:
         check_tokens(config.replay, files["tokenizer.json"])
+    absent = absent_tokens(files["config.json"].parent)
     template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
         raise UserError(NO_CHAT_TEMPLATE)
@@ -108,6 +110,11 @@ def check_config(config: RunConfig) -> list[str]:
     lines += [f"warning    {text}" for name, text in graded if name == "warning"]
     if few := few_questions(len(heldout)):
         lines.append(f"warning    {few}")
+    lines += [
+        f"warning    {config.model.path}: tokenizer_config.json names {name} {token!r}, which tokenizer.json does not have. It "
+        "gets an id behind all others, for which the model may have no weights. Save the tokenizer anew, or mend that setting"
+        for name, token in absent.items()
+    ]
     lines += [f"warning    {warning}" for warning in warnings_of(config, algorithm, base_model.positions(files["config.json"]))]
     return [*(visible(line) for line in lines), "ok"]
 

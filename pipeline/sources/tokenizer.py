@@ -82,6 +82,27 @@ def of_file(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def absent_tokens(directory: Path) -> dict[str, str]:
+    """Special tokens that a model's settings name and its tokenizer.json does not have, by the setting.
+
+    transformers gives such a token an id of its own, behind all others, for which the model has no weights.
+
+    Raises:
+        UserError: tokenizer.json cannot be read.
+    """
+    settings = directory / "tokenizer_config.json"
+    if not (directory / FILE).is_file():
+        return {}
+    described = of_file(directory / FILE)
+    try:
+        stated = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    named = {name: stated.get(name) for name in NAMED}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str) and described.token_to_id(text) is None}
+
+
 def for_engine(directory: Path, scratch: Path, *, trust_remote_code: bool) -> Path:
     """A directory from which AutoTokenizer, and so vLLM, loads what `load_tokenizer` does: the model's own, if that is one.
 

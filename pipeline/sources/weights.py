@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UserError
+from pipeline.sources.headers import looks_incomplete
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -53,6 +54,20 @@ def refuse_without_head(directory: Path) -> None:
             f"{directory}: config.json says tie_word_embeddings: false, and the weights' files hold {large[0]} but no head "
             "(lm_head.weight); engines would compute with whatever the memory holds. Restore the files, or mend config.json"
         )
+
+
+def refuse_incomplete(directory: Path, *, trust_remote_code: bool) -> None:
+    """`refuse_missing_weights` where the names in the files' headers give cause for it: of a sound model no library is asked.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    refuse_without_head(directory)
+    settings, shapes = _settings(directory), _shapes(directory)
+    text = settings.get("text_config", settings)
+    layers = text.get("num_hidden_layers") if isinstance(text, dict) else None
+    if shapes is not None and looks_incomplete(shapes, layers if isinstance(layers, int) else None):
+        refuse_missing_weights(directory, trust_remote_code=trust_remote_code)
 
 
 def lacking_weights(directory: Path, *, trust_remote_code: bool) -> list[str]:

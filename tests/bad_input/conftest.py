@@ -170,13 +170,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sound")
     (directory / "model").mkdir()
     weights = (2).to_bytes(8, "little") + b"{}"
-    for name, data in {"config.json": b"{}", "model.safetensors": weights, "tokenizer.json": b"{}"}.items():
+    for name, data in {"config.json": b"{}", "model.safetensors": weights, "tokenizer.json": TOKENIZER}.items():
         (directory / "model" / name).write_bytes(data)
     (directory / "train.jsonl").write_text('{"question": "1+1", "answer": "2"}\n', encoding="utf-8")
     (directory / "heldout.jsonl").write_text('{"question": "2+2", "answer": "4"}\n', encoding="utf-8")
     (directory / "run.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     save_run(_run(Store(directory / "run" / "artifacts")), directory / "run")
     return directory
+
+
+TOKENIZER = b'{"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
 
 
 @pytest.fixture

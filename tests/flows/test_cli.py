@@ -73,6 +73,7 @@ WRONG_CONFIG = {
         "model.path: no-such-owner/no-such-model is no local", ("model.path=no-such-owner/no-such-model",)
     ),
     "no model in the directory": Wrong("model: not a Hugging Face model directory", files={"model/config.json": None}),
+    "broken tokenizer": Wrong("model/tokenizer.json: cannot be read: ", files={"model/tokenizer.json": "{}"}),
     "broken model config": Wrong("model/config.json: not valid JSON", files={"model/config.json": "{"}),
     "model config of another shape": Wrong("model/config.json: expected a JSON object", files={"model/config.json": "[]"}),
     "pickled weights": Wrong(

@@ -76,6 +76,18 @@ def test_check_says_what_graders_gave(rollbook: Rollbook, graded: Callable[..., 
     assert "graded     reward_exact_match: the right answer 1 ('21'), an empty one 0, on 3 prompts" in said.out.splitlines()
 
 
+def test_prompts_that_a_grader_cannot_score_are_told_before_any_is_asked(rollbook: Rollbook, graded: Callable[..., Path]) -> None:
+    graded({"grader": "reasoning_gym"})
+    for command in ("check", "probe", "run"):
+        said = rollbook(command, "run.yaml")
+        assert said.status == 2 and said.out == ""
+        assert "train.jsonl: reward.components.0 (reasoning_gym): prompts that reasoning_gym cannot score:" in said.err
+    graded({"grader": "reasoning_gym", "args": {"dataset": "chain_sums"}})
+    for command in ("check", "probe", "run"):
+        said = rollbook(command, "run.yaml")
+        assert said.status == 2 and "did you mean chain_sum" in said.err
+
+
 def test_check_and_init_warn_of_a_reward_that_is_0_for_everything(rollbook: Rollbook, graded: Callable[..., Path]) -> None:
     project = graded({"grader": "reward:score"}, reward=ZERO)
     said = rollbook("check", "run.yaml")

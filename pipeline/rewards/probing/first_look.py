@@ -87,15 +87,13 @@ def _texts(row: ProbeRow, dresses: Sequence[Dress]) -> Iterator[tuple[str, bool]
     yield from ((dress.around(row.answer), True) for dress in dresses if not dress.is_plain)
 
 
-def _by_row(said: Sequence[Said]) -> dict[ProbeRow, tuple[Said, Said]]:
-    """Of each row the right answer that got most, and the empty one; of rows that both were asked about."""
+def _by_row(said: Sequence[Said]) -> dict[ProbeRow, tuple[Said, Said | None]]:
+    """Of each row the right answer that got most, and the empty one, if there was time for it."""
     found = {}
     for row in dict.fromkeys(each.row for each in said):
         of_row = [each for each in said if each.row is row]
-        empty = [each for each in of_row if not each.is_right]
-        if empty:
-            best = max((e for e in of_row if e.is_right), key=lambda e: -math.inf if e.score is None else e.score)
-            found[row] = best, empty[0]
+        best = max((e for e in of_row if e.is_right), key=lambda e: -math.inf if e.score is None else e.score)
+        found[row] = best, next((each for each in of_row if not each.is_right), None)
     return found
 
 
@@ -103,7 +101,7 @@ def _told(said: Sequence[Said]) -> str:
     rows = _by_row(said)
     if not rows:
         return f"no answer within {SECONDS:g} s"
-    best, empty = zip(*rows.values(), strict=True)
+    best, empty = [best for best, _ in rows.values()], [empty for _, empty in rows.values() if empty is not None]
     written = next((f" ({_short(each.text)})" for each in best if each.score is not None), "")
     return f"the right answer {_scores(best)}{written}, an empty one {_scores(empty)}, on {len(rows)} prompts"
 
@@ -113,6 +111,8 @@ def _scores(said: Sequence[Said]) -> str:
     >>> _scores([Said(None, "", True, 1.0, None), Said(None, "", True, None, "KeyError")])
     '1 or an error'
     """
+    if not said:
+        return "not in time"
     known = sorted({f"{each.score:g}" for each in said if each.score is not None}, key=float)
     known += ["nothing"] * any(each.score is None and each.error is None for each in said)
     known += ["an error"] * any(each.error is not None for each in said)
@@ -129,10 +129,10 @@ def _warnings(component: RewardComponent, said: Sequence[Said], *, alone: bool) 
             yield f"fails on the right answer {_of(best)}: {best.error}. {FAILS}"
             return
     for _, empty in rows.values():
-        if empty.error is not None:
+        if empty is not None and empty.error is not None:
             yield f"fails on an empty answer to prompt {empty.row.name!r}: {empty.error}. {FAILS}"
             return
-    same = [(best, empty) for best, empty in rows.values() if _is_no_more(component, best, empty, alone)]
+    same = [(best, empty) for best, empty in rows.values() if empty and _is_no_more(component, best, empty, alone)]
     for best, empty in same[:1]:
         what = "as much as" if best.score == empty.score else "more than"
         yield (

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.common.errors import StageFailed, UserError
+from pipeline.common.errors import DataError, StageFailed, UserError
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.order import rollouts_request
@@ -115,6 +115,18 @@ def test_an_engine_that_answers_nothing_makes_no_artifact(
     engine = BySeed()
     made = project.generate(engine, graders)
     assert engine.asked == PROMPTS * SAMPLES and made.summary["statuses"] == {"ok": PROMPTS * SAMPLES}
+
+
+def test_prompts_that_a_grader_cannot_score_are_refused_before_the_engine_is_asked(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    project, engine = Project(tmp_path / "store", make_config({"generate.prompts": PROMPTS})), BySeed()
+    with pytest.raises(
+        DataError, match=r"prompts/\w+: reward\.components\.0 \(reasoning_gym\): prompts that reasoning_gym cannot"
+    ):
+        project.generate(engine, [{"grader": "reasoning_gym"}])
+    assert engine.asked == 0 and not list((tmp_path / "store").glob("rollouts/*/part-*.parquet"))
 
 
 SLOW = """

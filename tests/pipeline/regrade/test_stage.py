@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.common.errors import IntegrityError, UserError
+from pipeline.common.errors import DataError, IntegrityError, UserError
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.siblings import find_sibling
 from pipeline.regrade.plan import grade_request, job_of
@@ -54,6 +54,16 @@ def test_grading_makes_the_artifact_that_generation_would_make(
     assert rows["status"].to_list()[:3] == ["ok", "truncated", "ok"] and rows["status"][-1] == "engine_error"
     assert rows["reward"][-1] is None and rows["error"][-1] == "the engine ended it with 'abort'"
     made.verify()
+
+
+@pytest.mark.parametrize("with_prompts", [True, False])
+def test_prompts_that_a_grader_cannot_score_are_refused_before_any_is_graded(
+    generate: Generate, wanted: Wanted, grading: Grading, store: Store, prompts: Artifact, with_prompts: bool
+) -> None:
+    gym, stored = reward_of("reasoning_gym"), generate(A)
+    with pytest.raises(DataError, match=r"reward\.components\.0 \(reasoning_gym\): prompts that reasoning_gym cannot score:\n"):
+        grading(store, gym, job(wanted(gym), stored, prompts if with_prompts else None))
+    assert not list(store.path_of(wanted(gym)).glob("part-*.parquet"))
 
 
 def test_a_failed_grading_is_mended_without_generation(

@@ -258,11 +258,12 @@ def test_a_component_beside_others_may_give_less_for_more(own: Own) -> None:
 
 
 def test_a_grader_that_hangs_costs_a_first_look_its_time_and_no_more(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.rewards.probing.first_look.SECONDS", 1.5)
     hangs = own_config(own, "import time; time.sleep(60)")
+    monkeypatch.setattr("pipeline.rewards.probing.first_look.SECONDS", 4)
     found = first_look(hangs.model_copy(update={"timeout_seconds": 0.5}), SUMS)
     (warning,) = lines(found, "warning")
     assert "fails on the right answer to prompt 'p30' ('1110'): no answer within 0.5 s" in warning
+    monkeypatch.setattr("pipeline.rewards.probing.first_look.SECONDS", 1.5)
     (warning,) = lines(first_look(hangs, SUMS), "warning")
     assert "gave no answer within 1.5 s" in warning
 

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from pipeline.common.errors import UserError
-from pipeline.sources.tokenizer import encode, for_engine, load_tokenizer
+from pipeline.sources.tokenizer import absent_tokens, encode, for_engine, load_tokenizer
 
 Save = Callable[..., Any]
 TEXTS = ["Please work out 24+7.", " two  spaces\n", "The answer is 31.\tNow", "été ☃"]
@@ -54,6 +54,15 @@ def test_what_the_settings_leave_open_is_as_the_class_has_it(save_tokenizer: Sav
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizerFast"}), encoding="utf-8")
     found = load_tokenizer(tmp_path, trust_remote_code=False)
     assert (found.bos_token, found.eos_token, found.unk_token) == ("<s>", "</s>", "<unk>")
+
+
+def test_special_tokens_that_the_file_does_not_have_are_told(save_tokenizer: Save, tmp_path: Path) -> None:
+    described = save_tokenizer(
+        tmp_path, "bytes", eos_token="<|end|>", pad_token={"__type": "AddedToken", "content": "[PAD]"}, unk_token=None
+    )
+    assert absent_tokens(tmp_path) == {"eos_token": "<|end|>", "pad_token": "[PAD]"}
+    assert absent_tokens(BASE) == {}
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token_id == described.get_vocab_size()
 
 
 def test_many_threads_can_load_at_once(save_tokenizer: Save, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from transformers import (
 )
 
 from pipeline.common.errors import UserError
-from pipeline.sources.weights import keep_apart, lacking_weights, refuse_missing_weights, refuse_without_head
+from pipeline.sources.headers import looks_incomplete
+from pipeline.sources.weights import keep_apart, lacking_weights, refuse_incomplete, refuse_missing_weights, refuse_without_head
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -92,6 +94,51 @@ def test_a_missing_weight_is_refused_by_name(name: str, tmp_path: Path) -> None:
     without(save(tmp_path, UNTIED), name)
     with pytest.raises(UserError, match=rf"its files lack {name}, which the model of config\.json needs\. Engines"):
         refuse_missing_weights(tmp_path)
+
+
+LOST = (
+    *("lm_head.weight", "model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"),
+    *("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight"),
+)
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_check_sees_in_the_headers_that_a_weight_is_missing(name: str, tmp_path: Path) -> None:
+    without(save(tmp_path, UNTIED), name)
+    with pytest.raises(UserError, match=re.escape(name) if name != "lm_head.weight" else "no head"):
+        refuse_incomplete(tmp_path, trust_remote_code=False)
+
+
+def test_check_sees_that_layers_or_one_projection_of_all_are_missing(tmp_path: Path) -> None:
+    names = list(load_file(save(tmp_path / "a", UNTIED) / "model.safetensors"))
+    without(tmp_path / "a", *(name for name in names if ".layers.1." in name))
+    without(save(tmp_path / "b", UNTIED), *(name for name in names if "v_proj" in name))
+    for place in ("a", "b"):
+        with pytest.raises(UserError, match=r"its files lack model\.layers\."):
+            refuse_incomplete(tmp_path / place, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_sound_model_check_asks_no_library(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, KINDS[kind])
+    monkeypatch.setattr("pipeline.sources.weights.refuse_missing_weights", lambda *_, **__: pytest.fail("it was asked"))
+    refuse_incomplete(tmp_path, trust_remote_code=False)
+
+
+def test_layers_that_differ_from_one_another_look_complete() -> None:
+    """Dense layers before those with experts, layers with attention of two kinds, one more layer that predicts further tokens."""
+    attention = ["self_attn.q_a_proj.weight", "self_attn.kv_b_proj.weight", "self_attn.o_proj.weight"]
+    dense, experts = (
+        ["mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"],
+        ["mlp.experts.0.w1", "mlp.gate.weight"],
+    )
+    kinds = [attention + dense, attention + experts, attention + experts, attention + experts + ["eh_proj.weight"]]
+    names = [f"model.layers.{number}.{name}" for number, kind in enumerate(kinds) for name in kind]
+    names += ["model.embed_tokens.weight", "model.norm.weight"]
+    assert not looks_incomplete(names, 3)
+    assert looks_incomplete(names, 4) and looks_incomplete(
+        [name for name in names if "experts.0" not in name or ".2." not in name], 3
+    )
 
 
 def test_an_expert_that_is_missing_is_missed(tmp_path: Path) -> None:
