@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipeline.config.base import Model
+from pipeline.config.engine_args import refused
 from pipeline.config.server import ServerConfig
 
 LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 0.01, 2.0
@@ -29,14 +30,30 @@ class EngineConfig(Model):
     the visible GPUs hold; on a CPU one."""
     enforce_eager: bool | None = None
     """Run without compilation and CUDA graphs. Default: true on a CPU, false on a GPU."""
+    args: dict[str, JsonValue] = {}
+    """Further settings of vLLM by its own names, such as {kv_cache_dtype: fp8, max_num_batched_tokens: 16384}. See
+    docs/engines.md for those that are refused."""
     server: ServerConfig | None = None
     """Running vLLM servers that generate in place of an engine of the run's own: an address, a list of them, or the section
     below. Of the settings above, only max_model_len means anything then. See docs/generation-server.md."""
 
+    @model_validator(mode="after")
+    def _args_that_vllm_may_have(self) -> EngineConfig:
+        if (why := refused(self.args)) is not None:
+            raise ValueError(f"args: {why}")
+        stages = self.args.get("pipeline_parallel_size", 1)
+        if not isinstance(stages, int) or stages < 1:
+            raise ValueError("args: pipeline_parallel_size: expected a whole number of at least 1")
+        if self.args and self.server:
+            raise ValueError("args: are those of the run's own engines; servers are started with theirs")
+        return self
+
     @property
     def gpus(self) -> int:
         """Of one engine."""
-        return self.tensor_parallel_size
+        stages = self.args.get("pipeline_parallel_size", 1)
+        assert isinstance(stages, int)
+        return self.tensor_parallel_size * stages
 
 
 class SamplingConfig(Model):

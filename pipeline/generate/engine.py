@@ -139,9 +139,10 @@ class Engine:
             if _carries_state(model, trust_remote_code=trust_remote_code):  # for these, caching prompts takes split prefills
                 settings["enable_prefix_caching"] = False
         try:
-            self._llm = LLM(**settings)
+            self._llm = LLM(**(settings | config.args))
         except Exception as error:
-            raise UserError(f"vLLM cannot load {model}: {reason_of(error)}") from error
+            given = f" with engine.args {', '.join(config.args)}" if config.args else ""
+            raise UserError(f"vLLM cannot load {model}{given}: {reason_of(error)}") from error
         self._engine = self._llm.llm_engine
         self.name = engine_name(dtype)
         self._model = model

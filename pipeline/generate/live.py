@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.device import has_gpu, visible_gpus
+from pipeline.common.errors import UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import CompletionRequest, Reply, reason_of
 from pipeline.generate.engines.fleet import Fleet
@@ -74,6 +75,9 @@ class LiveEngine:
             StageFailed: an engine died.
             NeedsFreshProcess: the engines there are cannot take the checkpoint.
         """
+        if config.args.get("enable_chunked_prefill") and not has_gpu():
+            raise UserError("engine.args: enable_chunked_prefill: on a CPU vLLM cannot draw from seeds once a prefill is split")
+        self.notes = {"engine_args": dict(config.args)} if config.args else {}
         fit = _Fit(config, dtype, trust_remote_code, _files_of(policy))
         if self._fleet is None:
             reporter.note("starting vLLM")

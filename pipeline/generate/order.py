@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.common.device import resolve_dtype
+from pipeline.config.engine_args import of_the_key
 from pipeline.config.run import RunConfig
 from pipeline.rewards.registry import recipe_of
 from pipeline.run.order import STAGES, Job, Order
@@ -87,4 +88,6 @@ def _generate(
         "reward": [recipe_of(component) for component in config.reward.components],
         "shard_groups": config.generate.shard_groups,
     }
+    if args := of_the_key(config.engine.args):
+        recipe["engine_args"] = args
     return Request("rollouts", STAGES["generate"], recipe, (policy.as_parent("policy"), prompts.as_parent("prompts")))
