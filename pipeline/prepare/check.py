@@ -14,6 +14,7 @@ from pipeline.common.text import visible
 from pipeline.config.run import RunConfig
 from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
+from pipeline.prepare.room import lines_of, refuse_unfit, room_for
 from pipeline.prepare.stops import hidden_by_stops
 from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
 from pipeline.shape.informative import cannot_learn
@@ -93,6 +94,10 @@ def check_config(config: RunConfig) -> list[str]:
     for source, frame in ((config.data.train, train), (config.data.heldout, heldout)):
         check_prompts(config.reward.components, frame.to_dicts, source.path)
     graded = look_at_graders(config, train)
+    longest = rendering.about_longest(train["question"].to_list()) + config.generate.max_tokens
+    room = room_for(config, files, min(longest, rendering.context or longest))
+    if room is not None:
+        refuse_unfit(room, config)
     bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
     lines = [
         f"model      {config.model.path} ({_architecture(files['config.json'])})",
@@ -105,6 +110,7 @@ def check_config(config: RunConfig) -> list[str]:
         *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
         *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
         f"store      {Store(config.store_url).backend.describe()}",
+        *(lines_of(room) if room else []),
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
     lines += [f"warning    {text}" for name, text in graded if name == "warning"]

@@ -136,7 +136,6 @@ class Draft:
             _said(f"  epochs: {sizes.epochs}", "passes over each iteration's rollouts"),
             _said(f"  batch_completions: {sizes.batch}", "per optimizer step"),
             _said(f"  learning_rate: {rate}", "the first thing to change: larger learns faster, and breaks sooner"),
-            *([_said("  activation_checkpointing: true", "less memory, more time")] if self.gpu else []),
             "",
             "evaluate:",
             _said("  samples: 4", "sampled completions per held-out question; one greedy comes besides"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.config.train import TrainConfig
 from pipeline.run.parts import Part
@@ -12,7 +14,8 @@ BYTES_PER_TOKEN = 7
 """Of a stored completion: id, logprob and text, compressed (5 to 9 in the demo's and GSM8K's rollouts)."""
 SNAPSHOT_BYTES_PER_TOKEN = 9
 """Of the trainer's memory-mapped files: id (4), behavior logprob (4), mask (1)."""
-WIDTHS = {"float32": 4, "bfloat16": 2}
+EXPORTED = 4
+"""Bytes of a weight in a checkpoint: fp32, whatever it was trained in."""
 
 
 def rollouts_bytes(completions: int, max_tokens: int) -> int:
@@ -20,18 +23,27 @@ def rollouts_bytes(completions: int, max_tokens: int) -> int:
     return completions * max_tokens * BYTES_PER_TOKEN // 2
 
 
+def weights_in(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header."""
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 (it is no mapping)
+
+
 def scores_bytes(rollouts: Artifact) -> int:
     """A float32 per token."""
     return 4 * int(rollouts.summary["tokens"])
 
 
-def training_bytes(parent: Artifact, parts: Sequence[Part], config: TrainConfig, dtype: str) -> int:
+def training_bytes(parent: Artifact, parts: Sequence[Part], config: TrainConfig) -> int:
     """The checkpoint, the snapshot's files, and resume points: fp32 weights and two moments, twice while one takes the
-    other's place. Adapters are counted as nothing.
+    other's place. Adapters are counted as nothing. Checkpoints are fp32, whatever the parent's files are.
     """
-    weights = sum(file.bytes for file in parent.files if file.path.endswith(".safetensors"))
+    files = (parent.path / file.path for file in parent.files if file.path.endswith(".safetensors") and "/" not in file.path)
+    weights = sum(weights_in(file) for file in files)
     tokens = sum(int(part.rollouts.summary["tokens"]) for part in parts)
     completions = sum(int(part.rollouts.summary["completions"]) for part in parts)
     steps = config.epochs * max(completions // config.batch_completions, 1)
     points = 0 if config.lora else min(2, (steps - 1) // config.save_every_steps)
-    return weights + points * 12 * (weights // WIDTHS[dtype]) + SNAPSHOT_BYTES_PER_TOKEN * tokens
+    return EXPORTED * weights + points * 12 * weights + SNAPSHOT_BYTES_PER_TOKEN * tokens

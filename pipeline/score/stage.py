@@ -18,6 +18,7 @@ from pipeline.store.tables import scan_table
 from pipeline.train.batch import collate
 from pipeline.train.check import make_ready
 from pipeline.train.feed import deal
+from pipeline.train.fit import scoring_tokens
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
 from pipeline.train.model import Policy
@@ -87,8 +88,9 @@ def _score(
     example = next((group for path in files for group in groups_of(path)), None)
     if example is not None:
         make_ready(policy, example, longest_of(files), config.attention, reporter.note)
+    tokens = config.pass_tokens if example is None else scoring_tokens(policy, config, longest_of(files), team)
     for number, path in enumerate(files):
-        frame = score_file(policy, path, config.tokens_per_micro_batch, team)
+        frame = score_file(policy, path, tokens, team)
         if work is not None:
             work.write_table(path.name, frame, Scores)
             reporter.progress(number + 1, len(files), "files")

@@ -75,6 +75,12 @@ class Rendering:
             if length >= self.context
         }
 
+    def about_longest(self, questions: list[str]) -> int:
+        """About how many tokens the longest prompt has: told by its text, three bytes a token, without loading the tokenizer."""
+        most = max((len(text.encode()) for text in questions), default=0)
+        own = chat_template_bytes(Path(self.model)) if self.chat else 0
+        return (most + len(self.template.encode()) + len((self.system or "").encode()) + own // 2) // 3 + 1
+
     def _around(self) -> int:
         """Bytes that a prompt may have beside its question: of texts written around it, those of a chat template twice."""
         own = chat_template_bytes(Path(self.model)) if self.chat else 0

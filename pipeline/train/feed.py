@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -73,6 +74,12 @@ class Feed:
         ]
         """Epoch and groups of every step. There is none if nothing is kept."""
 
+    def with_budget(self, config: TrainConfig) -> Feed:
+        """The same steps, cut into passes as other settings say."""
+        other = copy(self)
+        other._config = config
+        return other
+
     def steps(self, start: int) -> Generator[Step]:
         """Every step from a number on. The next one is read and laid out in a thread while the caller works on the last."""
         return ahead(self._step(number) for number in range(start, len(self.plan)))
@@ -80,14 +87,14 @@ class Feed:
     def rows(self, group: int) -> list[PackedRow]:
         """The rows of one group with its dead completions, as many as one pass takes."""
         rows = [PackedRow(self._snapshot[group], self._snapshot[group].completions)]
-        return micro_batches(rows, self._config.tokens_per_micro_batch, self._cost)[0]
+        return micro_batches(rows, self._config.pass_tokens, self._cost)[0]
 
     def _step(self, number: int) -> Step:
         epoch, numbers = self.plan[number]
         groups = [self._snapshot[group] for group in numbers]
         completions = [completion for group in groups for completion in group.completions]
         rows = [row for group in groups for row in rows_of(group, self._cost)]
-        shares = deal(rows, self._team.size, self._config.tokens_per_micro_batch, self._cost)
+        shares = deal(rows, self._team.size, self._config.pass_tokens, self._cost)
         if not rows:  # A step without a gradient still lets the optimizer decay.
             shares = [[[]] for _ in shares]
         own, device = shares[self._team.rank], self._team.device

@@ -66,15 +66,15 @@ class Policy:
         model.config.use_cache = False
         model.requires_grad_(trains)
         self.adapters = add_adapters(model, lora, seed) if lora else None
-        if activation_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.eval()
         # No dropout: logprobs must be those of the distribution that generates. Checkpointing works in train mode only.
-        model.train(activation_checkpointing)
         _turn_dropout_off(model)
+        if activation_checkpointing:
+            _checkpoint(model)
         self.logit_map = logit_map(model)
         self._changes_with_length = changes_with_length(model)
         layers = layers_of(model)
-        self._compiled = compiled
+        self.compiled = compiled
         if compiled:
             _compile(layers or [_body(model)])
         self.model: Any = model
@@ -107,6 +107,10 @@ class Policy:
         segments.register()
         self.attention, self.own = kind, own
         self.model.set_attn_implementation(IMPLEMENTATIONS.get(kind, own))
+
+    def recompute_activations(self) -> None:
+        """Keep no activations within layers from now on."""
+        _checkpoint(self.model)
 
     def cost_model(self) -> CostModel:
         """All but attention costs 2 n per weight for n tokens.
@@ -166,7 +170,7 @@ class Policy:
         Without a gradient, FSDP leaves the root's gathered: they would be taken for the masters, and again after these have
         changed.
         """
-        found = _with_compiler(self._root, work) if self._compiled else self._root(work)
+        found = _with_compiler(self._root, work) if self.compiled else self._root(work)
         if isinstance(self._root, FSDPModule) and self._trains and not torch.is_grad_enabled():
             self._root.reshard()
         return found
@@ -284,6 +288,11 @@ def _with_compiler(root: nn.Module, work: Callable[[nn.Module], Any]) -> Any:
             f"train.compile: torch cannot compile the model here: {str(error).strip().splitlines()[0][:300]}. Install what it "
             "asks for (on a CPU g++, or another compiler named by CXX), or leave `compile` out"
         ) from None
+
+
+def _checkpoint(model: Any) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
 
 
 def _turn_dropout_off(model: nn.Module) -> None:

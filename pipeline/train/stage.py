@@ -6,6 +6,7 @@ share of the weights.
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         if warning := algorithm.warning(config.epochs):
             reporter.note(f"warning: {warning}")
         parts = [Part.opened(places) for places in spec["parts"]]
-        work.require_space(training_bytes(parent, parts, config, recipe["dtype"]), "training with its resume points")
+        work.require_space(training_bytes(parent, parts, config), "training with its resume points")
         snapshot = open_snapshot(snapshot_at, parts, algorithm, parent.id)
         nothing = None if snapshot.live else left_out(parts, snapshot)
         if nothing is not None:
@@ -93,9 +94,10 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         trust_remote_code=spec["trust_remote_code"],
         team=team,
         reporter=reporter,
+        scratch=scratch,
         nothing=nothing,
     )
-    training.run(scratch, work)
+    training.run(work)
     trusted: bool = spec["trust_remote_code"]
     export(training.policy, parent.path, scratch.parent, scratch, config.lora, team, trust_remote_code=trusted)
     return training
@@ -119,10 +121,18 @@ def _notes(spec: Event, training: Training) -> dict[str, Any]:
         "trained_parameters": training.trained_parameters,
         "settings": {name: spec["train"][name] for name in sorted(WORK_SETTINGS | GUARDS)},
         "attention": training.policy.attention,
+        "memory": _memory(training),
         "packing": training.packing.shares() | {"passes": training.packing.passes},
         "ranks": training.records.ranks,
         "seconds": {"steps": float(timing["seconds"].sum()), "waiting_for_data": float(timing["data_seconds"].sum())},
     }
+
+
+def _memory(training: Training) -> dict[str, Any]:
+    """What was chosen for the memory there was, and the most that this process has taken."""
+    on_gpu = training.team.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return {**(training.fit.to_json() if training.fit else {}), "peak": peak}
 
 
 def _summary(metrics: pl.DataFrame, training: Training) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from pipeline.train import resume
 from pipeline.train.batch import collate
 from pipeline.train.check import check_difference, make_ready
 from pipeline.train.feed import Feed, Step
+from pipeline.train.fit import fitted, halved, record, settled
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
+from pipeline.train.needs import TrainingFit
 from pipeline.train.plan import Packing
 from pipeline.train.snapshot import TrainingSnapshot
 from pipeline.train.step import Stepper
@@ -43,11 +45,13 @@ class Training:
         trust_remote_code: bool,
         team: Team,
         reporter: Reporter,
+        scratch: Path,
         nothing: Mapping[str, int] | None = None,
     ) -> None:
         """
         Args:
             parent: the checkpoint to start from.
+            scratch: where resume points lie.
             recipe: of the checkpoint that is made.
             reporter: told what the user should see; heard from the leading rank only.
             nothing: where nothing is trained, how many completions are left out by reason, for the checkpoint's summary.
@@ -57,13 +61,15 @@ class Training:
         # It would fill new memory with NaN before use, to show who reads what nobody wrote; that is 2 to 3 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.parent, self.snapshot, self.config, self.team, self.reporter = parent, snapshot, config, team, reporter
+        self.fit: TrainingFit | None = None
+        """How passes are cut; None where there are none."""
         self.iteration: int = recipe["iteration"]
         self.nothing = nothing
         self.policy = Policy(
             parent.path,
             recipe["dtype"],
             trust_remote_code=trust_remote_code,
-            activation_checkpointing=config.activation_checkpointing,
+            activation_checkpointing=config.activation_checkpointing is True,
             attention=config.attention,
             compiled=config.compile,
             lora=config.lora,
@@ -74,6 +80,9 @@ class Training:
             make_ready(self.policy, snapshot[0], snapshot.longest, config.attention, reporter.note)
         if self.policy.attention == "alone" and snapshot.live:
             reporter.note(f"one completion a row: {snapshot.times_alone:.1f} times the tokens of rows that share their prompts")
+        self._scratch = scratch
+        if snapshot.live:
+            config, self.fit = fitted(self.policy, config, scratch, team, snapshot.longest, reporter.note)
         cost = self.policy.cost_model()
         self.feed = Feed(snapshot, config, recipe["seed"], cost, team, whole_step=algorithm.whole_step)
         rate = learning_rate(config, len(self.feed.plan))
@@ -90,31 +99,55 @@ class Training:
     def trained_parameters(self) -> int:
         return sum(master.numel() for master in self.policy.parameters.values())
 
-    def run(self, scratch: Path, work: Work | None) -> None:
+    def run(self, work: Work | None) -> None:
         """Take every step that is still to be taken.
 
         Args:
-            scratch: where resume points lie.
             work: the leading rank's artifact in the making.
+
+        Raises:
+            UserError: a GPU's memory does not hold the longest sequence.
         """
-        done, self.records = resume.load(scratch, self.policy.parameters, self.stepper.optimizer, self.team)
+        done, self.records = resume.load(self._scratch, self.policy.parameters, self.stepper.optimizer, self.team)
         self.policy.masters.refresh()
         self.records.ranks.append({"from_step": done, "processes": self.team.size})
         print(f"attention: {self.policy.attention}, processes: {self.team.size}, device: {self.team.device}", flush=True)
-        tokens, started = 0, time.monotonic()
-        with closing(self.feed.steps(done)) as steps:
+        started = time.monotonic()
+        while not self._take_steps(len(self.records.metrics), work, started):
+            self._halve()
+
+    def _take_steps(self, first: int, work: Work | None, started: float) -> bool:
+        """Take steps from a number on. False if a GPU's memory ran out in one; it is as if that had not been begun."""
+        tokens, total = 0, len(self.feed.plan)
+        with closing(self.feed.steps(first)) as steps:
             while True:
                 began = time.monotonic()
                 step = next(steps, None)
                 if step is None:
-                    break
-                row = self._take(step, began, time.monotonic() - began)
+                    return True
+                try:
+                    row = self._take(step, began, time.monotonic() - began)
+                except torch.OutOfMemoryError:
+                    if self.team.size > 1 or len(self.records.metrics) > step.number:
+                        raise  # others wait within an exchange, or the step was taken
+                    return False
                 tokens += step.tokens
                 speed = tokens / (time.monotonic() - started)
-                total = len(self.feed.plan)
                 self.reporter.progress(step.number + 1, total, "steps", tokens_per_second=speed, loss=row["loss"])
                 if (step.number + 1) % self.config.save_every_steps == 0 and step.number + 1 < total:
-                    self._save(scratch, step.number + 1, work)
+                    self._save(self._scratch, step.number + 1, work)
+
+    def _halve(self) -> None:
+        """Begin the step anew with smaller passes."""
+        assert self.fit is not None
+        self.fit = halved(self.fit, self.snapshot.longest)
+        record(self.fit, self._scratch)
+        self.stepper.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.policy.model.parameters():
+            parameter.grad = None
+        torch.cuda.empty_cache()
+        self.reporter.note(f"the GPU ran out of memory: the step is begun anew with {self.fit.tokens:,} tokens a pass")
+        self.feed = self.feed.with_budget(settled(self.config, self.fit))
 
     def _take(self, step: Step, began: float, waited: float) -> dict[str, Any]:
         """Take a step and record it. Returns its row of the metrics table."""

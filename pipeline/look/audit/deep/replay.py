@@ -110,9 +110,10 @@ def _replayed(held: Held, world: World, scratch: Path, steps: int) -> list[dict[
             trust_remote_code=False,
             team=alone(),
             reporter=_Limit(steps),
+            scratch=scratch,
         )
         with contextlib.suppress(_Enough):
-            training.run(scratch, None)
+            training.run(None)
         return training.records.metrics
     except UserError as error:
         raise CannotRerun(str(error)) from None
@@ -128,7 +129,10 @@ def _config(held: Held) -> Any:
     named = next(trained_by(held.recipe.get("algorithm") or {}), None)
     if named is None:
         raise CannotRerun("its algorithm is not a built-in one of this version")
-    settings = {**(held.manifest.provenance.notes.get("settings") or {}), **held.recipe}
+    notes = held.manifest.provenance.notes
+    chosen = notes.get("memory") or {}
+    work = {"tokens_per_micro_batch": chosen.get("tokens"), "activation_checkpointing": chosen.get("checkpointing")}
+    settings = {**(notes.get("settings") or {}), **{k: v for k, v in work.items() if v is not None}, **held.recipe}
     known = {name: value for name, value in settings.items() if name in TrainConfig.model_fields and name != "algorithm"}
     try:
         return TrainConfig.model_validate(
