@@ -48,7 +48,7 @@ def import_own(name: str) -> ModuleType:
             place = f"in the working directory {os.getcwd()} or among the installed packages"
             raise UserError(f"no module {missing!r} {place}") from None
         raise UserError(_failure(name, project, f"{error}")) from error
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except (Exception, SystemExit) as error:
         raise UserError(_failure(name, project, f"{type(error).__name__}: {error}")) from error

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.limits import within
 from pipeline.common.own_code import import_own
 from pipeline.rewards.arguments import check_arguments
 from pipeline.rewards.shapes import adapted
@@ -43,6 +44,9 @@ UNIT_SCORES = ("exact_match", "regex", "math_verify", "reasoning_gym")
 
 BY_NAME = "by name"
 """In recipes of own functions that once were called by place, and then with other things."""
+
+IMPORT_SECONDS = 110.0
+"""How long importing an own function may take: a little less than a worker may take to start."""
 
 OWN_FUNCTION = "your own function is named 'package.module:function'"
 
@@ -265,7 +269,9 @@ def _own_function(grader: str) -> Callable[..., Any]:
         raise UserError(f"incomplete; {OWN_FUNCTION}")
     if module_name.partition(".")[0] in sys.stdlib_module_names:  # subprocess:run would run what a model writes
         raise UserError(f"{module_name} is part of Python; a grader is a function of your own")
-    found: Any = import_own(module_name)
+    late = f"importing {module_name} took longer than {IMPORT_SECONDS:g} s; what a module does when it is imported must end"
+    with within(IMPORT_SECONDS, late):
+        found: Any = import_own(module_name)
     for part in path.split("."):
         if not hasattr(found, part):
             names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]

@@ -25,6 +25,18 @@ def refusal(grader: str, **args: Any) -> str:
     return str(caught.value)
 
 
+def test_a_module_that_does_not_end_its_import_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.rewards.registry.IMPORT_SECONDS", 0.3)
+    Path("waits.py").write_text("import time\ntime.sleep(60)\n\ndef score(completion):\n    return 1\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"importing waits took longer than 0.3 s; what a module does when it is imported must end"
+    ):
+        check_reward_config(RewardConfig(components=(RewardComponent(grader="waits:score"),)))
+    Path("quick.py").write_text("def score(completion):\n    return 1\n", encoding="utf-8")
+    check_reward_config(RewardConfig(components=(RewardComponent(grader="quick:score"),)))
+
+
 def test_unknown_grader_is_answered_with_the_nearest_and_with_how_to_name_a_function() -> None:
     text = refusal("exactmatch")
     assert "did you mean exact_match?" in text
