@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pipeline.config.course import Course
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_order
 from pipeline.generate.order import generate_order, generator
 from pipeline.run.order import Answerer, Missing, Order, only
 from pipeline.run.state import Iteration, Run, answers_of
 from pipeline.run.stopping import Pause, stop_of
-from pipeline.score.order import scored
+from pipeline.score.order import reference_of, scored
 from pipeline.shape.mix.order import replayed
 from pipeline.shape.order import shape_order
 from pipeline.sources.order import (
@@ -24,6 +25,8 @@ from pipeline.sources.order import (
 from pipeline.store import Artifact
 from pipeline.train.order import train_order
 
+WITHOUT_ENGINE = ("grade", "evaluate", "shape", "replay", "reference", "score", "train")
+"""First words of the titles of orders that need no new completions."""
 AFTER = {"generate": "evaluate", "evaluate": "shape", "shape": "train", "train": "generate"}
 
 
@@ -64,7 +67,7 @@ def chain(
     def ask(order: Order) -> Artifact:
         return only(answers.answer(order))
 
-    there = given or {}
+    there, course = given or {}, Course(config)
     run = Run(config, missing="prompts")
     try:
         policy = base = there.get(BASE) or ask(import_order(config))
@@ -75,22 +78,23 @@ def chain(
         for number in range(config.iterations + 1):
             step = Iteration(number, policy)
             run.iterations.append(step)
-            train = run.train_prompts if number < config.iterations else None
-            answered = answers.answer(generate_order(config, number, policy, train, run.heldout_prompts))
+            here, train = (course.at(number), run.train_prompts) if number < config.iterations else (config, None)
+            answered = answers.answer(generate_order(config, number, policy, train, run.heldout_prompts, drawn=here))
             step.answers = answers_of(answered, greedy=config.evaluate.greedy)
             if done("generate"):
                 break
             step.evaluation = ask(evaluate_order(config, number, policy, step.answers))
             if done("evaluate") or step.answers.rollouts is None:
                 break
-            step.shaped = ask(shape_order(config, number, step.answers.rollouts))
-            step.replayed = replayed(config, answers, number, step.parts[0], run.rollouts_before(number))
+            step.shaped = ask(shape_order(here, number, step.answers.rollouts))
+            step.replayed = replayed(here, answers, number, step.parts[0], run.rollouts_before(number))
             if done("shape"):
                 break
-            fresh, *others = scored(config, answers, number, base, policy, step.parts)
+            step.reference = reference_of(here, answers, [one.policy for one in run.iterations])
+            fresh, *others = scored(here, answers, number, step.reference, policy, step.parts)
             step.scores, step.replayed = dict(fresh.scores), tuple(others)
             then = generator(config) if until != ("train", number) else None
-            step.checkpoint = ask(train_order(config, number, policy, step.parts, then))
+            step.checkpoint = ask(train_order(here, number, policy, step.parts, then))
             if done("train"):
                 break
             policy = step.checkpoint
@@ -102,4 +106,4 @@ def chain(
 
 def generates_next(run: Run) -> bool:
     """Whether the first thing that a run lacks is answers of a checkpoint, or what they are made from."""
-    return run.missing is not None and run.missing.split()[0] not in ("grade", "evaluate", "shape", "replay", "score", "train")
+    return run.missing is not None and run.missing.split()[0] not in WITHOUT_ENGINE

@@ -14,7 +14,7 @@ from pipeline.prepare.check import check_training
 from pipeline.run.order import Answerer, Missing, only
 from pipeline.run.parts import Part
 from pipeline.run.state import answers_of
-from pipeline.score.order import scored
+from pipeline.score.order import reference_of, scored
 from pipeline.shape.fit import check_rollouts
 from pipeline.shape.mix.order import replayed
 from pipeline.shape.order import shape_order
@@ -45,7 +45,7 @@ def attempt(plan: Plan, variant: Variant, answers: Answerer) -> Trial:
     number, policy, rollouts = snapshot.iteration, snapshot.policy, snapshot.rollouts
     fresh = Part(rollouts, only(answers.answer(shape_order(config, number, rollouts))))
     parts = [fresh, *replayed(config, answers, number, fresh, snapshot.earlier)]
-    parts = scored(config, answers, number, snapshot.base, policy, parts)
+    parts = scored(config, answers, number, reference_of(config, answers, snapshot.policies), policy, parts)
     checkpoint = only(answers.answer(train_order(config, number, policy, parts, then=generator(config))))
     return Trial(tuple(parts), checkpoint, judge(plan, variant, answers, number + 1, checkpoint))
 

@@ -71,11 +71,11 @@ def _run(
     from flows.chain import chain
     from pipeline.config.load import load_config, with_plugins
     from pipeline.config.run import RunConfig
-    from pipeline.prepare.check import check_algorithm, check_config, named
+    from pipeline.prepare.check import check_algorithms, check_config, named
     from pipeline.run.record import save_run
 
     config: RunConfig = with_plugins(load_config(path, overrides or ()), plugins or ())
-    check_algorithm(config)
+    check_algorithms(config)
     if until and until[1] > config.iterations - (until[0] not in ("generate", "evaluate")):
         raise UserError(f"--iteration {until[1]}: this run has iterations={config.iterations}")
     _tell_of_later_rounds(config)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.compare.choices import Choice, parse_choices
+from pipeline.config.course import Course
 from pipeline.config.load import change_config, with_plugins
 from pipeline.config.run import RunConfig
 from pipeline.regrade.plan import GRADED, store_of
@@ -29,15 +30,23 @@ class Snapshot:
     """The run directory."""
     iteration: int
     config: RunConfig
-    """The run's, with its store where it really lies."""
-    base: Artifact
-    policy: Artifact
-    """The checkpoint that drew the rollouts, and that every training starts from."""
+    """The run's in that iteration, with its store where it really lies."""
+    policies: tuple[Artifact, ...]
+    """Checkpoints of the run, the base model first; the last drew the rollouts, and every training starts from it."""
     rollouts: Artifact
     heldout: Artifact
     """Held-out prompts."""
     earlier: tuple[Artifact, ...] = ()
     """Rollouts of the run's earlier iterations, newest first, for `replay`."""
+
+    @property
+    def base(self) -> Artifact:
+        return self.policies[0]
+
+    @property
+    def policy(self) -> Artifact:
+        """The checkpoint that drew the rollouts, and that every training starts from."""
+        return self.policies[-1]
 
     @property
     def store(self) -> Store:
@@ -184,8 +193,8 @@ def foreign_snapshot(place: Path, iteration: int | None, directory: Path) -> Sna
         raise UserError(f"{directory}: has no policy of iteration {iteration or 0} yet; `rollbook evaluate` goes as far")
     base = run.iterations[0].policy
     check_tokens_of(artifact, base.file("tokenizer.json"), str(place))
-    config = run.config.model_copy(update={"store": store_of(base)})
-    return Snapshot(directory, step.iteration, config, base, step.policy, artifact, run.heldout_prompts)
+    config = _settings_at(run, step.iteration, store_of(base))
+    return Snapshot(directory, step.iteration, config, _policies(run, step.iteration), artifact, run.heldout_prompts)
 
 
 def _with_graded(artifact: Artifact) -> set[str]:
@@ -219,9 +228,19 @@ def _snapshot(directory: Path, run: Run, iteration: int) -> Snapshot:
         known = f"it has those of {', '.join(there)}" if there else "it has none yet; `rollbook generate` makes them"
         raise UserError(f"{directory}: no training rollouts of iteration {iteration}; {known}")
     store = rollouts.url.rpartition("/")[0].rpartition("/")[0]  # the record follows a run that was moved; its config does not
-    config = run.config.model_copy(update={"store": store})
+    config = _settings_at(run, iteration, store)
     earlier = tuple(run.rollouts_before(iteration))
-    return Snapshot(directory, iteration, config, run.iterations[0].policy, step.policy, rollouts, run.heldout_prompts, earlier)
+    return Snapshot(directory, iteration, config, _policies(run, iteration), rollouts, run.heldout_prompts, earlier)
+
+
+def _settings_at(run: Run, iteration: int, store: str) -> RunConfig:
+    """A run's settings in one iteration; those of the last for the policy that it ended with."""
+    settings = Course(run.config).at(min(iteration, run.config.iterations - 1))
+    return settings.model_copy(update={"store": store})
+
+
+def _policies(run: Run, iteration: int) -> tuple[Artifact, ...]:
+    return tuple(step.policy for step in run.iterations if step.iteration <= iteration)
 
 
 def _refuse_other_snapshot(run: RunConfig, changed: RunConfig) -> None:

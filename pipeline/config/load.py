@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.common.errors import UserError
 from pipeline.common.near import did_you_mean
+from pipeline.config.course import Course, Unsound
 from pipeline.config.plain_yaml import parse_yaml
 from pipeline.config.run import RunConfig
 
@@ -73,9 +74,15 @@ def _validated(tree: dict[str, Any], overrides: Sequence[str], origin: str) -> R
     for override in overrides:
         _apply(tree, override)
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
+        Course(config).check()
     except ValidationError as error:
         raise UserError(f"{origin}:\n" + "\n".join(f"  {line}" for line in describe_errors(error, RunConfig))) from None
+    except Unsound as unsound:
+        lines = [unsound.why] if isinstance(unsound.why, str) else describe_errors(unsound.why, RunConfig)
+        joint = ": " if isinstance(unsound.why, str) else "."
+        raise UserError(f"{origin}:\n" + "\n".join(f"  {unsound.where}{joint}{line}" for line in lines)) from None
+    return config
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

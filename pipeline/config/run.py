@@ -12,6 +12,7 @@ from pipeline.config.base import Model
 from pipeline.config.data import DataConfig, ModelConfig
 from pipeline.config.engine import EngineConfig, GenerateConfig
 from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.phases import Phase, ReferenceConfig, Schedule
 from pipeline.config.reward import RewardConfig
 from pipeline.config.shape import ReplayConfig, ShapeConfig
 from pipeline.config.stop import StopConfig
@@ -50,6 +51,13 @@ class RunConfig(Model):
     """The algorithm and its optimiser."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How checkpoints are judged."""
+    reference: ReferenceConfig = ReferenceConfig(iteration=0)
+    """Whose logprobs are the reference's, for algorithms that read them: base, previous (the policy that the training starts
+    from), {iteration: 3}, {every: 3}, or the path of a model."""
+    phases: tuple[Phase, ...] = ()
+    """Stretches of iterations with settings of their own, which change those of the sections above. See docs/phases.md."""
+    schedules: dict[str, Schedule] = {}
+    """Numbers that move with the iterations, by dotted name: {train.learning_rate: {linear: [1e-5, 1e-6], until: 9}}."""
     stop: StopConfig = StopConfig()
     """When to end before the last iteration. Rules that are null never do."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()

@@ -17,13 +17,24 @@ def generator(config: RunConfig) -> str:
     return "pipeline.generate.server" if config.engine.server else "pipeline.generate"
 
 
-def generate_order(config: RunConfig, iteration: int, policy: Artifact, train: Artifact | None, heldout: Artifact) -> Order:
-    """Held-out prompts, sampled and (if asked for) greedy, and with `train` this iteration's training prompts, in this order."""
+def generate_order(
+    config: RunConfig,
+    iteration: int,
+    policy: Artifact,
+    train: Artifact | None,
+    heldout: Artifact,
+    drawn: RunConfig | None = None,
+) -> Order:
+    """Held-out prompts, sampled and (if asked for) greedy, and with `train` this iteration's training prompts, in this order.
+
+    Args:
+        drawn: settings that this iteration's training completions are drawn by. Default: those of the run.
+    """
     jobs = [rollouts_job(heldout_request(config, policy, heldout, greedy=False), heldout)]
     if config.evaluate.greedy:
         jobs.append(rollouts_job(heldout_request(config, policy, heldout, greedy=True), heldout))
     if train is not None:
-        jobs.append(rollouts_job(rollouts_request(config, iteration, policy, train), train))
+        jobs.append(rollouts_job(rollouts_request(drawn or config, iteration, policy, train), train))
     return answers_order(config, f"generate {iteration}", policy, *jobs)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.algorithms import Algorithm, resolve
-from pipeline.algorithms.cells.cell import BEHAVIOR
+from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE
 from pipeline.common.claims import few_questions
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
+from pipeline.config.course import Course
+from pipeline.config.phases import ReferenceConfig
 from pipeline.config.run import RunConfig
 from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
@@ -26,6 +28,7 @@ from pipeline.sources import prompts
 from pipeline.sources.gguf_files import described as described_source
 from pipeline.sources.gguf_files import made_from
 from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer
+from pipeline.sources.same_tokens import check_same_tokens
 from pipeline.sources.tokenizer import absent_tokens
 from pipeline.sources.weights import refuse_incomplete
 from pipeline.store import Store
@@ -34,8 +37,26 @@ NAME_WIDTH = 11
 """Characters of a line that hold its name."""
 
 
+def check_algorithms(config: RunConfig) -> list[tuple[RunConfig, Algorithm]]:
+    """The run's settings and algorithms, one after the other, if they fit.
+
+    Raises:
+        UserError: as `check_algorithm`; says which iteration it is, where they are several.
+    """
+    course, found = Course(config), []
+    course.check()
+    for number, here in course.distinct():
+        try:
+            found.append((here, check_algorithm(here)))
+        except UserError as error:
+            if not config.phases and not config.schedules:
+                raise
+            raise UserError(f"iteration {number}: {error}") from None
+    return found
+
+
 def check_algorithm(config: RunConfig) -> Algorithm:
-    """The run's algorithm, if it fits the run's sampling, shaping, replayed rollouts and graders.
+    """The algorithm of an iteration, if it fits the iteration's sampling, shaping, replayed rollouts and graders.
 
     Raises:
         UserError: an unknown algorithm, setting or grader, or sampling, shaping or rollouts that the algorithm cannot use.
@@ -73,14 +94,18 @@ def check_config(config: RunConfig) -> list[str]:
     Raises:
         UserError: the first thing that is wrong.
     """
-    algorithm = check_algorithm(config)
-    if algorithm.source:
-        rehearse(algorithm)
+    settings = check_algorithms(config)
+    algorithms = {algorithm.name: algorithm for _, algorithm in settings}
+    for algorithm in algorithms.values():
+        if algorithm.source:
+            rehearse(algorithm)
     directory = base_model.locate(config.model)
     files = base_model.model_files(directory, trust_remote_code=config.model.trust_remote_code)
     refuse_incomplete(files["config.json"].parent, trust_remote_code=config.model.trust_remote_code)
     if "tokenizer.json" in files:
-        check_tokens(config.replay, files["tokenizer.json"])
+        for here, _ in settings:
+            check_tokens(here.replay, files["tokenizer.json"])
+            check_reference(here, files["tokenizer.json"])
     absent = absent_tokens(files["config.json"].parent)
     template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
@@ -106,13 +131,15 @@ def check_config(config: RunConfig) -> list[str]:
         *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
         *(f"{name:{NAME_WIDTH}}{text}" for name, text in graded if name != "warning"),
-        f"algorithm  {algorithm.name}: {algorithm.summary}",
-        *([f"replay     {described(config.replay)}"] if config.replay.is_on else []),
+        *(f"algorithm  {algorithm.name}: {algorithm.summary}" for algorithm in algorithms.values()),
+        *dict.fromkeys(f"replay     {described(here.replay)}" for here, _ in settings if here.replay.is_on),
         *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
         f"store      {Store(config.store_url).backend.describe()}",
         *(lines_of(room) if room else []),
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
     ]
+    if config.phases or config.schedules:
+        lines += [f"settings   {stretch}" for stretch in Course(config).table()]
     lines += [f"warning    {text}" for name, text in graded if name == "warning"]
     if few := few_questions(len(heldout)):
         lines.append(f"warning    {few}")
@@ -121,8 +148,29 @@ def check_config(config: RunConfig) -> list[str]:
         "gets an id behind all others, for which the model may have no weights. Save the tokenizer anew, or mend that setting"
         for name, token in absent.items()
     ]
-    lines += [f"warning    {warning}" for warning in warnings_of(config, algorithm, base_model.positions(files["config.json"]))]
+    positions = base_model.positions(files["config.json"])
+    warnings = (warning for here, algorithm in settings for warning in warnings_of(here, algorithm, positions))
+    lines += [f"warning    {warning}" for warning in dict.fromkeys(warnings)]
     return [*(visible(line) for line in lines), "ok"]
+
+
+def check_reference(config: RunConfig, tokenizer: Path) -> None:
+    """Look at a reference that is no checkpoint of the run.
+
+    Args:
+        tokenizer: the run's model's tokenizer.json.
+
+    Raises:
+        UserError: no model there, or one of other tokens.
+    """
+    if config.reference.path is None:
+        return
+    section = config.model.model_copy(update={"path": config.reference.path, "revision": None})
+    try:
+        files = base_model.model_files(base_model.locate(section), trust_remote_code=section.trust_remote_code)
+    except UserError as error:
+        raise UserError(f"reference: {str(error).removeprefix('model.path: ')}") from None
+    check_same_tokens(tokenizer, files.get("tokenizer.json", Path("none")), f"reference: {config.reference.path}")
 
 
 def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) -> Iterator[str]:
@@ -133,6 +181,8 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     """
     if warning := algorithm.warning(config.train.epochs):
         yield warning
+    if config.reference != ReferenceConfig(iteration=0) and REFERENCE not in algorithm.needs:
+        yield f"reference is {config.reference}, and {algorithm.name} with these settings reads no reference"
     yield from notes_of(config.reward.components)
     if not config.generate.keep_stop_text:
         yield from hidden_by_stops(config.reward.components, config.generate.stop)

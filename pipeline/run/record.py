@@ -43,6 +43,7 @@ def save_run(run: Run, directory: Path) -> None:
             "policy": reference(step.policy),
             **{part: reference(getattr(step.answers, part)) if step.answers else None for part in PARTS},
             **{part: reference(getattr(step, part)) for part in ("evaluation", "shaped", "checkpoint")},
+            "reference": reference(step.reference),
             "scores": {role: reference(artifact) for role, artifact in step.scores.items()},
             "replayed": [{role: reference(artifact) for role, artifact in part.artifacts.items()} for part in step.replayed],
         }
@@ -141,6 +142,7 @@ def _run_of(record: dict[str, Any], directory: Path, damaged: bool) -> Run:
         answers = Answers(sampled, artifact(entry["greedy"]), artifact(entry["rollouts"])) if sampled else None
         rest = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
         scores = {role: found for role, ref in entry["scores"].items() if (found := artifact(ref))}
+        rest["reference"] = artifact(entry.get("reference"))
         mixed = [{role: artifact(reference) for role, reference in part.items()} for part in entry["replayed"]]
         replayed = tuple(
             _part({role: found for role, found in part.items() if found}) for part in mixed if not damaged or all(part.values())

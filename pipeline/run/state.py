@@ -50,6 +50,8 @@ class Iteration:
     shaped: Artifact | None = None
     scores: dict[str, Artifact] = field(default_factory=dict)
     """Cached logprobs by role, for algorithms that need them."""
+    reference: Artifact | None = None
+    """The model that the algorithm reads beside the policy, for algorithms that do."""
     replayed: tuple[Part, ...] = ()
     """Rollouts of other times that were trained on too."""
     checkpoint: Artifact | None = None

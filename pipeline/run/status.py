@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.common.claims import few_questions
 from pipeline.common.text import json_safe
+from pipeline.config.course import Course
 from pipeline.run.silence import is_flat
 from pipeline.run.state import Iteration, Run
 from pipeline.run.stopping import best_of, pass_at_1, silence_of
@@ -23,6 +24,7 @@ def status(run: Run) -> dict[str, Any]:
     policy; reward and tokens are those of its training rollouts; KL and entropy are those of the training that followed.
     Seconds are the wall time of the process that finished the work; `generate` is rollouts and held-out answers.
     """
+    course = Course(run.config)
     result = {
         "name": run.config.name,
         "complete": run.missing is None,
@@ -30,10 +32,19 @@ def status(run: Run) -> dict[str, Any]:
         "stopped": asdict(run.stopped) if run.stopped else None,
         "best": _best(run),
         "warnings": [warning for warning in (*map(_warning, run.iterations), _few(run)) if warning],
-        "iterations": [_iteration(step) for step in run.iterations],
+        "iterations": [{**_iteration(step), **_course(course, run, step)} for step in run.iterations],
     }
     safe: dict[str, Any] = json_safe(result)
     return safe
+
+
+def _course(course: Course, run: Run, step: Iteration) -> dict[str, Any]:
+    """The algorithm that an iteration trains by, its phase, and the values of what schedules move."""
+    if step.iteration >= run.config.iterations:
+        return {"algorithm": None, "phase": None, "scheduled": {}}
+    here = course.at(step.iteration)
+    phase, scheduled = course.phase(step.iteration), course.scheduled(step.iteration)
+    return {"algorithm": here.train.algorithm, "phase": phase, "scheduled": scheduled}
 
 
 def _warning(step: Iteration) -> str | None:
@@ -74,6 +85,7 @@ def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
         "greedy": answers.greedy if answers else None,
         "evaluation": step.evaluation,
         "shaped": step.shaped,
+        **({"reference model": step.reference} if step.reference else {}),
         **step.scores,
         **{f"replay {n} {role}": each for n, part in enumerate(step.replayed, start=1) for role, each in part.artifacts.items()},
         "checkpoint": step.checkpoint,

@@ -9,25 +9,55 @@ from pipeline.algorithms import resolve
 from pipeline.algorithms.cells.cell import PROXIMAL, REFERENCE
 from pipeline.common.device import resolve_dtype
 from pipeline.config.run import RunConfig
-from pipeline.run.order import STAGES, Answerer, Job, Order
+from pipeline.run.order import STAGES, Answerer, Job, Order, only
 from pipeline.run.parts import Part
+from pipeline.sources.order import REFERENCE_MODEL, import_order
 from pipeline.store import Artifact, Request
 
 
+def reference_of(config: RunConfig, answers: Answerer, policies: Sequence[Artifact]) -> Artifact | None:
+    """The model that an iteration's algorithm reads beside the policy, as `reference` says; None if it reads none.
+
+    Args:
+        policies: the checkpoints that the iterations draw with, the base model first, this iteration's own last.
+    """
+    if REFERENCE not in _needs(config):
+        return None
+    version = config.reference.version(len(policies) - 1)
+    if version is not None:
+        return policies[version]
+    section = config.model.model_copy(update={"path": config.reference.path, "revision": None})
+    return only(answers.answer(import_order(config.model_copy(update={"model": section}), REFERENCE_MODEL)))
+
+
 def scored(
-    config: RunConfig, answers: Answerer, iteration: int, base: Artifact, policy: Artifact, parts: Sequence[Part]
+    config: RunConfig,
+    answers: Answerer,
+    iteration: int,
+    reference: Artifact | None,
+    policy: Artifact,
+    parts: Sequence[Part],
 ) -> list[Part]:
-    """The parts with the scores that the algorithm needs, by role: reference (the base model), proximal (the policy)."""
-    needs = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins).needs
-    by = {role: judge for column, role, judge in _roles(base, policy) if column in needs}
+    """The parts with the scores that the algorithm needs, by role.
+
+    Args:
+        reference: the answer of `reference_of`.
+        policy: the proximal policy, which the training starts from.
+    """
+    needs = _needs(config)
+    by = {role: judge for column, role, judge in _roles(reference, policy) if judge is not None and column in needs}
     if not by:
         return list(parts)
     found = [answers.answer(score_order(config, iteration, part.rollouts, list(by.values()))) for part in parts]
     return [replace(part, scores=dict(zip(by, scores, strict=True))) for part, scores in zip(parts, found, strict=True)]
 
 
-def _roles(base: Artifact, policy: Artifact) -> tuple[tuple[str, str, Artifact], ...]:
-    return (REFERENCE, "reference", base), (PROXIMAL, "proximal", policy)
+def _needs(config: RunConfig) -> tuple[str, ...]:
+    return resolve(config.train.algorithm, config.train.algorithm_args, config.plugins).needs
+
+
+def _roles(reference: Artifact | None, policy: Artifact) -> tuple[tuple[str, str, Artifact | None], ...]:
+    return (REFERENCE, "reference", reference), (PROXIMAL, "proximal", policy)
 
 
 def score_order(config: RunConfig, iteration: int, rollouts: Artifact, checkpoints: Sequence[Artifact]) -> Order:

@@ -17,10 +17,11 @@ from pipeline.store import Artifact, Request
 from schemas.manifest import ORIGINAL
 
 BASE, TRAIN_PROMPTS, HELDOUT_PROMPTS = "base model", "training prompts", "held-out prompts"
+REFERENCE_MODEL = "reference model"
 
 
-def import_order(config: RunConfig) -> Order:
-    """The base model as the checkpoint of iteration 0.
+def import_order(config: RunConfig, title: str = BASE) -> Order:
+    """The model of a config as the checkpoint of iteration 0.
 
     Raises:
         UserError: no model there, or none that can be used.
@@ -39,7 +40,7 @@ def import_order(config: RunConfig) -> Order:
         "link": links(section.link, directory, original or made),
     }
     job = Job(request=import_request(hashes, original, made), told=told)
-    return Order(title=BASE, module="pipeline.sources.models", jobs=(job,), here=True)
+    return Order(title=title, module="pipeline.sources.models", jobs=(job,), here=True)
 
 
 def links(wanted: str, directory: Path, kept: object) -> bool | None:

@@ -52,6 +52,47 @@ CONFIGS: Kinds = {
         lambda p: p.settings(data__chat=True),
         "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template",
     ),
+    "phases that overlap": (
+        lambda p: p.settings(iterations=4, phases=[{"iterations": "0-1"}, {"iterations": "1-"}]),
+        "phases.1.iterations: an overlap: phases.0 ends with iteration 1, and this one begins with 1; expected 2-",
+    ),
+    "a hole between phases": (
+        lambda p: p.settings(iterations=4, phases=[{"iterations": 0}, {"iterations": "2-"}]),
+        "phases.1.iterations: a hole: phases.0 ends with iteration 0, and this one begins with 2; expected 1-",
+    ),
+    "phases that end too early": (
+        lambda p: p.settings(iterations=4, phases=[{"iterations": "0-2"}]),
+        "phases: a hole: the last phase ends with iteration 2, and the run's last is 3",
+    ),
+    "an unknown key in a phase": (
+        lambda p: p.settings(phases=[{"iterations": "0-", "train": {"epoch": 3}}]),
+        "phases.0.train.epoch: unknown key; did you mean `epochs`?",
+    ),
+    "a phase that changes how checkpoints are judged": (
+        lambda p: p.settings(phases=[{"iterations": "0-", "generate": {"max_tokens": 3}}]),
+        "phases.0.generate.max_tokens: held-out answers are drawn by it too",
+    ),
+    "an unknown algorithm in a phase": (
+        lambda p: p.settings(iterations=2, phases=[{"iterations": 0}, {"iterations": 1, "train": {"algorithm": "gpro"}}]),
+        "iteration 1: train.algorithm: no algorithm 'gpro'; did you mean ",
+    ),
+    "a schedule of no number": (
+        lambda p: p.settings(schedules={"train.algorithm": {"linear": [0, 1], "until": 3}}),
+        "schedules.train.algorithm: no number, so nothing that a schedule could move",
+    ),
+    "a schedule of what an algorithm does not have": (
+        lambda p: p.settings(schedules={"train.algorithm_args.beta": {"linear": [0, 1], "until": 3}}),
+        "has no setting 'beta'",
+    ),
+    "a schedule without an end": (
+        lambda p: p.settings(schedules={"train.learning_rate": {"linear": [1e-5, 1e-6]}}),
+        "schedules.train.learning_rate: linear and cosine need `until`",
+    ),
+    "a reference that is not made yet": (
+        lambda p: p.settings(iterations=4, reference={"iteration": 2}),
+        "reference: the checkpoint of iteration 2 is not made yet when iteration 0 trains; expected at most 0",
+    ),
+    "a reference that is nowhere": (lambda p: p.settings(reference="./gone"), "reference: no directory ./gone"),
     "a store of an unknown kind": (
         lambda p: p.settings(store="ftp://host/store"),
         "store: ftp:// is not supported; use a directory, or s3://bucket/prefix",

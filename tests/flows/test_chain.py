@@ -41,6 +41,15 @@ WHOLE = [
 REMIX = {"train.algorithm": "remix", "replay.iterations": 1, "evaluate.greedy": False, "generate.temperature": 1.0}
 
 
+MOVING = {
+    "iterations": 3,
+    "phases": [
+        {"iterations": "0-1", "reference": "previous", "replay": {"iterations": 0}},
+        {"iterations": "2-", "reference": {"iteration": 1}, "train": {"algorithm": "dpo", "epochs": 1}},
+    ],
+}
+
+
 def as_model(checkpoint: Artifact) -> Artifact:
     """With a config.json, which would say how long a prompt may be."""
     (checkpoint.path / "config.json").write_text("{}", encoding="utf-8")
@@ -236,3 +245,15 @@ def test_what_is_given_is_not_asked_for(config_of: Config, make_artifact: Make) 
     answers.names |= {artifact.id: name for name, artifact in given.items()}
     chain(config_of({"model.path": "gone", "iterations": 1}), answers, until=("generate", 0), given=given)
     assert answers.asked == WHOLE[2:4]
+
+
+def test_phases_change_what_an_iteration_asks_for(config_of: Config, make_artifact: Make) -> None:
+    stages = Recorded(make_artifact)
+    chain(config_of(MOVING), stages)
+    assert [words for words in stages.asked if words.startswith(("replay", "score"))] == [
+        "score 0 of generate 0 train by base model, base model",
+        "score 1 of generate 1 train by train 0, train 0",
+        "replay 2 of generate 1 train",
+        "score 2 of generate 2 train by train 0",  # dpo reads no proximal policy
+        "score 2 of generate 1 train by train 0",
+    ]

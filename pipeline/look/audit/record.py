@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.algorithms import ALGORITHMS, plugins
 from pipeline.common.errors import UserError
+from pipeline.config.course import Course
 from pipeline.config.reward import RewardComponent
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_request
@@ -136,8 +137,8 @@ class _Recipes:
         self._components = [settled(component) for component in config.reward.components]
         reward = config.reward.model_copy(update={"components": (RULE,)}) if self._own else config.reward
         self._config = config.model_copy(update={"reward": reward, "plugins": ()})
-        name = config.train.algorithm
-        self._foreign = name if name not in ALGORITHMS and (config.plugins or name in plugins.installed()) else None
+        self._course = Course(self._config)
+        self._has_plugins = bool(config.plugins)
 
     def check(self, record: Mapping[str, Any]) -> None:
         for held, request in self._asked(record):
@@ -157,7 +158,7 @@ class _Recipes:
                 yield prompts, prompts_request(self._config, source, digest, **options)
         for entry in record["iterations"]:
             yield from self._answers(entry, train, heldout)
-            yield from self._trained(entry, base)
+            yield from self._trained(entry, record)
 
     def _answers(self, entry: Mapping[str, Any], train: Held | None, heldout: Held | None) -> Iterator[tuple[Held, Request]]:
         get = self._there.get
@@ -167,11 +168,12 @@ class _Recipes:
             return
         for answers, is_greedy in ((sampled, False), (greedy, True)):
             if answers is not None and heldout is not None:
-                config = self._on(answers)
+                config = self._on(answers, self._config)
                 request = heldout_request(config, policy.artifact, heldout.artifact, greedy=is_greedy)
                 yield answers, self._graded(request, answers)
         if rollouts is not None and train is not None:
-            request = rollouts_request(self._on(rollouts), entry["iteration"], policy.artifact, train.artifact)
+            here = self._on(rollouts, self._course.at(entry["iteration"]))
+            request = rollouts_request(here, entry["iteration"], policy.artifact, train.artifact)
             yield rollouts, self._graded(request, rollouts)
         if evaluation is not None and sampled is not None:
             yield (
@@ -179,9 +181,13 @@ class _Recipes:
                 evaluate_request(self._config, policy.artifact, sampled.artifact, _artifact(greedy)),
             )
 
-    def _trained(self, entry: Mapping[str, Any], base: Held | None) -> Iterator[tuple[Held, Request]]:
-        if self._foreign:
-            why = f"not compared: {self._foreign} is an algorithm of a plugin or a package, which an audit does not import"
+    def _trained(self, entry: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[Held, Request]]:
+        number = entry["iteration"]
+        if entry["shaped"] is None:
+            return
+        here = self._course.at(number)
+        if self._is_foreign(name := here.train.algorithm):
+            why = f"not compared: {name} is an algorithm of a plugin or a package, which an audit does not import"
             said = {
                 "expected": "the settings of the record's config",
                 "found": why,
@@ -189,16 +195,16 @@ class _Recipes:
             }
             self._ledger.at(file=RECORD).note("lineage", "algorithm", **said, column="config.train.algorithm")
             return
-        get, number = self._there.get, entry["iteration"]
+        get = self._there.get
         policy, rollouts, shaped, made = (get(entry[name]) for name in ("policy", "rollouts", "shaped", "checkpoint"))
         if policy is None or rollouts is None or shaped is None:
             return
-        yield shaped, shape_request(self._config, number, rollouts.artifact)
+        yield shaped, shape_request(here, number, rollouts.artifact)
         scores = {role: held for role, reference in entry["scores"].items() if (held := get(reference))}
         for role, held in scores.items():
-            checkpoint = base if role == "reference" else policy
+            checkpoint = self._reference(here, record, number) if role == "reference" else policy
             if checkpoint is not None:
-                yield held, score_request(self._on(held), rollouts.artifact, checkpoint.artifact)
+                yield held, score_request(self._on(held, here), rollouts.artifact, checkpoint.artifact)
         parts = [Part(rollouts.artifact, shaped.artifact, {role: held.artifact for role, held in scores.items()})]
         for replayed in entry.get("replayed") or ():
             found = {role: held.artifact for role, reference in replayed.items() if (held := get(reference))}
@@ -206,14 +212,25 @@ class _Recipes:
                 return  # reported where references are checked
             parts.append(Part(found.pop("rollouts"), found.pop("shaped"), found))
         if made is not None and len(scores) == len(entry["scores"]):
-            yield made, train_request(self._on(made), number, policy.artifact, parts)
+            yield made, train_request(self._on(made, here), number, policy.artifact, parts)
 
-    def _on(self, held: Held) -> RunConfig:
-        """The config on the machine that made an artifact: there, dtype auto was resolved."""
+    def _is_foreign(self, algorithm: str) -> bool:
+        """Whether an algorithm is code that an audit does not import."""
+        return algorithm not in ALGORITHMS and (self._has_plugins or algorithm in plugins.installed())
+
+    def _reference(self, here: RunConfig, record: Mapping[str, Any], number: int) -> Held | None:
+        """The model whose logprobs an iteration's reference are, as the config says."""
+        version = here.reference.version(number)
+        entries = [entry for entry in record["iterations"] if entry["iteration"] == (number if version is None else version)]
+        references = [entry.get("reference") if version is None else entry["policy"] for entry in entries]
+        return self._there.get(references[0]) if references else None
+
+    def _on(self, held: Held, config: RunConfig) -> RunConfig:
+        """A config on the machine that made an artifact: there, dtype auto was resolved."""
         dtype = held.recipe.get("dtype")
-        if dtype not in ("float32", "bfloat16") or self._config.model.dtype != "auto":
-            return self._config
-        return self._config.model_copy(update={"model": self._config.model.model_copy(update={"dtype": dtype})})
+        if dtype not in ("float32", "bfloat16") or config.model.dtype != "auto":
+            return config
+        return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
 
     def _graded(self, request: Request, held: Held) -> Request:
         """The request with the hashes of graders' sources as the artifact has them, if its graders are those of the config."""

@@ -7,6 +7,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from pipeline.config.course import Course
 from pipeline.look.report import figures
 from pipeline.look.report.figures import SERIES, Values
 from pipeline.look.report.sections import Key, Panel
@@ -24,7 +25,7 @@ def solved_panel(run: Run) -> Panel | str:
     columns = [(number, solved) for number, part in rollouts if len(solved := _solved(part, run.config.evaluate.solved_at))]
     if not columns:
         return "No training group is graded yet, so there is no map of solved groups."
-    size = max(run.config.generate.samples, 1)
+    size = max(here.generate.samples for _, here in Course(run.config).distinct())
     rows = min(size + 1, ROWS)
     table = {number: _shares(solved, rows) for number, solved in columns}
 

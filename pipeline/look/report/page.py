@@ -14,6 +14,7 @@ from markupsafe import Markup
 from pipeline.common.text import ABSENT, count, duration, interval, percent, visible
 from pipeline.look.pieces import SHADES
 from pipeline.look.report import figures, outcomes
+from pipeline.look.report.course import by_iteration, each
 from pipeline.look.report.curves import read_curves, training_section
 from pipeline.look.report.examples import read_examples
 from pipeline.look.report.previous import changed_settings
@@ -80,6 +81,7 @@ def render(run: Run) -> str:
         examples=read_examples(run),
         shades=SHADES,
         changed=changed_settings(run),
+        course=by_iteration(run.config),
         settings=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
         lineage=lineage(_artifacts(run)),
         short=SHORT,
@@ -120,8 +122,8 @@ def _headline(run: Run, rows: list[dict[str, Any]]) -> list[Tile]:
     return [
         _change("pass@1", evaluated, "pass_at_1"),
         _change("greedy accuracy", [row for row in rows if row["greedy_accuracy"] is not None], "greedy_accuracy"),
-        Tile("iterations", f"{trained} of {config.iterations}", f"{config.train.epochs} epochs each"),
-        Tile("algorithm", config.train.algorithm),
+        Tile("iterations", f"{trained} of {config.iterations}", f"{', '.join(each(config, 'epochs'))} epochs each"),
+        Tile("algorithm", ", ".join(each(config, "algorithm"))),
         Tile("model", config.model.path, f"seed {config.seed}"),
         Tile("wall time", duration(sum(seconds)) if seconds else ABSENT, "of all stages, added up"),
         _kept("training rollouts kept", rollouts),

@@ -38,10 +38,11 @@ def points(run: Run) -> Iterator[Point]:
         if iteration.checkpoint is None:
             continue
         when = _finished(iteration.checkpoint)
+        scheduled = {f"scheduled/{name}": value for name, value in row["scheduled"].items()}
         metrics, timing = read_table(iteration.checkpoint, Metrics), read_table(iteration.checkpoint, Timing)
         for figures in metrics.join(timing, on="step", how="left").sort("step").iter_rows(named=True):
             named = {f"train/{name}": value for name, value in figures.items() if name not in NOT_FIGURES}
-            yield Point(step, when, {"iteration": iteration.iteration, **_finite(named)})
+            yield Point(step, when, {"iteration": iteration.iteration, **_finite(named), **_finite(scheduled)})
             step += 1
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.common.errors import UserError
+from pipeline.config.course import Course
 from pipeline.look.upkeep.inventory import Inventory, Item, Reason
 from pipeline.run.order import STAGES
 from pipeline.run.state import Run
@@ -113,9 +114,10 @@ def _named(run: Run) -> Iterator[str]:
 
     for use in uses_of(run):
         yield use.artifact.id
-    for source in run.config.replay.artifacts:
+    replayed = (source for _, settings in Course(run.config).distinct() for source in settings.replay.artifacts)
+    for path in dict.fromkeys(source.path for source in replayed):
         with suppress(UserError):
-            yield load_artifact(source.path).id
+            yield load_artifact(path).id
 
 
 def _compared(comparison: Artifact) -> list[str]:

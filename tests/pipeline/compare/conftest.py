@@ -81,7 +81,7 @@ class Synthetic:
         save_run(Run(self.config, self.bare("prompts", "train"), self.heldout, [step], "shape 0"), self.root)
 
     def plan(self, algorithms: str, seeds: int = 1, curve: bool = False) -> Plan:
-        snapshot = Snapshot(self.root, 0, self.config, self.base, self.base, self.rollouts, self.heldout)
+        snapshot = Snapshot(self.root, 0, self.config, (self.base,), self.rollouts, self.heldout)
         first = self.config.seed
         return Plan(snapshot, parse_choices([algorithms]), tuple(range(first, first + seeds)), self.config, curve)
 
