@@ -33,11 +33,11 @@ def small(write_config: Callable[..., Path], directory: Path, data: dict[str, An
 
 
 def only_message(ended: Any) -> str:
-    """The command ended with status 2 and one message, which is returned on one line."""
+    """The command ended with status 2 and one message, which is returned on one line. Warnings may come before."""
     assert ended.status == 2, ended.err
     assert "Traceback" not in ended.err + ended.out
-    before, rollbook, message = ended.err.partition("rollbook: ")
-    assert rollbook and all(line.startswith(("generate", "✓")) for line in before.splitlines()), ended.err
+    before, rollbook, message = ended.err.rpartition("rollbook: ")
+    assert rollbook and all(line.startswith(("generate", "✓", "rollbook: ")) for line in before.splitlines()), ended.err
     return " ".join(message.split())
 
 
@@ -120,7 +120,9 @@ def test_a_grader_that_always_raises_and_is_then_given_what_it_misses(
     """
     (tmp_path / "graders.py").write_text(textwrap.dedent(source))
     config = small(write_config, tmp_path, reward={"components": [{"grader": "graders:grade"}]})
-    message = only_message(served("run", config, cwd=tmp_path))
+    ended = served("run", config, cwd=tmp_path)
+    message = only_message(ended)
+    assert "rollbook: reward.components.0 (graders:grade): fails on the right answer to prompt" in ended.err
     assert "rewards failed, more than reward.max_failed_share=0.2" in message
     assert "FileNotFoundError" in message and "worth.txt" in message
     assert "mend the grader and run the same command again" in message

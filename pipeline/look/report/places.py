@@ -103,4 +103,4 @@ def _means_panel(found: Mapping[int, PlaceRewards]) -> Panel:
 
     keys = tuple(Key(name, figures.role_of(color)) for name, color in zip(names, chosen, strict=True))
     caption = "Mean reward of the training rollouts by where math_verify read their answer."
-    return Panel("Reward by place of the answer", "mean reward", figures.svg("places", draw, x_label="iteration"), caption, keys)
+    return Panel("Reward by place of the answer", "mean", figures.svg("places", draw, x_label="iteration"), caption, keys)
