@@ -16,7 +16,7 @@ from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.prepare.draft import PATTERN as NUMBER
 from pipeline.rewards.probing.dresses import USUAL, dress_of, dresses_of
 from pipeline.rewards.probing.first_look import first_look
-from pipeline.rewards.probing.kinds import EVERYTHING, NOTHING
+from pipeline.rewards.probing.kinds import EVERYTHING, NOTHING, Setting, dressed
 from pipeline.rewards.probing.probe import Probed, Tally, probe
 from pipeline.rewards.probing.rows import row_of
 
@@ -165,6 +165,27 @@ def test_kinds_have_names_of_their_own_that_the_page_explains() -> None:
     page = (Path(__file__).parents[3] / "docs/grading.md").read_text(encoding="utf-8")
     assert len(set(names)) == len(names)
     assert [name for name in names if f"| {name} |" not in page] == []
+
+
+ANSWERS = st.one_of(
+    st.integers(-(10**30), 10**30).map(str),
+    st.decimals(allow_nan=False, allow_infinity=False, places=3).map(str),
+    st.text(min_size=1).filter(lambda text: text.strip() != ""),
+    st.sampled_from(["1,234", "$18", "0", "-0", "007", "yes", "\\boxed{", "100", "1.50"]),
+)
+
+
+@given(answer=ANSWERS, others=st.lists(ANSWERS, max_size=4))
+def test_whatever_the_answer_is_no_answer_that_should_earn_nothing_is_it(answer: str, others: list[str]) -> None:
+    row = row_of({"prompt_id": "p", "question": "Which one is it?", "answer": answer, "metadata": None})
+    plain = next(dress for dress in USUAL if dress.is_plain)
+    wrong = tuple(other for other in others if not row.is_right(other))
+    setting = Setting(plain, (plain,), {"p": wrong}, wrong[0] if wrong else None)
+    for kind in NOTHING:
+        offers = list(kind.offers(row, setting))
+        assert not any(row.is_right(offer.text) for offer in offers), kind.name
+    for kind in (*map(dressed, USUAL), *EVERYTHING):
+        assert all(answer.strip("$") in offer.text or row.number is not None for offer in kind.offers(row, setting)), kind.name
 
 
 @given(before=st.text("ab:.[(\\ #{", max_size=8), after=st.text("ab:.])$}", max_size=5), answer=st.from_regex(r"\A[0-9]{1,6}\Z"))
