@@ -135,7 +135,7 @@ def commands(args: argparse.Namespace, place: Path, store: Path) -> Iterator[tup
     changes = [part for change in args.settings for part in ("--set", change)]
     demo = ["run", "configs/demo.yaml", "--set", f"store={store}", *changes]
     yield "demo", [*demo, "--set", f"run_dir={place / 'demo'}", "--set", f"iterations={args.iterations}"]
-    yield "comparison", ["compare", str(place / "demo"), "--iteration", "0", "--algorithms", args.algorithms]
+    yield "comparison", ["compare", str(place / "demo"), "--iteration", "0", "--algorithms", args.algorithms, "--no-baseline"]
     answers = place / "answers.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in completions()), encoding="utf-8")
     columns = ["--map", "prompt=q", "--map", "completion=out", "--map", "reward=score"]

@@ -348,7 +348,7 @@ def make_run(directory: Path) -> Path:
     options = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
     run = directory / "run"
     subprocess.run([ROLLBOOK, "run", "configs/demo.yaml", *options, "--set", f"run_dir={run}"], check=True)
-    subprocess.run([ROLLBOOK, "compare", str(run), "-a", "dpo"], check=True)
+    subprocess.run([ROLLBOOK, "compare", str(run), "-a", "dpo", "--no-baseline"], check=True)
     return run
 
 

@@ -36,6 +36,10 @@ def compare(
     curve: Annotated[
         bool, typer.Option("--curve", help="Judge a checkpoint after every epoch, not only after the last.")
     ] = False,
+    baseline: Annotated[
+        bool,
+        typer.Option(help="Also train best-of-n (SFT on each group's best completion), and report every gain against it."),
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: comparison.html in the run directory.")] = None,
     as_json: AsJson = False,
     run: Annotated[
@@ -47,7 +51,9 @@ def compare(
 ) -> None:
     """Train many algorithms on one snapshot of rollouts and compare them. Finished trials are found, not redone."""
     order = {"place": str(place), "algorithms": algorithms, "seeds": seeds, "iteration": iteration, "run": run and str(run)}
-    _compare({**order, "overrides": overrides or [], "plugins": plugins or [], "curve": curve}, out, as_json)
+    _compare(
+        {**order, "overrides": overrides or [], "plugins": plugins or [], "curve": curve, "baseline": baseline}, out, as_json
+    )
 
 
 def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:

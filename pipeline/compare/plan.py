@@ -22,6 +22,10 @@ SECTIONS = ("train", "shape", "replay", "evaluate", "engine", "plugins")
 """What --set may change: the rest decides the snapshot, which is there already."""
 
 
+BASELINE = Choice("best-of-n", "best-of-n")
+"""SFT on each group's best completion (on demonstrations, on all): what a method must beat to be worth more than imitation."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The rollouts that every algorithm trains on, and what they come from."""
@@ -74,6 +78,8 @@ class Plan:
     """The run's, with the changes that every trial shares."""
     curve: bool
     """Whether a checkpoint is judged after every epoch."""
+    baseline: str | None = None
+    """Label of the algorithm that every other one's gain is reported against too."""
 
     @property
     def directory(self) -> Path:
@@ -122,6 +128,7 @@ def make_plan(
     plugins: Sequence[str] = (),
     curve: bool = False,
     run: str | Path | None = None,
+    baseline: bool = False,
 ) -> Plan:
     """Check everything that a comparison names.
 
@@ -132,6 +139,7 @@ def make_plan(
         iteration: whose rollouts; default 0, or that of the rollouts artifact.
         overrides: `key.path=value` texts.
         plugins: files of the user's own, beside those of the run.
+        baseline: train `BASELINE` too, if it is not among the algorithms, and report every gain against it.
         run: where rollouts from elsewhere are trained on: the run directory whose model, settings and held-out prompts count.
 
     Raises:
@@ -140,6 +148,8 @@ def make_plan(
     snapshot = find_snapshot(Path(place), iteration) if run is None else foreign_snapshot(Path(place), iteration, Path(run))
     config = with_plugins(change_config(snapshot.config, overrides), plugins)
     choices = parse_choices(algorithms, config.plugins)
+    if baseline and BASELINE not in choices:
+        choices = (*choices, BASELINE)
     _refuse_other_snapshot(snapshot.config, config)
     check_tokens(config.replay, snapshot.base.file("tokenizer.json"))
     if curve and config.train.schedule != "constant":
@@ -148,7 +158,7 @@ def make_plan(
             "one; add --set train.schedule=constant"
         )
     first = snapshot.config.seed
-    return Plan(snapshot, choices, tuple(range(first, first + seeds)), config, curve)
+    return Plan(snapshot, choices, tuple(range(first, first + seeds)), config, curve, BASELINE.label if baseline else None)
 
 
 def find_snapshot(place: Path, iteration: int | None) -> Snapshot:

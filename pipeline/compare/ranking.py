@@ -6,6 +6,7 @@ are narrower than those of the two accuracies suggest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.store import Artifact, read_table
 from schemas import Evaluation
 
 Rates = NDArray[np.float64]
+Figures = dict[str, float | None]
 MEANS = (
     *("greedy", "reward_mean", "completion_tokens_mean", "steps", "loss", "grad_norm", "entropy", "kl_behavior", "ess"),
     *("clip_fraction_positive", "clip_fraction_negative", "ratio_q01", "ratio_q10", "ratio_q50", "ratio_q90", "ratio_q99"),
@@ -29,7 +31,8 @@ def rank(trials: Trials, rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Figures of each algorithm after its last epoch, by pass@1; those that failed come last.
 
     `pass_at_1` is the mean over seeds with a bootstrap interval over prompts, least and greatest are those of single seeds.
-    `gain` is against the policy before training, `behind` against the best algorithm.
+    `gain` is against the policy before training, `over_baseline` against the plan's baseline (only where it has one), `behind`
+    against the best algorithm.
 
     Args:
         rows: of the table Comparison.
@@ -44,7 +47,9 @@ def rank(trials: Trials, rows: pl.DataFrame) -> list[dict[str, Any]]:
     rates = {label: np.mean(seeds, axis=0) for label, seeds in by_label.items() if seeds}
     best = max(rates.values(), key=lambda rate: float(rate.mean()), default=None)
 
-    def interval(name: str, values: Rates | None) -> dict[str, float | None]:
+    baseline = rates.get(plan.baseline or "")
+
+    def interval(name: str, values: Rates | None) -> Figures:
         if values is None:
             return {name: None, f"{name}_low": None, f"{name}_high": None}
         low, high = bootstrap_interval(values, plan.config.evaluate.bootstrap, plan.config.seed)
@@ -64,11 +69,21 @@ def rank(trials: Trials, rows: pl.DataFrame) -> list[dict[str, Any]]:
                 "pass_at_1_least": min(single, default=None),
                 "pass_at_1_greatest": max(single, default=None),
                 **interval("gain", None if rate is None or before is None else rate - before),
+                **_against(plan.baseline, choice.label, rate, baseline, interval),
                 **interval("behind", None if rate is None or best is None or rate is best else best - rate),
                 **_means(rows, choice.label, plan.config.train.epochs),
             }
         )
     return sorted(ranked, key=lambda row: -2.0 if row["pass_at_1"] is None else row["pass_at_1"], reverse=True)
+
+
+def _against(
+    label: str | None, own: str, rate: Rates | None, baseline: Rates | None, interval: Callable[[str, Rates | None], Figures]
+) -> Figures:
+    """An algorithm's lead over the baseline; nothing in a plan without one."""
+    if label is None:
+        return {}
+    return interval("over_baseline", None if own == label or rate is None or baseline is None else rate - baseline)
 
 
 def _means(rows: pl.DataFrame, label: str, epoch: int) -> dict[str, float | None]:

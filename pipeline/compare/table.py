@@ -57,6 +57,7 @@ def comparison_request(trials: Trials) -> Request:
         "algorithms": [_recipe(choice, plan.config.plugins) for choice in plan.choices],
         "seeds": list(plan.seeds),
         "curve": plan.curve,
+        **({"baseline": plan.baseline} if plan.baseline else {}),
         **_settings(plan.config),
         "failures": [{**_key(variant), "error": why} for variant, why in trials.failed.items()],
     }

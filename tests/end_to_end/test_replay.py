@@ -95,7 +95,7 @@ def test_killed_while_mixing_and_while_training_on_the_mixture(
 
 
 def test_a_comparison_mixes_as_the_run_does_and_finds_its_training(rollbook: Any, replayed: tuple[Path, Path]) -> None:
-    said = rollbook("compare", replayed[1], "-i", "2", "-a", "rec-oneside-nois", "--json")
+    said = rollbook("compare", replayed[1], "-i", "2", "-a", "rec-oneside-nois", "--no-baseline", "--json")
     assert said.status == 0, said.err
     rows = pl.read_parquet(Path(json.loads(said.out)["path"]) / "comparison.parquet")
     checkpoint = load_run(replayed[1]).iterations[2].checkpoint

@@ -130,7 +130,7 @@ def kinds(names: Any) -> dict[str, int]:
 @pytest.mark.slow
 def test_what_is_new_is_computed_and_nothing_else(command: Command, tiny: Path) -> None:
     begun = manifests(tiny)
-    first = command("compare", tiny, "--algorithms", "reinforce,grpo:low=0.1", "--json")
+    first = command("compare", tiny, "--algorithms", "reinforce,grpo:low=0.1", "--no-baseline", "--json")
     assert first.returncode == 0, first.stderr
     two = manifests(tiny)
     assert kinds(two.keys() - begun.keys()) == {"checkpoint": 2, "comparison": 1, "evaluation": 3, "rollouts": 4, "shaped": 2}
@@ -138,7 +138,7 @@ def test_what_is_new_is_computed_and_nothing_else(command: Command, tiny: Path) 
     assert {row["label"] for row in answer["algorithms"]} == {"reinforce", "grpo:low=0.1"}
     assert all(0 <= row["pass_at_1"] <= 1 for row in answer["algorithms"])
 
-    more = command("compare", tiny, "-a", f"reinforce,{FAILING},grpo:low=0.1,rec-oneside-nois")
+    more = command("compare", tiny, "-a", f"reinforce,{FAILING},grpo:low=0.1,rec-oneside-nois", "--no-baseline")
     assert more.returncode == 1, more.stderr
     assert "the loss is nan" in " ".join(more.stdout.split())
     three = manifests(tiny)
@@ -147,12 +147,12 @@ def test_what_is_new_is_computed_and_nothing_else(command: Command, tiny: Path) 
     assert {name: time for name, time in three.items() if name in two} == two
     assert "the loss is nan" in (tiny / "comparison.html").read_text(encoding="utf-8")
 
-    again = command("compare", tiny, "-a", "reinforce,grpo:low=0.1,rec-oneside-nois")
+    again = command("compare", tiny, "-a", "reinforce,grpo:low=0.1,rec-oneside-nois", "--no-baseline")
     assert (again.returncode, again.stderr) == (0, "")
     assert kinds(manifests(tiny).keys() - three.keys()) == {"comparison": 1}
     assert not any("failed" in line for line in again.stdout.splitlines())
 
-    same = command("compare", tiny, "-a", "reinforce,grpo:low=0.1", "--json")
+    same = command("compare", tiny, "-a", "reinforce,grpo:low=0.1", "--no-baseline", "--json")
     assert json.loads(same.stdout)["id"] == answer["id"]
     for artifact in Store(tiny / "artifacts").artifacts():
         artifact.verify()

@@ -46,7 +46,7 @@ class SortableGrid:
 
 def ranking_grid(compared: Compared) -> SortableGrid:
     """One row per algorithm: pass@1 as a picture and in figures, then everything else after its last epoch."""
-    before = compared.before
+    before, baseline = compared.before, compared.artifact.recipe.get("baseline")
     judged = [row for row in compared.ranking if row["pass_at_1"] is not None]
     names = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_1_least", "pass_at_1_greatest")
     scale = Scale.over([row[name] for row in judged for name in names] + [before.get("pass_at_1")])
@@ -55,7 +55,9 @@ def ranking_grid(compared: Compared) -> SortableGrid:
         GridHead("pass@1, %", scale.axis(100)),
         GridHead("pass@1 [95 %]"),
         *([GridHead("seeds")] if len(compared.seeds) > 1 else []),
-        *map(GridHead, ("gain", "behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
+        GridHead("gain"),
+        *([GridHead(f"over {baseline}")] if baseline else []),
+        *map(GridHead, ("behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
         *map(GridHead, ("clip A>0", "clip A<0", "ratio 1 %", "ratio 99 %", "grad norm")),
     )
     return SortableGrid(heads, [_ranking_row(compared, row, scale) for row in compared.ranking])
@@ -80,6 +82,7 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
         GridCell(interval(value, low, high), value),
         *([GridCell(spread(row), row["pass_at_1_least"])] if len(compared.seeds) > 1 else []),
         GridCell(_difference(row, "gain", "+"), row["gain"]),
+        *([GridCell(_difference(row, "over_baseline", "+"), row["over_baseline"])] if "over_baseline" in row else []),
         GridCell(_difference(row, "behind", ""), row["behind"]),
         GridCell(percent(row["greedy"]), row["greedy"]),
         *(GridCell(number(row[name]), row[name]) for name in plain),

@@ -19,26 +19,28 @@ from schemas import Comparison, ComparisonTiming
 def comparison_table(comparison: Artifact) -> Table:
     """One row per algorithm with its figures after the last epoch, means over seeds; it fits 80 columns.
 
-    `seeds` is the spread of pass@1 over them, `gain` its difference from the policy before training, in points.
+    `seeds` is the spread of pass@1 over them, `gain` its difference from the policy before training, `over SFT` that from the
+    baseline, in points.
     """
-    several = len(comparison.recipe["seeds"]) > 1
+    several, baseline = len(comparison.recipe["seeds"]) > 1, "baseline" in comparison.recipe
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for name in _cells({}, several):
+    for name in _cells({}, several, baseline):
         left = name == "algorithm"
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     before = {"label": "before training", **comparison.summary["before"]}
     for row, style in ((before, "dim"), *((row, "") for row in comparison.summary["algorithms"])):
-        table.add_row(*(Text(cell, style) for cell in _cells(row, several).values()))
+        table.add_row(*(Text(cell, style) for cell in _cells(row, several, baseline).values()))
     return table
 
 
-def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
+def _cells(row: dict[str, Any], several: bool, baseline: bool) -> dict[str, str]:
     failed = row.get("seeds") == 0
     return {
         "algorithm": row.get("label", ""),
         "pass@1": "failed" if failed else interval(*ends(row, "pass_at_1")),
         **({"seeds": spread(row)} if several else {}),
         "gain": points(row.get("gain")),
+        **({"over SFT": points(row.get("over_baseline"))} if baseline else {}),
         **({} if several else {"greedy": percent(row.get("greedy"))}),
         "tokens": number(row.get("completion_tokens_mean")),
         "KL": number(row.get("kl_behavior")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from flows.trials import look
 from pipeline.compare.plan import make_plan
 from pipeline.compare.ranking import rank, solved_rates
 from pipeline.compare.table import comparison_request, record
 from pipeline.compare.trials import Trials
+from pipeline.look.report.comparison_table import comparison_table
 from pipeline.store import Artifact, read_table
 from schemas import Comparison, ComparisonTiming
 
@@ -201,13 +204,38 @@ def test_the_command_of_a_finished_comparison_answers_without_starting_anything(
     plan = make_plan(run.root, ["grpo,reinforce"])
     for number, variant in enumerate(plan.variants()):
         run.trial(plan, variant, 0.3 * number)
-    said = rollbook("compare", str(run.root), "--algorithms", "grpo,reinforce", "--json", cwd=tmp_path)
+    said = rollbook("compare", str(run.root), "--algorithms", "grpo,reinforce", "--no-baseline", "--json", cwd=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
     answer = json.loads(said.stdout)
     assert [row["label"] for row in answer["algorithms"]] == ["reinforce", "grpo"]
     assert [row["status"] for row in answer["trials"]] == ["ok", "ok"]
     assert Path(answer["page"]) == run.root / "comparison.html"
     assert Path(answer["page"]).exists() and not (run.root / "comparisons").exists()
-    table = rollbook("compare", str(run.rollouts.path), "-a", "reinforce", "--out", "one.html", cwd=tmp_path)
+    table = rollbook("compare", str(run.rollouts.path), "-a", "reinforce", "--no-baseline", "--out", "one.html", cwd=tmp_path)
     assert "before training" in table.stdout and "reinforce" in table.stdout
     assert (tmp_path / "one.html").exists()
+
+
+def test_every_gain_is_told_against_the_baseline_too(make_trials: Make) -> None:
+    trials = make_trials("reinforce,best-of-n", seeds=2, strengths={"reinforce": 0.5, "best-of-n": 0.1})
+    assert "over_baseline" not in rank(trials, read_table(record(trials), Comparison))[0]
+    trials.plan = replace(trials.plan, baseline="best-of-n")
+    compared = record(trials)
+    by_label = {row["label"]: row for row in compared.summary["algorithms"]}
+    ours, theirs = by_label["reinforce"], by_label["best-of-n"]
+    assert ours["over_baseline"] == pytest.approx(ours["pass_at_1"] - theirs["pass_at_1"])
+    assert ours["over_baseline_low"] < ours["over_baseline"] < ours["over_baseline_high"]
+    assert theirs["over_baseline"] is None
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison_table(compared))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert "over SFT" in lines[0] and max(map(len, lines)) <= 80
+    assert f"{100 * ours['over_baseline']:+.1f}" in next(line for line in lines if line.startswith("reinforce"))
+
+
+def test_the_baseline_is_added_where_it_is_not_asked_for(make_synthetic: Any) -> None:
+    run = make_synthetic()
+    run.save_run()
+    plans = [make_plan(run.root, [asked], baseline=True) for asked in ("grpo", "best-of-n")]
+    assert [[choice.label for choice in plan.choices] for plan in plans] == [["grpo", "best-of-n"], ["best-of-n"]]

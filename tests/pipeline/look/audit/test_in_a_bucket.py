@@ -183,7 +183,7 @@ def test_status_report_track_and_compare(there: There, rollbook: Rollbook) -> No
     assert rollbook("report", there.run)[:2] == (0, f"{there.run / 'report.html'}\n")
     assert rollbook("report", there.run, "--markdown")[0] == 0
     assert rollbook("track", there.run, "--to", "tensorboard")[0] == 0
-    status, out, err = rollbook("compare", there.run, "-a", "dpo", "--json")
+    status, out, err = rollbook("compare", there.run, "-a", "dpo", "--no-baseline", "--json")
     assert (status, err) == (0, "") and json.loads(out)["path"].startswith(there.url)
 
 
