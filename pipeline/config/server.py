@@ -25,8 +25,11 @@ class ServerConfig(Model):
     update: str | None = Field(default=None, min_length=1)
     """Command that has the servers hold a new checkpoint; {checkpoint} in it is the checkpoint's directory. Without one the run
     stops after each training and says what to serve."""
+    release: str | None = Field(default=None, min_length=1)
+    """Command that has the servers give back their memory once a checkpoint has answered, so that training on the same GPUs
+    has it. It takes `update`, which has them work again."""
     update_seconds: float = Field(default=900.0, gt=0)
-    """How long the command, and the servers after it, may take."""
+    """How long either command, and the servers after `update`, may take."""
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +41,13 @@ class ServerConfig(Model):
     def _one_url(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("update")
+    @model_validator(mode="after")
+    def _come_back(self) -> ServerConfig:
+        if self.release and not self.update:
+            raise ValueError("release: takes `update` as well, a command that has released servers work again")
+        return self
+
+    @field_validator("update", "release")
     @classmethod
     def _is_a_command(cls, command: str | None) -> str | None:
         try:

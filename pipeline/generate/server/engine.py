@@ -32,9 +32,17 @@ class Servers:
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
+        self._config: ServerConfig | None = None
+        self._policy: Artifact | None = None
 
     def rest(self) -> None:
-        """Servers are the user's, and stay."""
+        """Servers are the user's, and stay, but for what the user has them give back.
+
+        Raises:
+            StageFailed, UserError: the command fails, or there is none of that name.
+        """
+        if self._config and self._config.release and self._policy:
+            _have_done("release", self._config.release, self._policy, self._config.update_seconds)
 
     def engine_for(
         self,
@@ -56,6 +64,7 @@ class Servers:
             UserError: a server that cannot give what rollouts need.
         """
         assert config.server
+        self._config, self._policy = config.server, policy
         client = Client(config.server)
         context = context_length(policy.path, config, trust_remote_code=trust_remote_code)
         expected = Expected(policy, dtype, context, probes, trust_remote_code)
@@ -67,12 +76,15 @@ class Servers:
 def _all_served(client: Client, expected: Expected, config: ServerConfig, reporter: Reporter) -> dict[str, Served]:
     """What each server holds, once it is the checkpoint."""
     reporter.note(f"asking {', '.join(config.url)}")
-    try:
-        return {url: _examined(client, url, expected) for url in client.urls}
-    except StageFailed:
-        if config.update is None:
-            raise
-    _update(config, expected, reporter)
+    if not config.release:  # one that was released answers nobody, or nothing that is worth it
+        try:
+            return {url: _examined(client, url, expected) for url in client.urls}
+        except StageFailed:
+            if config.update is None:
+                raise
+    assert config.update
+    reporter.note(f"having the servers take the checkpoint of iteration {expected.policy.summary['iteration']}")
+    _have_done("update", config.update, expected.policy, config.update_seconds)
     deadline = time.monotonic() + config.update_seconds
     while True:
         try:
@@ -107,17 +119,15 @@ def _remedy(refusal: ServerRefused) -> str:
     return "" if refusal.status in OF_THE_REQUEST else ". Is it a vLLM server, at that address?"
 
 
-def _update(config: ServerConfig, expected: Expected, reporter: Reporter) -> None:
-    """Run the user's command. What it starts lives on when this process ends.
+def _have_done(name: str, line: str, policy: Artifact, seconds: float) -> None:
+    """Run a command of the user's. What it starts lives on when this process ends.
 
     Raises:
         UserError: there is no such command.
         StageFailed: it fails, or takes too long.
     """
-    assert config.update
-    command = [part.replace("{checkpoint}", str(expected.policy.path.resolve())) for part in shlex.split(config.update)]
-    reporter.note(f"having the servers take the checkpoint of iteration {expected.policy.summary['iteration']}")
-    what = "engine.server.update"
+    command = [part.replace("{checkpoint}", str(policy.path.resolve())) for part in shlex.split(line)]
+    what = f"engine.server.{name}"
     try:
         ended = subprocess.run(
             command,
@@ -125,14 +135,12 @@ def _update(config: ServerConfig, expected: Expected, reporter: Reporter) -> Non
             stdout=sys.stderr.fileno(),
             stderr=sys.stderr.fileno(),
             start_new_session=True,
-            timeout=config.update_seconds,
+            timeout=seconds,
         )
     except OSError as error:
         raise UserError(f"{what}: {command[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise StageFailed(
-            f"{what}: took more than update_seconds={config.update_seconds:g}. It must start servers and return"
-        ) from None
+        raise StageFailed(f"{what}: took more than update_seconds={seconds:g}. It must set things going and return") from None
     if ended.returncode:
         raise StageFailed(f"{what}: ended with status {ended.returncode}; its output is in the stage's log")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import StageFailed, UserError
@@ -110,6 +111,27 @@ def test_servers_take_a_new_checkpoint_by_the_command(serve: Any, checkpoint: An
     served = engine_for(checkpoint(1), server.url, update=command)
     assert told.read_text() == str(checkpoint(1).path)
     assert answers(served, 2)
+
+
+def test_servers_give_back_their_memory_when_a_checkpoint_has_answered(serve: Any, checkpoint: Any, tmp_path: Path) -> None:
+    """The commands write what became of the server to a file; released, it answers as one does that sleeps."""
+    server, state = serve(checkpoint(0).path), tmp_path / "state"
+    state.write_text("released")
+    server.fault = lambda path, number: (500, {}, {}) if state.read_text() == "released" else None
+    write = f"{sys.executable} -c 'import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])' {state}"
+    servers, config = Servers(), {"url": server.url, "update": f"{write} {{checkpoint}}", "release": f"{write} released"}
+    for _ in range(2):
+        engine = EngineConfig.model_validate({"server": config})
+        served = servers.engine_for(checkpoint(0), engine, "float32", PROBES, Notes(), trust_remote_code=False)  # type: ignore[arg-type]
+        assert state.read_text() == str(checkpoint(0).path)
+        assert answers(served, 2)
+        servers.rest()
+        assert state.read_text() == "released"
+
+
+def test_servers_that_cannot_come_back_are_not_released() -> None:
+    with pytest.raises(ValidationError, match="release: takes `update` as well"):
+        EngineConfig.model_validate({"server": {"url": "http://gpu1:8000", "release": "./sleep.sh"}})
 
 
 @pytest.mark.parametrize(
