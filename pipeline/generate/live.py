@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.device import has_gpu, visible_gpus
-from pipeline.common.errors import UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import CompletionRequest, Reply, reason_of
+from pipeline.generate.engines.devices import refuse_args
 from pipeline.generate.engines.fleet import Fleet
 from pipeline.generate.engines.member import spare
 from pipeline.run.child import Child
@@ -75,8 +75,7 @@ class LiveEngine:
             StageFailed: an engine died.
             NeedsFreshProcess: the engines there are cannot take the checkpoint.
         """
-        if config.args.get("enable_chunked_prefill") and not has_gpu():
-            raise UserError("engine.args: enable_chunked_prefill: on a CPU vLLM cannot draw from seeds once a prefill is split")
+        refuse_args(config)
         self.notes = {"engine_args": dict(config.args)} if config.args else {}
         fit = _Fit(config, dtype, trust_remote_code, _files_of(policy))
         if self._fleet is None:

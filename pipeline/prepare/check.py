@@ -12,8 +12,11 @@ from pipeline.common.claims import few_questions
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
 from pipeline.config.course import Course
+from pipeline.config.engine import EngineConfig
 from pipeline.config.phases import ReferenceConfig
 from pipeline.config.run import RunConfig
+from pipeline.generate.engines.devices import described as described_engines
+from pipeline.generate.engines.devices import refuse_args, shares
 from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.room import lines_of, refuse_unfit, room_for
@@ -133,7 +136,7 @@ def check_config(config: RunConfig) -> list[str]:
         *(f"{name:{NAME_WIDTH}}{text}" for name, text in graded if name != "warning"),
         *(f"algorithm  {algorithm.name}: {algorithm.summary}" for algorithm in algorithms.values()),
         *dict.fromkeys(f"replay     {described(here.replay)}" for here, _ in settings if here.replay.is_on),
-        *([f"engine     {', '.join(config.engine.server.url)}"] if config.engine.server else []),
+        *([f"engine     {engines}"] if (engines := _engines(config.engine)) else []),
         f"store      {Store(config.store_url).backend.describe()}",
         *(lines_of(room) if room else []),
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
@@ -173,6 +176,16 @@ def check_reference(config: RunConfig, tokenizer: Path) -> None:
     check_same_tokens(tokenizer, files.get("tokenizer.json", Path("none")), f"reference: {config.reference.path}")
 
 
+def _engines(config: EngineConfig) -> str | None:
+    """Servers, or several engines of this machine; None for one."""
+    if config.server:
+        return ", ".join(config.server.url)
+    try:
+        return described_engines(shares(config))
+    except UserError:  # of which `warnings_of` tells
+        return None
+
+
 def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) -> Iterator[str]:
     """What a run can be started with and is hardly meant.
 
@@ -187,6 +200,12 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     if not config.generate.keep_stop_text:
         yield from hidden_by_stops(config.reward.components, config.generate.stop)
     yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
+    if not config.engine.server:
+        try:
+            shares(config.engine)
+            refuse_args(config.engine)
+        except UserError as refusal:  # the machine that will generate may be another one
+            yield str(refusal)
     context = min((limit for limit in (positions, config.engine.max_model_len) if limit), default=None)
     if context and config.generate.max_tokens >= context:
         what = "engine.max_model_len" if context == config.engine.max_model_len else "the model's context"

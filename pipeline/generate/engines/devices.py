@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 from pipeline.common.device import has_gpu, visible_gpus
 from pipeline.common.errors import UserError
@@ -16,6 +17,30 @@ def shares(config: EngineConfig) -> list[dict[str, str]]:
         UserError: there are not as many GPUs.
     """
     return shares_of_gpus(config, visible_gpus()) if has_gpu() else shares_of_cores(config, _cores())
+
+
+def refuse_args(config: EngineConfig) -> None:
+    """
+    Raises:
+        UserError: a setting that vLLM cannot be used with on this machine.
+    """
+    if config.args.get("enable_chunked_prefill") and not has_gpu():
+        raise UserError("engine.args: enable_chunked_prefill: on a CPU vLLM cannot draw from seeds once a prefill is split")
+
+
+def described(shares: Sequence[Mapping[str, str]]) -> str | None:
+    """Several engines in words; None for one.
+
+    >>> described(shares_of_cores(EngineConfig(replicas=2), 8))
+    '2 on this machine, 4 threads each'
+    >>> described(shares_of_gpus(EngineConfig(), ("0", "1")))
+    '2 on this machine, 1 GPU each'
+    """
+    if len(shares) == 1:
+        return None
+    gpus, threads = shares[0].get("CUDA_VISIBLE_DEVICES"), shares[0].get("OMP_NUM_THREADS")
+    count, what = (gpus.count(",") + 1, "GPU") if gpus is not None else (int(threads or 1), "thread")
+    return f"{len(shares)} on this machine, {count} {what}{'s' if count > 1 else ''} each"
 
 
 def shares_of_gpus(config: EngineConfig, gpus: tuple[str, ...]) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
+from pipeline.generate.engines import devices
 from pipeline.prepare.check import check_algorithm, warnings_of
 
 Config = Callable[..., RunConfig]
@@ -41,10 +42,15 @@ def test_methods_with_a_ratio_need_the_whole_distribution(make_config: Config, n
         ({"generate.samples": 4, "shape.pass_rate": [0.3, 0.4]}, "are dropped whatever their rewards (pass_rate)"),
         ({"generate.max_tokens": 64}, "generate.max_tokens is 64, and the model's context is 64 tokens"),
         ({"generate.max_tokens": 48, "engine.max_model_len": 32}, "engine.max_model_len is 32 tokens"),
+        ({"engine.replicas": 3}, "3 engines of 1 GPUs each take 3, and 2 are visible here"),
     ],
     ids=str,
 )
-def test_settings_that_cannot_learn_are_said(make_config: Config, changes: dict[str, object], expected: str) -> None:
+def test_settings_that_cannot_learn_are_said(
+    make_config: Config, changes: dict[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ("0", "1"))
     config = make_config({"generate.max_tokens": 16, "train.epochs": 1, **changes})
     (warning,) = warnings_of(config, check_algorithm(config), 64)
     assert expected in warning
