@@ -73,13 +73,13 @@ def _next_to_it(row: ProbeRow) -> Iterator[str]:
 
 
 def _swapped(row: ProbeRow) -> Iterator[str]:
-    """Two digits that are neighbors and differ, the last such pair."""
+    """Two digits that are neighbors and differ, the first such pair: of decimals the last ones may not count."""
     if (value := row.number) is not None:
         text = spelled(value)
         places = [i for i in range(len(text) - 1) if text[i].isdigit() and text[i + 1].isdigit() and text[i] != text[i + 1]]
         if places:
-            last = places[-1]
-            yield text[:last] + text[last + 1] + text[last] + text[last + 2 :]
+            first = places[0]
+            yield text[:first] + text[first + 1] + text[first] + text[first + 2 :]
 
 
 def _other_sign(row: ProbeRow) -> Iterator[str]:
@@ -93,9 +93,9 @@ def _other_size(row: ProbeRow) -> Iterator[str]:
 
 
 def _letter_off(row: ProbeRow) -> Iterator[str]:
-    """The answer without its last letter, and with its first two changing places."""
+    """The answer without its last letter, and with its first two changing places. Of words: 2+9 is 9+2."""
     text = row.answer.strip()
-    if row.number is None and len(text) >= 4:
+    if len(text) >= 4 and text.replace(" ", "").isalpha():
         yield from (text[:-1], text[1] + text[0] + text[2:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,6 +152,34 @@ def test_graders_that_cannot_be_asked_are_named() -> None:
     assert list(found.skipped) == ["reward_judge"] and "every question goes to a server" in found.skipped["reward_judge"]
     with pytest.raises(UserError, match="reward: reward_judge is not asked: every question goes to a server"):
         probe(RewardConfig(components=(judge,)), SUMS)
+
+
+def gym_rows(name: str, size: int) -> list[dict[str, Any]]:
+    import reasoning_gym
+
+    made = reasoning_gym.create_dataset(name, seed=3, size=size)
+    return [
+        {
+            "prompt_id": f"p{n}",
+            "question": entry["question"],
+            "answer": entry["answer"],
+            "metadata": json.dumps(entry["metadata"]),
+        }
+        for n, entry in enumerate(made)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "caught"),
+    [
+        ("game_of_life_halting", "one text for all questions"),
+        ("puzzle24", "another question's answer"),
+        ("chain_sum", "the other sign"),  # an answer that holds the right one earns the share of its length
+    ],
+)
+def test_what_is_known_of_weak_data_sets_is_found(name: str, caught: str) -> None:
+    found = probe(config("reasoning_gym", dataset=name, accept_weakness=True), gym_rows(name, 12))
+    assert caught in earning(found)
 
 
 def test_answers_that_are_words() -> None:
