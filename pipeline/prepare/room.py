@@ -11,6 +11,7 @@ from pipeline.common.device import has_gpu, resolve_dtype
 from pipeline.common.errors import UserError
 from pipeline.common.room import ADDRESS_SPACE, MemoryRoom, gpu_room, room_of_new_process
 from pipeline.config.run import RunConfig
+from pipeline.generate.engines.devices import shares_of_cores
 from pipeline.run.estimates import EXPORTED, rollouts_bytes
 from pipeline.train.needs import Kind, ModelSize, TrainingFit, choose, readable_gb, refusal, size_in
 
@@ -33,7 +34,9 @@ class RoomOnMachine:
     kind: Kind
     longest: int
     engine: int
-    """Bytes of the engine on a CPU; 0 where it takes a share of a GPU, or runs elsewhere."""
+    """Bytes of an engine on a CPU; 0 where it takes a share of a GPU, or runs elsewhere."""
+    engines: int
+    """How many of them there will be."""
     disk: int
     free_disk: int
 
@@ -57,6 +60,7 @@ def room_for(config: RunConfig, files: Mapping[str, Path], longest: int) -> Room
         kind=kind,
         longest=longest,
         engine=_engine(config, size) if kind == "cpu" and not config.engine.server else 0,
+        engines=len(shares_of_cores(config.engine, 1)),
         disk=_disk(config, size),
         free_disk=_free_disk(config),
     )
@@ -68,6 +72,8 @@ def lines_of(room: RoomOnMachine) -> Iterator[str]:
     how = f"{fit.tokens:,} tokens a pass{', activations recomputed' if fit.checkpointing else ''}"
     where = "the GPU" if room.kind == "cuda" else "memory"
     engine = f"; the engine about {readable_gb(room.engine)}" if room.engine else ""
+    if room.engines > 1 and room.engine:
+        engine = f"; {room.engines} engines about {readable_gb(room.engines * room.engine)}"
     there = f"{readable_gb(fit.free)} {fit.limited_by}"
     yield f"memory     training takes about {readable_gb(fit.bytes)} of {where} ({how}){engine}; {there}"
     yield f"disk       about {readable_gb(room.disk)} in all, {readable_gb(room.free_disk)} free"
@@ -82,10 +88,13 @@ def refuse_unfit(room: RoomOnMachine, config: RunConfig) -> None:
         dtype = resolve_dtype(config.model.dtype)
         raise UserError(refusal(room.fit, room.size, config.train, dtype, room.kind, room.longest))
     there = room_of_new_process(ENGINE_SPACE)
-    if room.engine > there.free:
+    needed = room.engine * (1 if there.of == ADDRESS_SPACE else room.engines)
+    if needed > there.free:
+        several = room.engines > 1
         raise UserError(
-            f"the engine does not fit: vLLM needs about {readable_gb(room.engine)} for this model on a CPU, and "
-            f"{readable_gb(there.free)} is there, {there.of}. What would fit: a smaller "
+            f"{f'the {room.engines} engines do' if several else 'the engine does'} not fit: vLLM needs about "
+            f"{readable_gb(needed)} for this model on a CPU, and {readable_gb(there.free)} is there, {there.of}. What would fit: "
+            f"{'fewer engine.replicas, ' if several else ''}a smaller "
             f"engine.kv_cache_mib (it is {config.engine.kv_cache_mib}) or engine.max_num_seqs (it is "
             f"{config.engine.max_num_seqs}), a smaller model, or a server elsewhere (engine.server)"
         )
