@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipeline.prepare.interview import Needed, Result
 
 CONFIG, REWARD = "run.yaml", "reward.py"
+ANY_ALGORITHM = "grpo"
+"""Answers the question for one where a recipe decides it."""
 SHOWN_ROWS, SHOWN_CHARACTERS = 3, 60
 Value = TypeVar("Value")
 
@@ -54,6 +56,10 @@ def init(
         str | None,
         typer.Option(help="One of those that `rollbook algorithms` lists.", show_default=False, autocompletion=algorithm_names),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A paper's method, such as topr, with its settings: docs/recipes.md lists them.", show_default=False),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="cpu or gpu: sizes for a first run.", show_default=False)] = None,
     name: Annotated[str | None, typer.Option(help="The run's name. Default: the directory's.", show_default=False)] = None,
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Go on without rows that do not fit.")] = False,
@@ -66,7 +72,11 @@ def init(
     Asks for what no option says, if there is a terminal.
     """
     from pipeline.prepare.interview import Wishes, interview
+    from pipeline.prepare.recipes import recipe_text, with_recipe
 
+    if recipe and algorithm:
+        raise UserError(f"--algorithm {algorithm}: the recipe {recipe} says which algorithm; leave one of them out")
+    method = recipe_text(recipe) if recipe else None
     _refuse_existing(directory, [CONFIG], force)
     wishes = Wishes(
         directory=directory,
@@ -80,13 +90,14 @@ def init(
         template=template,
         reward=reward,
         pattern=pattern,
-        algorithm=algorithm,
+        algorithm=algorithm or (ANY_ALGORITHM if recipe else None),
         size=size,
         name=name,
         set_aside=set_aside,
     )
     result = interview(wishes, _Asker(talks=sys.stdin.isatty() and not (yes or as_json)))
-    written = _write(directory, result, force)
+    text = result.draft.text()
+    written = _write(directory, result, with_recipe(text, method) if method else text, force)
     _conclude(directory, result, written, as_json)
 
 
@@ -141,7 +152,7 @@ def _refuse_existing(directory: Path, names: list[str], force: bool) -> None:
         raise UserError(f"{', '.join(there)}: already there. Choose another directory, or replace with --force")
 
 
-def _write(directory: Path, result: Result, force: bool) -> list[Path]:
+def _write(directory: Path, result: Result, config: str, force: bool) -> list[Path]:
     """Write the config and what it names; an own reward that is there stays as it is."""
     from pipeline.prepare.data import write_rows
     from pipeline.prepare.draft import OWN, REWARD_FILE
@@ -150,7 +161,7 @@ def _write(directory: Path, result: Result, force: bool) -> list[Path]:
     _refuse_existing(directory, list(result.files), force)
     for name, rows in result.files.items():
         write_rows(directory / name, rows)
-    texts = {CONFIG: result.draft.text()}
+    texts = {CONFIG: config}
     if result.draft.reward == "own" and result.draft.own == OWN and not (directory / REWARD).exists():
         texts[REWARD] = REWARD_FILE
     for name, text in texts.items():

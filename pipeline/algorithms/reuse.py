@@ -16,8 +16,8 @@ REMIX = PolicyGradient(
     name="remix",
     summary=(
         "PPO clipped around prox/mu, so that old rollouts are stopped for what this training moved them, with a KL to the base "
-        "model that gives way to a KL to the policy before. Its schedule is the setting `step`; its restarts (a new base model) "
-        "are a new run from a checkpoint."
+        "model that gives way to a KL to the policy before. Its schedule is the setting `step`, its restart (a new base model) a "
+        "phase with another `reference`: the recipe remix has both."
     ),
     formula="- min(r_t A, clip(r_t, c-low, c+high) A) + coefficient (share KL(ref) + (1-share) KL(prox)),  c = sg[prox/mu]",
     paper="arXiv:2507.06892",
