@@ -130,7 +130,14 @@ class Firings:
 
 def parameters_of(config: Path, overrides: list[str], firings: Firings) -> dict[str, Any]:
     """What a firing is told; the config is checked first, so that a typo shows now and not at night."""
-    check_config(load_config(config, overrides))
+    settings = load_config(config, overrides)
+    if settings.phases and settings.phases[-1].last is not None:
+        place, first = len(settings.phases) - 1, settings.phases[-1].first
+        raise UserError(
+            f"phases.{place}.iterations: it ends with iteration {settings.phases[-1].last}, and every firing adds iterations; "
+            f"expected {first}-, which holds for all from there on"
+        )
+    check_config(settings)
     return {"directory": str(Path.cwd()), "config": str(config), "overrides": overrides, **asdict(firings)}
 
 

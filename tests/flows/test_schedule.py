@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flows import iterate, schedule
@@ -206,3 +207,11 @@ def test_no_proxy_is_asked_for_the_server_beside_a_run(monkeypatch: pytest.Monke
     bypass_proxies()
     bypass_proxies()
     assert os.environ["no_proxy"] == then
+
+
+def test_the_last_phase_of_a_scheduled_run_must_be_open(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(settings({"phases": [{"iterations": 0}]})), encoding="utf-8")
+    firings = schedule.Firings(cron="0 2 * * *", timezone="UTC", max_hours=None)
+    with pytest.raises(UserError, match=r"phases.0.iterations: it ends with iteration 0, .* expected 0-, which holds"):
+        schedule.parameters_of(config, [], firings)
