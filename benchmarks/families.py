@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--reloaded", type=Path, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.reloaded:
+        print(reloaded(*args.reloaded))
+        return
     wanted = args.families or list(FAMILIES)
     if args.child:
         return child(wanted, args.child, train_only=args.train_only)
@@ -67,6 +71,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "command": "python benchmarks/families.py",
         "versions": versions(),
+        "tokens": {"window": WINDOW, **LENGTHS},
         "families": {name: families[name] for name in FAMILIES if name in families},
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -180,7 +185,11 @@ def trainer(model: Path, longest: int) -> dict[str, Any]:
 
 
 def engine(model: Path) -> dict[str, Any]:
-    """One iteration of a run, by the stages in this process."""
+    """One iteration of a run, by the stages in this process.
+
+    Where vLLM runs transformers' own model, it changes transformers' classes in its process: there each stage has its own.
+    """
+    from flows.answers import hands, working
     from flows.chain import chain
     from pipeline.config.load import load_config
     from pipeline.store import Store
@@ -189,7 +198,13 @@ def engine(model: Path) -> dict[str, Any]:
     config = load_config("run.yaml")
     here = Here(Store(config.store_url))
     try:
-        run = chain(config, here)
+        try:
+            run = chain(config, here)
+        except AssertionError as error:
+            if "vLLM config is not set" not in str(error):
+                raise
+            with hands() as processes:
+                run = chain(config, working(config, processes))
         summary, last = run.iterations[0].checkpoint.manifest.content.summary, run.iterations[-1]  # type: ignore[union-attr]
         assert last.iteration == 1 and last.answers is not None
         return {
@@ -197,7 +212,7 @@ def engine(model: Path) -> dict[str, Any]:
             "steps": summary["steps"],
             "vllm_mean": summary["logprob_difference_mean"],
             "vllm_max": summary["logprob_difference_max"],
-            "reloaded_max": reloaded(last.policy.path, last.answers.sampled),
+            "reloaded_max": reloaded_elsewhere(last.policy.path, last.answers.sampled.path),
         }
     except Exception as error:
         return {"at": here.title, "refused": why_not_inspected(architecture(model)) or text_of(error)}
@@ -231,17 +246,24 @@ def settings(model: Path) -> dict[str, Any]:
     }
 
 
-def reloaded(checkpoint: Path, answers: Any) -> float:
+def reloaded_elsewhere(checkpoint: Path, answers: Path) -> float:
+    """`reloaded`, in a process of its own."""
+    command = [sys.executable, __file__, "--reloaded", str(checkpoint), str(answers)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def reloaded(checkpoint: Path, answers: Path) -> float:
     """Largest |engine - trainer| logprob of what a fresh engine answered with a trained checkpoint, nats."""
     import polars as pl
 
+    from pipeline.store.store import load_artifact
     from pipeline.train.check import make_ready
     from pipeline.train.model import Policy
     from pipeline.train.snapshot import groups_of, longest_of
 
     score_file = importlib.import_module("pipeline.score.stage").score_file
     policy = Policy(checkpoint, "float32", trust_remote_code=False, trains=False)
-    (path,) = answers.tables("rollouts")
+    (path,) = load_artifact(answers).tables("rollouts")
     make_ready(policy, next(groups_of(path)), longest_of([path]), "auto", lambda note: None)
     both = pl.read_parquet(path).join(score_file(policy, path, 4096), on=["group_id", "sample_index"])
     each = both.select(pl.col("behavior_logprobs").explode() - pl.col("logprobs").explode().cast(pl.Float32)).to_series()

@@ -75,7 +75,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
                     "hidden_size_per_layer_input": 16, "num_kv_shared_layers": 0, "num_global_key_value_heads": 2},
     "phi": {},
     "phi3": {},
-    "phimoe": _EXPERTS,
+    "phimoe": {**_EXPERTS, "intermediate_size": 32},
     "olmo": {},
     "olmo2": {},
     "olmo3": _SLIDING,
@@ -110,8 +110,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nemotron_h": {**_EXPERTS, "n_shared_experts": 1, "mamba_num_heads": 4, "mamba_head_dim": 32, "n_groups": 1,
                    "ssm_state_size": 16, "moe_shared_expert_intermediate_size": 32, "num_hidden_layers": 3,
                    "layers_block_type": ["mamba", "attention", "mlp"], "use_mamba_kernels": False},
-    "cohere": {"logit_scale": 0.25},
-    "cohere2": {**_SLIDING, "logit_scale": 0.25},
+    "cohere": {"tie_word_embeddings": True, "logit_scale": 0.25},
+    "cohere2": {**_SLIDING, "tie_word_embeddings": True, "logit_scale": 0.25},
     "ernie4_5": {},
     "ernie4_5_moe": {**_EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1},
     "exaone4": _SLIDING,
@@ -151,9 +151,8 @@ def save_tiny(family: str, directory: Path, tokenizer: Path) -> Path:
     kind: Any = CONFIG_MAPPING[family]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = kind(
-            **{name: value for name, value in {**COMMON, **FAMILIES[family]}.items() if (name, value) != ("head_dim", None)}
-        )
+        given = {**COMMON, **FAMILIES[family]}
+        config = kind(**{name: value for name, value in given.items() if value is not LEFT_OUT})
         torch.manual_seed(0)
         make: Any = AutoModelForCausalLM.from_config
         model = make(config)

@@ -1,12 +1,13 @@
 """Write the reference pages of the documentation from the declarations they describe.
 
-python docs/make.py          writes data-format.md, configuration.md, algorithms.md, architecture.svg and a table of grading.md
+python docs/make.py          writes data-format.md, configuration.md, algorithms.md, models.md, architecture.svg, and tables
 python docs/make.py --check  ends with status 1 if one of them is not what would be written
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,43 @@ def configuration() -> str:
         title = f"`{path}`" if path else "Top level"
         parts.append(f"## {title}\n\n{_fields(model)}")
     return "\n".join(parts)
+
+
+def models() -> str:
+    """The page on model families, from what `benchmarks/families.py` found."""
+    kept = json.loads((DOCS.parent / "benchmarks" / "results" / "families.json").read_text(encoding="utf-8"))
+    text = (DOCS / "parts" / "models.md").read_text(encoding="utf-8").format(**kept["tokens"])
+    versions = ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
+    rows = [
+        f"| {name} | {_trained(record['fits'])} | {_trained(record['longer'])} | {_served(record.get('engine'))} |"
+        for name, record in kept["families"].items()
+        if "fits" in record
+    ]
+    table = "\n".join(["| family | fits | longer | vLLM, before and after |", "|---|---|---|---|", *rows])
+    where = f"Written by `{kept['command']}` on {kept['date']} ({versions}; {kept['machine']}): "
+    where += "[families.json](../benchmarks/results/families.json)."
+    return f"{NOTE}\n{text}\n{table}\n\n{where}\n"
+
+
+def _trained(record: dict[str, Any]) -> str:
+    if "refused" in record:
+        return f"**refused**: {_cell(record['refused'])}"
+    how = f"one a row, {record['own']}" if record["attention"] == "alone" else f"packed, {record['attention']}"
+    return f"{how} ({record['difference']:.0e})"
+
+
+def _served(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "not run"
+    if "refused" in record:
+        return f"**no**: {_cell(record['refused'])}"
+    return f"yes ({record['vllm_max']:.0e}, {record['reloaded_max']:.0e})"
+
+
+def _cell(reason: str) -> str:
+    """A reason, short enough for a table."""
+    text = reason.removeprefix("UserError: ").replace("|", "\\|").replace("MODEL ", "it: ", 1)
+    return text if len(text) <= 110 else f"{text[:107]}…"
 
 
 def algorithms() -> str:
@@ -204,6 +242,7 @@ PAGES = {
     "data-format.md": data_format,
     "configuration.md": configuration,
     "algorithms.md": algorithms,
+    "models.md": models,
     "architecture.svg": architecture,
     "grading.md": grading,
 }

@@ -103,8 +103,13 @@ class Plan:
         return variant.choice.label + seed + epoch
 
     def training(self, variant: Variant) -> RunConfig:
-        """The config that a trial is shaped and trained by."""
-        section = {"algorithm": variant.choice.name, "algorithm_args": variant.choice.settings, "epochs": variant.epochs}
+        """The config that a trial is shaped and trained by. Its optimizer starts anew: moments are of the algorithm before."""
+        section = {
+            "algorithm": variant.choice.name,
+            "algorithm_args": variant.choice.settings,
+            "epochs": variant.epochs,
+            "optimizer_state": "fresh",
+        }
         train = self.config.train.model_copy(update=section)
         return self._in(variant).model_copy(update={"train": train, "seed": variant.seed})
 

@@ -54,8 +54,11 @@ class TrainConfig(Model):
     """AdamW's moment decays."""
     adam_epsilon: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""
+    optimizer_state: Literal["carry", "fresh"] = "fresh"
+    """carry: AdamW's moments, warm-up and schedule go on from iteration to iteration, as in one long training. fresh: each
+    iteration starts them anew, as every training does that starts from an imported model, or with LoRA's new adapters."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after warm-up."""
+    """Learning rate after warm-up. Over the whole run, or with a fresh optimizer over each iteration."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises from 0."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -83,3 +86,8 @@ class TrainConfig(Model):
     def pass_tokens(self) -> int:
         """Token budget of a pass; the most that `auto` chooses, where nothing was chosen."""
         return MOST_TOKENS if self.tokens_per_micro_batch == "auto" else self.tokens_per_micro_batch
+
+    @property
+    def carries(self) -> bool:
+        """Whether moments go on. Adapters are new in every iteration, so under LoRA they do not."""
+        return self.optimizer_state == "carry" and self.lora is None

@@ -38,7 +38,8 @@ def scores_bytes(rollouts: Artifact) -> int:
 
 def training_bytes(parent: Artifact, parts: Sequence[Part], config: TrainConfig) -> int:
     """The checkpoint, the snapshot's files, and resume points: fp32 weights and two moments, twice while one takes the
-    other's place. Adapters are counted as nothing. Checkpoints are fp32, whatever the parent's files are.
+    other's place; or one of them and the moments that the next training goes on from. Adapters are counted as nothing.
+    Checkpoints are fp32, whatever the parent's files are.
     """
     files = (parent.path / file.path for file in parent.files if file.path.endswith(".safetensors") and "/" not in file.path)
     weights = sum(weights_in(file) for file in files)
@@ -46,4 +47,5 @@ def training_bytes(parent: Artifact, parts: Sequence[Part], config: TrainConfig)
     completions = sum(int(part.rollouts.summary["completions"]) for part in parts)
     steps = config.epochs * max(completions // config.batch_completions, 1)
     points = 0 if config.lora else min(2, (steps - 1) // config.save_every_steps)
-    return EXPORTED * weights + points * 12 * weights + SNAPSHOT_BYTES_PER_TOKEN * tokens
+    each = max(12 * points, 12 * min(points, 1) + 8) if config.carries else 12 * points
+    return EXPORTED * weights + each * weights + SNAPSHOT_BYTES_PER_TOKEN * tokens

@@ -121,6 +121,11 @@ class LocalBackend:
         with Lock(self._root / LOCKS / f"{kind}-{name}.lock", notify=self._notify):
             yield self.place(kind, name)
 
+    def discard(self, kind: str, name: str) -> None:
+        with self.locked(kind, name) as place:
+            (place.path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(place.path, ignore_errors=True)
+
     def describe(self) -> str:
         place = self._root
         while not place.exists():

@@ -95,6 +95,11 @@ class BucketBackend:
         keys = [key for key in self._bucket.keys(prefix) if key.removeprefix(prefix) not in stay]
         self._bucket.delete(sorted(keys, key=lambda key: key != prefix + MANIFEST))
 
+    def discard(self, kind: str, name: str) -> None:
+        with self.locked(kind, name) as place:
+            self.delete(f"{kind}/{name}/")
+            shutil.rmtree(place.path, ignore_errors=True)
+
     def copy(self, folder: str, to: str) -> None:
         """Copy a folder of the store to another."""
         for path in self.sizes(folder):

@@ -93,5 +93,8 @@ class Backend(Protocol):
     def locked(self, kind: str, name: str) -> AbstractContextManager[Place]:
         """A place to write to, for one process at a time. Waits for the holder, or takes over from one that died."""
 
+    def discard(self, kind: str, name: str) -> None:
+        """Delete an artifact, its manifest first. Waits for whoever is at work on it."""
+
     def describe(self) -> str:
         """A line about the store, once it was seen that it can be used. Raises UserError."""

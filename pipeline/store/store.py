@@ -64,6 +64,10 @@ class Store:
                 return artifact
         raise IntegrityError(f"{self.url}: no {parent.kind} artifact with id {parent.id[:16]} ({parent.role})")
 
+    def discard(self, request: Request) -> None:
+        """Delete the artifact of a request, if there is one."""
+        self.backend.discard(request.kind, request.key[:16])
+
     def artifacts(self) -> Iterator[Artifact]:
         """Every finished artifact."""
         for place, text in self.backend.finished():

@@ -38,8 +38,15 @@ def train_request(config: RunConfig, iteration: int, policy: Artifact, parts: Se
         "seed": config.seed,
         "dtype": resolve_dtype(config.model.dtype),
         "algorithm": algorithm.recipe(),
-        **config.train.model_dump(mode="json", exclude={"algorithm", "algorithm_args", *WORK_SETTINGS, *GUARDS}),
+        **config.train.model_dump(
+            mode="json", exclude={"algorithm", "algorithm_args", "optimizer_state", *WORK_SETTINGS, *GUARDS}
+        ),
     }
+    if config.train.carries:
+        if policy.manifest.content.stage.startswith("train/"):  # there are moments to go on from
+            recipe["optimizer_state"] = "carry"
+        if config.train.schedule != "constant":
+            recipe["iterations"] = config.iterations
     parents = [policy.as_parent("policy")]
     for number, part in enumerate(parts):
         prefix = f"replay {number} " if number else ""

@@ -84,11 +84,34 @@ def save(
     return final
 
 
-def _save_own(path: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, team: Team) -> None:
+def save_moments(directory: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, team: Team) -> None:
+    """Write what the optimizer knows beside the weights, as `load_moments` reads it. All ranks must come here."""
+    with writing(directory):
+        if team.leads:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+        team.wait_for_all()
+        _save_own(directory / f"rank-{team.rank}-of-{team.size}.safetensors", masters, optimizer, team, weights=False)
+        team.wait_for_all()
+
+
+def load_moments(directory: Path, masters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, team: Team) -> None:
+    """Give the optimizer what another training's knew in the end."""
+    _load_own(directory, masters, optimizer, team)
+
+
+def _save_own(
+    path: Path,
+    masters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    team: Team,
+    *,
+    weights: bool = True,
+) -> None:
     tensors: dict[str, Tensor] = {}
     first_rows: dict[str, int] = {}
     for name, master in masters.items():
-        for key, value in {"weight": master, **optimizer.state[master]}.items():
+        for key, value in {**({"weight": master} if weights else {}), **optimizer.state[master]}.items():
             rows, first_rows[f"{key}|{name}"] = own_rows(value, team)
             tensors[f"{key}|{name}"] = rows.cpu().contiguous()
     save_file(tensors, path, {"first_rows": json.dumps(first_rows)})
@@ -116,8 +139,10 @@ def _load_own(point: Path, masters: Mapping[str, nn.Parameter], optimizer: torch
             pieces.setdefault(name, {}).setdefault(kind, []).append((first, file.get_slice(key)))
     with torch.no_grad():
         for name, master in masters.items():
-            _fill(master, pieces[name].pop("weight"), team)
-            for kind, parts in pieces[name].items():  # none for a weight that never had a gradient
+            found = pieces.get(name, {})
+            if weights := found.pop("weight", None):
+                _fill(master, weights, team)
+            for kind, parts in found.items():  # none for a weight that never had a gradient
                 state = torch.zeros_like(master) if parts[0][1].get_shape() else torch.zeros((), device=master.device)
                 _fill(state, parts, team)
                 optimizer.state[master][kind] = state

@@ -22,6 +22,7 @@ from pipeline.run.process import Event, Reporter
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.layout import SCRATCH
 from pipeline.store.store import load_artifact, verified
+from pipeline.train import carried
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
@@ -59,7 +60,7 @@ def train(spec: Event, reporter: Reporter) -> Event:
         with team_of(spec["train"]["processes"], "pipeline.train", spec, path / SCRATCH) as team:
             team.gather_json({"finished": isinstance(work, Artifact)})
             if isinstance(work, Work):
-                _finish(work, spec, _train(spec, request, work.scratch, work, team, reporter))
+                _finish(work, spec, _train(spec, request, work.scratch, work, team, reporter), store)
         return {"artifact": str(path)}
 
 
@@ -70,6 +71,10 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
     algorithm = resolve(config.algorithm, config.algorithm_args, spec.get("plugins", ()))
     algorithm = unchanged(algorithm, recipe.get("algorithm", {}))
     snapshot_at = scratch / "snapshot"
+    goes_on = recipe.get("optimizer_state") == "carry"
+    state = carried.state_of(load_artifact(spec["policy"]), Store(spec["store"])) if goes_on else None
+    if state is not None:
+        state.verify()
     if work is not None:
         parent = verified(spec["policy"])
         if warning := algorithm.warning(config.epochs):
@@ -96,19 +101,26 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         reporter=reporter,
         scratch=scratch,
         nothing=nothing,
+        state=state,
     )
     training.run(work)
     trusted: bool = spec["trust_remote_code"]
     export(training.policy, parent.path, scratch.parent, scratch, config.lora, team, trust_remote_code=trusted)
+    if config.carries:
+        training.leave_moments(scratch / carried.DIRECTORY)
     return training
 
 
-def _finish(work: Work, spec: Event, training: Training) -> None:
-    """Write the tables and the manifest."""
+def _finish(work: Work, spec: Event, training: Training, store: Store) -> None:
+    """Write the tables and the manifest. The optimizer's moments first: what is finished can be gone on from."""
     metrics = training.records.metrics_frame()
     work.write_table("metrics.parquet", metrics, Metrics)
     work.write_table("timing.parquet", training.records.timing_frame(), Timing)
+    if training.config.carries:
+        carried.keep(store, work.request, work.scratch / carried.DIRECTORY, training.optimizer_steps)
     work.finish(_summary(metrics, training), outside_id=("timing.parquet",), notes=_notes(spec, training))
+    if training.config.carries:
+        carried.forget(training.parent, store)
 
 
 def _notes(spec: Event, training: Training) -> dict[str, Any]:
@@ -124,6 +136,7 @@ def _notes(spec: Event, training: Training) -> dict[str, Any]:
         "memory": _memory(training),
         "packing": training.packing.shares() | {"passes": training.packing.passes},
         "ranks": training.records.ranks,
+        **({} if training.state is None else {"optimizer_state": training.state.id}),
         "seconds": {"steps": float(timing["seconds"].sum()), "waiting_for_data": float(timing["data_seconds"].sum())},
     }
 
@@ -151,5 +164,6 @@ def _summary(metrics: pl.DataFrame, training: Training) -> dict[str, Any]:
         **{name: last[name].mean() for name in names},
         "logprob_difference_mean": first["logprob_difference_mean"],
         "logprob_difference_max": first["logprob_difference_max"],
+        **({} if training.state is None else {"optimizer_steps": training.optimizer_steps}),
         **({} if training.nothing is None else {"nothing_to_train": training.nothing}),
     }

@@ -47,6 +47,7 @@ class Training:
         reporter: Reporter,
         scratch: Path,
         nothing: Mapping[str, int] | None = None,
+        state: Artifact | None = None,
     ) -> None:
         """
         Args:
@@ -54,6 +55,7 @@ class Training:
             scratch: where resume points lie.
             recipe: of the checkpoint that is made.
             reporter: told what the user should see; heard from the leading rank only.
+            state: moments of the optimizer to go on from.
             nothing: where nothing is trained, how many completions are left out by reason, for the checkpoint's summary.
         """
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -85,7 +87,11 @@ class Training:
             config, self.fit = fitted(self.policy, config, scratch, team, snapshot.longest, reporter.note)
         cost = self.policy.cost_model()
         self.feed = Feed(snapshot, config, recipe["seed"], cost, team, whole_step=algorithm.whole_step)
-        rate = learning_rate(config, len(self.feed.plan))
+        self.state, before = state, state.summary["steps"] if state else 0
+        part = (self.iteration - 1, recipe["iterations"]) if "iterations" in recipe else (0, 1)
+        rate = learning_rate(config, len(self.feed.plan), before=before, part=part)
+        self.optimizer_steps: int = before + len(self.feed.plan)
+        """Of the optimizer, over all trainings whose moments went on to the next."""
         self.stepper = Stepper(self.policy, algorithm, config, self.iteration, team, rate)
         self.records = resume.Records()
         self.packing = Packing()
@@ -109,6 +115,8 @@ class Training:
             UserError: a GPU's memory does not hold the longest sequence.
         """
         done, self.records = resume.load(self._scratch, self.policy.parameters, self.stepper.optimizer, self.team)
+        if not done and self.state:
+            resume.load_moments(self.state.path, self.policy.parameters, self.stepper.optimizer, self.team)
         self.policy.masters.refresh()
         self.records.ranks.append({"from_step": done, "processes": self.team.size})
         print(f"attention: {self.policy.attention}, processes: {self.team.size}, device: {self.team.device}", flush=True)
@@ -170,6 +178,10 @@ class Training:
         self.records.timing.append({"step": step.number, **timing})
         return row
 
+    def leave_moments(self, directory: Path) -> None:
+        """Have every rank write its part of what the optimizer knows in the end."""
+        resume.save_moments(directory, self.policy.parameters, self.stepper.optimizer, self.team)
+
     def _save(self, scratch: Path, step: int, work: Work | None) -> None:
         point = resume.save(scratch, step, self.policy.parameters, self.stepper.optimizer, self.records, self.team)
         if work is not None:
@@ -199,13 +211,21 @@ class Training:
         return record
 
 
-def learning_rate(config: TrainConfig, steps: int) -> Callable[[int], float]:
-    """The learning rate of each step: linear warm-up, then the schedule, which ends at 0 after the last step."""
+def learning_rate(config: TrainConfig, steps: int, *, before: int = 0, part: tuple[int, int] = (0, 1)) -> Callable[[int], float]:
+    """The learning rate of each step: linear warm-up, then the schedule, which ends at 0 after the last step.
+
+    Args:
+        steps: of this training.
+        before: steps of earlier trainings that this one goes on from.
+        part: number of this training, from 0, and how many there are; all are taken to have as many steps as this one.
+    """
+    number, trainings = part
 
     def rate(step: int) -> float:
-        if step < config.warmup_steps:
-            return config.learning_rate * (step + 1) / config.warmup_steps
-        share = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+        if before + step < config.warmup_steps:
+            return config.learning_rate * (before + step + 1) / config.warmup_steps
+        warmed = config.warmup_steps
+        share = min((number * steps + step - warmed) / max(trainings * steps - warmed, 1), 1.0)
         factor = {"constant": 1.0, "linear": 1 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}
         return config.learning_rate * factor[config.schedule]
 

@@ -47,6 +47,7 @@ CHECKS: dict[str, type[Checks]] = {
     "checkpoint": CheckpointChecks,
     "comparison": ComparisonChecks,
     "evaluation": EvaluationChecks,
+    "optimizer": Checks,
     "prompts": PromptsChecks,
     "rollouts": RolloutsChecks,
     "scores": ScoresChecks,

@@ -15,6 +15,7 @@ ROLES: Mapping[str, str] = {
     "shaped": "s3",
     "checkpoint": "s1",
     "evaluation": "s2",
+    "optimizer": "muted",
     "comparison": "muted",
 }
 """The CSS variable of each kind's color."""
