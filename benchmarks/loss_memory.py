@@ -41,14 +41,16 @@ def longest(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _rollbook(hidden: Tensor, weight: Tensor, targets: Tensor, completion: int) -> Tensor:
-    from pipeline.train.logprobs import Projection, tokens_of_chunk
+    from pipeline.train.batch import Chunk
+    from pipeline.train.logprobs import Following, Projection, tokens_of_chunk
 
     temperature = torch.ones(len(hidden), device=hidden.device)
     size = min(max(tokens_of_chunk(len(weight), hidden.device) // completion, 1) * completion, len(hidden))
-    projection = Projection(hidden.detach(), weight, None, targets, temperature, size)
+    projection = Projection(hidden.detach(), weight, None, Following.one_each(targets), temperature, size)
     total = torch.zeros((), device=hidden.device)
     for start in range(0, len(hidden), size):
-        loss = projection(slice(start, min(start + size, len(hidden))))[0].sum()
+        here = slice(start, min(start + size, len(hidden)))
+        loss = projection(Chunk(slice(0), here, (here,), (here,)))[0].sum()
         torch.autograd.backward(loss)
         total += loss.detach()
     projection.backward(hidden)

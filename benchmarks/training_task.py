@@ -232,8 +232,8 @@ def stored_logprobs(cell: Cell, steps: int, model: Path) -> Iterator[list[float]
 
     from pipeline.train.batch import collate
     from pipeline.train.model import Policy
-    from pipeline.train.plan import PackedRow
     from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
+    from pipeline.train.tree import PackedRow
 
     policy = Policy(model, cell.dtype, trust_remote_code=False, trains=False)
     for number, (prompt, completions) in enumerate(groups_of(cell, steps)):
@@ -244,11 +244,13 @@ def stored_logprobs(cell: Cell, steps: int, model: Path) -> Iterator[list[float]
             for i, tokens in enumerate(arrays)
         ]
         with torch.no_grad():
-            found = policy.logprobs(
-                collate([PackedRow(TrainingGroup(np.asarray(prompt, np.int32), named), named)], policy.device)
-            )[0]
-        noisy = (found.cpu().numpy() + NOISE * random.normal(size=len(found))).clip(max=0).astype(np.float32)
-        yield from (piece.tolist() for piece in np.split(noisy, np.cumsum([len(tokens) for tokens in arrays])[:-1]))
+            batch = collate([PackedRow.of(TrainingGroup(np.asarray(prompt, np.int32), named), named)], policy.device)
+            found = policy.logprobs(batch)[0].cpu().numpy()
+        pieces = np.split(found, np.cumsum([len(one.tokens) for one in batch.flat.completions])[:-1])
+        by_sample = {one.sample_index: piece for one, piece in zip(batch.flat.completions, pieces, strict=True)}
+        for sample in range(len(arrays)):
+            noise = NOISE * random.normal(size=len(arrays[sample]))
+            yield (by_sample[sample] + noise).clip(max=0).astype(np.float32).tolist()
 
 
 def stored(rollouts: Path, shaped: Path) -> pl.DataFrame:

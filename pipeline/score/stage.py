@@ -17,14 +17,14 @@ from pipeline.store.store import load_artifact, verified
 from pipeline.store.tables import scan_table
 from pipeline.train.batch import collate
 from pipeline.train.check import make_ready
-from pipeline.train.feed import deal
 from pipeline.train.fit import scoring_tokens
 from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
 from pipeline.train.model import Policy
-from pipeline.train.plan import rows_of
+from pipeline.train.plan import deal
 from pipeline.train.snapshot import groups_of, longest_of
 from pipeline.train.team import Team, alone, join, rank_of_this
+from pipeline.train.tree import Branch, PackedRow
 from schemas import Rollouts, Scores
 
 
@@ -100,15 +100,15 @@ def score_file(policy: Policy, path: Path, token_budget: int, team: Team | None 
     """The rows of a `Scores` table for one rollouts file. All ranks of a team must come here, and get the same."""
     team = team or alone()
     cost = policy.cost_model()
-    rows = [row for group in groups_of(path) for row in rows_of(group, cost)]
+    groups = list(groups_of(path))
     schema = {name: column.dtype for name, column in Scores.columns().items()}
-    if not rows:
+    if not groups:
         return pl.DataFrame(schema=schema)
-    shares = deal(rows, team.size, token_budget, cost)
-    shortest = min(rows, key=lambda row: row.length)
+    shares = deal(groups, team.size, token_budget, cost)
+    idle = [PackedRow([Branch(groups[0], groups[0].completions[0])], [0])]
     own = [torch.zeros(0)]
     for part in shares[team.rank]:
-        logprobs = policy.logprobs(collate(part or [shortest], policy.device))[0]
+        logprobs = policy.logprobs(collate(part or idle, policy.device))[0]
         own += [logprobs.clamp(max=0.0).cpu()] if part else []
     completions = [completion for share in shares for part in share for row in part for completion in row.completions]
     pieces = torch.split(team.gather(torch.cat(own)), [len(completion.tokens) for completion in completions])

@@ -1,14 +1,15 @@
 """Who sees whom in packed rows, and the attention that computes it.
 
-    segments  flash attention within every prompt and completion, and from completions to their prompt: what a CPU trains
-              with. Rows are laid out in one line without padding, and pairs that nobody sees cost nothing.
+    segments  flash attention within every segment of a tree, and from all that lies below it to the segment: what a CPU
+              trains with. Rows are laid out in one line without padding, and pairs that nobody sees cost nothing.
     flex      flex_attention with a block-sparse mask, in one line too: what a GPU trains with. On a CPU it has no backward
               pass.
     sdpa      a dense mask, rows x length x length. Forward and backward everywhere; the way out where the others fail.
     alone     no mask of ours: every completion in a row of its own, by the model's own mask and attention. For models that
               know more than who sees whom: recurrent layers, windows, positions that change with length, capped scores.
 
-The first three read one rule from the same two tensors. The self-check at start compares what comes out with the model alone.
+The first three read one rule from one tensor: a position sees those before it whose subtree has not ended yet. The self-check
+at start compares what comes out with the model alone.
 """
 
 from __future__ import annotations
@@ -50,22 +51,18 @@ def choose(wanted: Wanted, device: torch.device) -> Kind:
     return wanted
 
 
-def dense_mask(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
-    """Position q sees position k <= q in its own part or in its prompt. Padding (part -1) sees itself, so no row is empty."""
-    length = part.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=part.device).tril()
-    key = part[:, None, :]
-    sees = ((part[:, :, None] == key) | (prompt[:, :, None] == key)) & (part[:, :, None] >= 0) & causal
-    return (sees | torch.eye(length, dtype=torch.bool, device=part.device)).unsqueeze(1)
+def dense_mask(end: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
+    """Position q sees position k <= q while q < end[k], where in depth-first order the subtree of k ends."""
+    place = torch.arange(end.shape[1], device=end.device)
+    return ((place <= place[:, None]) & (place[:, None] < end[:, None, :]))[:, None]
 
 
-def block_mask(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows length"]) -> BlockMask:
+def block_mask(end: Int[Tensor, "rows length"]) -> BlockMask:
     """The rule of `dense_mask`, block by block."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own, other = part[row, query], part[row, key]
-        return ((own == other) | (prompt[row, query] == other)) & (own >= 0) & (query >= key) | (query == key)
+        return (key <= query) & (query < end[row, key])
 
-    rows, length = part.shape
-    return create_block_mask(sees, rows, None, length, length, part.device, BLOCK, _compile=part.device.type != "cpu")
+    rows, length = end.shape
+    return create_block_mask(sees, rows, None, length, length, end.device, BLOCK, _compile=end.device.type != "cpu")

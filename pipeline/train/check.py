@@ -19,8 +19,9 @@ from pipeline.train.batch import Batch, collate
 from pipeline.train.family import is_capped, why_alone
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import CompilerError, Policy
-from pipeline.train.plan import PackedRow, micro_batches
+from pipeline.train.plan import micro_batches
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
+from pipeline.train.tree import PackedRow
 
 LARGEST_DIFFERENCE = 1e-3
 """|packed - separate| logprob of any token, nats, that is accepted in float32: far above rounding, far below a wrong mask."""
@@ -122,7 +123,7 @@ def probes(policy: Policy, example: TrainingGroup, longest: int) -> list[Batch]:
 
 
 def probe(example: TrainingGroup, longest: int, device: torch.device) -> Batch:
-    """Two groups of three completions each, of tokens that occur in the data.
+    """Two groups of three completions each, of tokens that occur in the data. Some start alike.
 
     Real rows would not do: one completion alone in its row, or completions of one token, give the same whatever they see.
     """
@@ -140,12 +141,14 @@ def probe_rows(example: TrainingGroup, longest: int) -> list[PackedRow]:
 
     def group(name: str, prompt: int, lengths: tuple[int, ...]) -> TrainingGroup:
         drawn = [tokens(count) for count in lengths]
+        for one in drawn:
+            one[: len(one) // 4] = max(drawn, key=len)[: len(one) // 4]
         completions = [TrainingCompletion(name, index, one, None, np.ones(len(one), np.bool_)) for index, one in enumerate(drawn)]
         return TrainingGroup(tokens(prompt), completions)
 
     most = length - length // 4
-    groups = group("a", length // 4, (most, most // 2, 2)), group("b", length // 8, (2, most, most // 3))
-    return [PackedRow(one, one.completions) for one in groups]
+    groups = group("a", length // 4, (most, most // 2, most // 2)), group("b", length // 8, (2, most, most // 3))
+    return [PackedRow.of(one, one.completions) for one in groups]
 
 
 def self_check(policy: Policy, batch: Batch) -> None:
@@ -169,7 +172,7 @@ def self_check(policy: Policy, batch: Batch) -> None:
             float(difference),
         )
     if policy.attention == "flex" and policy.parameters:
-        torch.autograd.backward(policy.hidden(batch).sum())
+        torch.autograd.backward(policy.hidden(batch, policy.cut(batch)).sum())
         for parameter in policy.parameters.values():
             parameter.grad = None
 
@@ -190,10 +193,10 @@ def _alone(policy: Policy, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
     length = batch.input_ids.shape[1]
     for number in range(len(batch.flat.completions)):
         here = batch.flat.sequence == number
-        row, prompt_end = divmod(int(batch.predicted_from[here][0]), length)
         targets = batch.flat.targets[here]
-        ids = torch.cat([batch.input_ids[row, : prompt_end + 1], targets])
-        logits = policy.logits(ids)[prompt_end:-1]
+        row, last = divmod(int(batch.predicted_from[here][-1]), length)
+        path = batch.input_ids[row, : last + 1][batch.end[row, : last + 1] > last]
+        logits = policy.logits(path)[-len(targets) :]
         found = (logits / batch.flat.temperature[here, None]).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
         if not found.isfinite().all():
             raise NotFinite(

@@ -1,7 +1,7 @@
 """What each optimizer step reads: its groups, cut into rows, dealt to the ranks, and laid out as tensors ahead of time.
 
-Which groups make a step follows from lengths and the seed; how its rows are dealt follows from those and the number of
-ranks. So every rank knows what the others do, and nothing has to be exchanged.
+Which groups make a step follows from lengths and the seed; how its completions are dealt follows from those, the tokens and the
+number of ranks. So every rank knows what the others do, and nothing has to be exchanged.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TypeVar
 from pipeline.algorithms.tokens import Totals
 from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, Flat, collate, flatten
-from pipeline.train.plan import CostModel, PackedRow, Packing, cut_for, micro_batches, packing, rows_of, spread, steps_of_epoch
+from pipeline.train.plan import CostModel, Packing, deal, packing, runs, steps_of_epoch
 from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
 from pipeline.train.team import Team
+from pipeline.train.tree import Branch, PackedRow
 
 T = TypeVar("T")
 
@@ -85,20 +86,21 @@ class Feed:
         return ahead(self._step(number) for number in range(start, len(self.plan)))
 
     def rows(self, group: int) -> list[PackedRow]:
-        """The rows of one group with its dead completions, as many as one pass takes."""
-        rows = [PackedRow(self._snapshot[group], self._snapshot[group].completions)]
-        return micro_batches(rows, self._config.pass_tokens, self._cost)[0]
+        """Completions of one group, dead ones too, as many as one pass takes."""
+        row = PackedRow.of(self._snapshot[group], self._snapshot[group].completions)
+        return runs(row, 1, self._config.pass_tokens)[:1]
 
     def _step(self, number: int) -> Step:
         epoch, numbers = self.plan[number]
         groups = [self._snapshot[group] for group in numbers]
         completions = [completion for group in groups for completion in group.completions]
-        rows = [row for group in groups for row in rows_of(group, self._cost)]
-        shares = deal(rows, self._team.size, self._config.pass_tokens, self._cost)
+        shares = deal(groups, self._team.size, self._config.pass_tokens, self._cost)
+        rows = [row for share in shares for part in share for row in part]
         if not rows:  # A step without a gradient still lets the optimizer decay.
             shares = [[[]] for _ in shares]
         own, device = shares[self._team.rank], self._team.device
-        shortest = min(rows or [PackedRow(g, g.completions[:1]) for g in groups], key=lambda row: row.length)
+        shortest = min((Branch(group, group.completions[0]) for group in groups), key=lambda branch: branch.length)
+        idle = [PackedRow([shortest], [0])]
         before = [row for share in shares[: self._team.rank] for part in share for row in part]
         return Step(
             number=number,
@@ -106,10 +108,8 @@ class Feed:
             groups=len(groups),
             completions=completions,
             totals=_totals([c for c in completions if c.live or self._config.denominator == "all"]),
-            passes=[Pass(batch=collate(part or [shortest], device), idle=not part) for part in own],
-            whole=flatten([row for share in shares for part in share for row in part], device)
-            if self._whole_step and rows
-            else None,
+            passes=[Pass(batch=collate(part or idle, device), idle=not part) for part in own],
+            whole=flatten(rows, device) if self._whole_step and rows else None,
             start=sum(len(completion.tokens) for row in before for completion in row.completions),
             packing=packing([part for share in shares for part in share], self._cost),
         )
@@ -117,30 +117,6 @@ class Feed:
 
 def _totals(completions: Sequence[TrainingCompletion]) -> Totals:
     return Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
-
-
-def deal(rows: Sequence[PackedRow], ranks: int, token_budget: int, cost: CostModel) -> list[list[list[PackedRow]]]:
-    """Micro-batches of each rank: as many for every rank, and about as much work.
-
-    Rows are halved where that evens the ranks out. A rank with fewer micro-batches than another cuts its
-    largest ones in two; one that has too few rows for that gets empty ones.
-    """
-    shares = [micro_batches(own, token_budget, cost) for own in spread(cut_for(rows, ranks, cost), ranks, cost)]
-    count = max(len(share) for share in shares)
-    return [_in_parts(share, count) for share in shares]
-
-
-def _in_parts(share: list[list[PackedRow]], count: int) -> list[list[PackedRow]]:
-    """A share in exactly `count` micro-batches, of which it has no more yet."""
-    share = list(share)
-    while len(share) < count:
-        most = max(range(len(share)), key=lambda part: len(share[part]), default=None)
-        if most is None or len(share[most]) < 2:
-            share += [[] for _ in range(count - len(share))]
-            break
-        part = share[most]
-        share[most : most + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
-    return share
 
 
 _END = object()

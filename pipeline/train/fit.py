@@ -20,9 +20,9 @@ from pipeline.store.files import write_text
 from pipeline.train.batch import collate
 from pipeline.train.model import Policy
 from pipeline.train.needs import WIDTHS, Kind, ModelSize, TrainingFit, choose, readable_gb, refusal, rounded, size_of
-from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 from pipeline.train.team import Team
+from pipeline.train.tree import PackedRow
 
 FILE = "fit.json"
 PROBED = (64, 128)
@@ -109,10 +109,10 @@ def _per_token(policy: Policy, longest: int) -> float:
 
 def _kept(policy: Policy, length: int) -> int:
     """Bytes that one sequence's forward pass keeps for its backward pass, weights not counted."""
-    tokens = np.arange(length, dtype=np.int32) % 7
+    tokens = np.arange(length + 1, dtype=np.int32) % 7  # the last one is not computed
     half = length // 2
-    one = TrainingCompletion("probe", 0, tokens[half:], None, np.ones(length - half, np.bool_))
-    batch = collate([PackedRow(TrainingGroup(tokens[:half], [one]), [one])], policy.device)
+    one = TrainingCompletion("probe", 0, tokens[half:], None, np.ones(length + 1 - half, np.bool_))
+    batch = collate([PackedRow.of(TrainingGroup(tokens[:half], [one]), [one])], policy.device)
     own = {parameter.untyped_storage().data_ptr() for parameter in policy.model.parameters()}
     seen: dict[int, int] = {}
 
@@ -123,7 +123,7 @@ def _kept(policy: Policy, length: int) -> int:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        policy.hidden(batch)
+        policy.hidden(batch, policy.cut(batch))
     return sum(seen.values())
 
 

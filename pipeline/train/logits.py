@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.train.logprobs import HandOver, tokens_of_chunk
+from pipeline.train.logprobs import Following, HandOver, RowsOfChunk, tokens_of_chunk
 
 HINT = re.compile("logit|lm_head|output_mult")
 """Names of settings that may have to do with it. Models without one that is set are linear."""
@@ -77,45 +77,50 @@ def _named(scale: float, hints: set[float]) -> float:
 
 
 def capped_logprobs(
-    hidden: Float[Tensor, "tokens width"],
+    hidden: Float[Tensor, "rows width"],
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, " vocabulary"] | None,
-    targets: Int[Tensor, " tokens"],
-    temperature: Float[Tensor, " tokens"],
+    following: Following,
+    temperature: Float[Tensor, " rows"],
     logits: LogitMap,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """As `linear_logprobs` does, of capped logits."""
     pairs = [(temperature.new_empty(0), temperature.new_empty(0))]
     with torch.no_grad():
         for rows in _rows(len(hidden), tokens_of_chunk(len(weight), hidden.device)):
-            linear = nn.functional.linear(hidden[rows], weight, bias).to(temperature.dtype)
-            pairs.append(_outputs(logits(linear, temperature[rows]), targets[rows]))
-    logprobs, entropy = zip(*pairs, strict=True)
-    return torch.cat(logprobs), torch.cat(entropy)
+            linear, edges = nn.functional.linear(hidden[rows], weight, bias).to(temperature.dtype), following.of(rows)
+            pairs.append(_outputs(logits(linear, temperature[rows]), edges.row, edges.targets))
+    logprobs, entropy = (torch.cat(column) for column in zip(*pairs, strict=True))
+    return logprobs[following.edge], entropy[following.row[following.edge]]
 
 
 class CappedProjection:
-    """As `Projection`, of capped logits. Products are in the type of `hidden`; their gradients are gathered in fp32."""
+    """As `Projection`, of capped logits. Products are in the type of `hidden`; their gradients are gathered in fp32.
+
+    Rows that several chunks have are projected by each of them.
+    """
 
     def __init__(
         self,
-        hidden: Float[Tensor, "tokens width"],
+        hidden: Float[Tensor, "rows width"],
         weight: Float[Tensor, "vocabulary width"],
         bias: Float[Tensor, " vocabulary"] | None,
-        targets: Int[Tensor, " tokens"],
-        temperature: Float[Tensor, " tokens"],
+        following: Following,
+        temperature: Float[Tensor, " rows"],
         logits: LogitMap,
     ) -> None:
-        self._hidden, self._parameters, self._targets, self._logits = hidden.detach(), (weight, bias), targets, logits
+        self._hidden, self._parameters, self._following, self._logits = hidden.detach(), (weight, bias), following, logits
         self._kind = torch.promote_types(hidden.dtype, torch.float32)
         self._temperature = temperature.to(self._kind)
-        self._of_hidden = torch.zeros_like(self._hidden)
+        self._of_hidden = torch.zeros_like(self._hidden, dtype=self._kind)
         self._of = [None if p is None or not p.requires_grad else torch.zeros_like(p, dtype=self._kind) for p in self._parameters]
 
-    def __call__(self, tokens: slice) -> tuple[Float[Tensor, " chunk"], Float[Tensor, " chunk"]]:
-        """Logprobs and entropies of a chunk, with a gradient that is gathered here."""
+    def __call__(self, chunk: RowsOfChunk) -> tuple[Float[Tensor, " chunk"], Float[Tensor, " chunk"]]:
+        """Logprobs and entropies of a chunk's tokens, with a gradient that is gathered here."""
         weight, bias = self._parameters
-        hidden = self._hidden[tokens]
+        edge = self._following.edge[chunk.tokens]
+        rows, place = torch.unique(self._following.row[edge], return_inverse=True)
+        hidden = self._hidden[rows]
         with torch.no_grad():
             linear = nn.functional.linear(hidden, weight, bias).to(self._kind)
         linear.requires_grad_()
@@ -124,28 +129,31 @@ class CappedProjection:
             of_weight, of_bias = self._of
             with torch.no_grad():
                 rounded = gradient.to(hidden.dtype)
-                self._of_hidden[tokens] += rounded @ weight
+                self._of_hidden[rows] += (rounded @ weight).to(self._kind)
                 if of_weight is not None:
                     of_weight += rounded.T @ hidden
                 if of_bias is not None:
                     of_bias += gradient.sum(0)
 
         linear.register_hook(take)  # type: ignore[no-untyped-call]
-        return _outputs(self._logits(linear, self._temperature[tokens]), self._targets[tokens])
+        logprobs, entropy = _outputs(self._logits(linear, self._temperature[rows]), place, self._following.targets[edge])
+        return logprobs, entropy[place]
 
-    def backward(self, hidden: Float[Tensor, "tokens width"]) -> None:
+    def backward(self, hidden: Float[Tensor, "rows width"]) -> None:
         """Carry on what the chunks gave.
 
         Args:
             hidden: what this was made from, with the model's graph.
         """
         of = [None if g is None or p is None else g.to(p.dtype) for g, p in zip(self._of, self._parameters, strict=True)]
-        torch.autograd.backward(HandOver.apply((self._of_hidden, *of), hidden, *self._parameters))  # type: ignore[no-untyped-call]
+        of_hidden = self._of_hidden.to(hidden.dtype)
+        torch.autograd.backward(HandOver.apply((of_hidden, *of), hidden, *self._parameters))  # type: ignore[no-untyped-call]
 
 
-def _outputs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(logits: Tensor, row: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logprobs of tokens that follow some rows, and the entropies of the rows."""
     every = logits.log_softmax(-1)
-    return every.gather(-1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+    return every[row, targets], -(every.exp() * every).sum(-1)
 
 
 def _rows(count: int, most: int) -> Iterator[slice]:

@@ -7,18 +7,26 @@ to a tile while it lies in the cache. With logits l = h W^T / T of one position,
     log Z = m + log z,   logprob = l[target] - m - log z,   entropy = log z - e / z
     d logprob / d l = 1[target] - p,   d entropy / d l = - p (log p + entropy),   p = e^(l - log Z)
 
+A row of hidden states stands for a prefix, and several tokens may follow it: each distinct one is an edge of its row. Tokens of
+different completions that are the same edge have one logprob, whose derivative g is the sum of theirs. With G = sum g over the
+edges of a row, d loss / d l = g - G p at an edge's token, and - G p elsewhere.
+
 A loss is computed chunk by chunk, a chunk being some whole completions: forward, loss and backward pass of one, then of the
-next. The e^(l - m) of a chunk are kept for its backward pass, as many as fit into a fixed amount of memory; beyond that, which
-only one completion alone can be, logits are computed again. So peak memory does not grow with vocabulary x length.
+next. A row's forward pass runs with the first chunk that has it, its backward pass after the last. The e^(l - m) of what only
+one chunk has are kept for its backward pass, as many as fit into a fixed amount of memory; beyond that, and where several chunks
+have a row, logits are computed again. So peak memory does not grow with vocabulary x length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -28,31 +36,89 @@ KEPT_LOGITS = {"cpu": 1 << 27, "cuda": 1 << 28}
 """Logits whose exponentials are kept for the backward pass: 0.5 and 1 GiB in fp32."""
 
 
+@dataclass(frozen=True)
+class Following:
+    """The tokens that follow some rows of hidden states, each distinct one of a row an edge."""
+
+    targets: Int[Tensor, " edges"]
+    row: Int[Tensor, " edges"]
+    """Which row each edge follows, in rising order."""
+    starts: NDArray[np.int64]
+    """Where the edges of each row start, and how many there are."""
+    edge: Int[Tensor, " tokens"]
+    """Which edge each token is."""
+
+    @classmethod
+    def one_each(cls, targets: Int[Tensor, " rows"]) -> Following:
+        """One token for every row."""
+        numbers = torch.arange(len(targets), device=targets.device)
+        return cls(targets, numbers, np.arange(len(targets) + 1), numbers)
+
+    def of(self, rows: slice) -> _Edges:
+        edges = slice(int(self.starts[rows.start]), int(self.starts[rows.stop]))
+        single = edges.stop - edges.start == rows.stop - rows.start
+        return _Edges(edges, self.row[edges] - rows.start, self.targets[edges], single)
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Edges of some rows."""
+
+    places: slice
+    row: Int[Tensor, " edges"]
+    """Counted from the first of these rows."""
+    targets: Int[Tensor, " edges"]
+    single: bool
+    """Whether there are as many as rows: every row has at least one."""
+
+    def within(self, columns: slice) -> tuple[Int[Tensor, " edges"], Bool[Tensor, " edges"]]:
+        """Columns of a tile, and whether the targets really lie there."""
+        here = self.targets - columns.start
+        return here.clamp(0, columns.stop - columns.start - 1), (here >= 0) & (here < columns.stop - columns.start)
+
+    def summed(self, values: Float[Tensor, " edges"], rows: int) -> Float[Tensor, " rows"]:
+        return values if self.single else values.new_zeros(rows).index_add(0, self.row, values)
+
+
 def linear_logprobs(
-    hidden: Float[Tensor, "tokens width"],
+    hidden: Float[Tensor, "rows width"],
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, " vocabulary"] | None,
-    targets: Int[Tensor, " tokens"],
-    temperature: Float[Tensor, " tokens"],
+    following: Following,
+    temperature: Float[Tensor, " rows"],
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """log p(target) and the entropy of softmax((hidden W^T + bias) / temperature), in fp32 (fp64 for fp64 input).
+    """log p(token) and the entropy of softmax((hidden W^T + bias) / temperature), in fp32 (fp64 for fp64 input), of every token.
 
     Without gradients. Products are in the type of `hidden`.
     """
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         head = _Head(hidden, weight, bias, temperature)
-        found = [_statistics(head, rows, targets[rows], None)[:2] for rows in head.rows(slice(0, len(hidden)))]
+        found = [_statistics(head, rows, following.of(rows), None)[:2] for rows in head.rows(slice(0, len(hidden)))]
         empty = head.temperature.new_empty(0)
-        logprobs, entropy = zip((empty, empty), *found, strict=True)
-        return torch.cat(logprobs), torch.cat(entropy)
+        logprobs, entropy = (torch.cat(column) for column in zip((empty, empty), *found, strict=True))
+        return logprobs[following.edge], entropy[following.row[following.edge]]
+
+
+class RowsOfChunk(Protocol):
+    """A chunk, as the projection sees it."""
+
+    @property
+    def tokens(self) -> slice: ...
+    @property
+    def opens(self) -> Sequence[slice]:
+        """Runs of rows that it is the first to have."""
+
+    @property
+    def closes(self) -> Sequence[slice]:
+        """Runs of rows, as they were opened, that it is the last to have."""
 
 
 class Projection:
     """The vocabulary projection of a micro-batch's hidden states, and the gradient that its losses have.
 
-        projection = Projection(hidden.detach(), weight, bias, targets, temperature, longest)
-        for tokens in chunks:
-            logprobs, entropy = projection(tokens)
+        projection = Projection(hidden.detach(), weight, bias, following, temperature, longest)
+        for chunk in chunks:
+            logprobs, entropy = projection(chunk)
             loss(logprobs, entropy).backward()
         projection.backward(hidden)
 
@@ -62,46 +128,65 @@ class Projection:
 
     def __init__(
         self,
-        hidden: Float[Tensor, "tokens width"],
+        hidden: Float[Tensor, "rows width"],
         weight: Float[Tensor, "vocabulary width"],
         bias: Float[Tensor, " vocabulary"] | None,
-        targets: Int[Tensor, " tokens"],
-        temperature: Float[Tensor, " tokens"],
+        following: Following,
+        temperature: Float[Tensor, " rows"],
         longest: int,
     ) -> None:
         """
         Args:
-            longest: tokens of the longest chunk.
+            longest: most rows that one chunk opens and closes.
         """
-        self._hidden, self._targets = hidden.detach().requires_grad_(), targets
+        self._hidden, self._following = hidden.detach().requires_grad_(), following
         self._parameters = weight, bias
-        self._open: _TokensPass | None = None
+        self._chunk: RowsOfChunk | None = None
+        self._open: dict[int, _RowsPass] = {}
         room = min(longest, tokens_of_chunk(len(weight), hidden.device)) * len(weight)
         with torch.no_grad():
             self._gradients = _Gradients(_Head(hidden, weight, bias, temperature), weight, bias)
-            self._room = self._gradients.head.temperature.new_empty(room)
+            kind = self._gradients.head.temperature
+            self._room = kind.new_empty(room)
+            edges, rows = (len(following.targets),), (len(hidden),)
+            self._logprobs, self._by_logprobs = kind.new_zeros(edges), kind.new_zeros(edges)
+            self._entropy, self._by_entropy = kind.new_zeros(rows), kind.new_zeros(rows)
 
-    def __call__(self, tokens: slice) -> tuple[Float[Tensor, " chunk"], Float[Tensor, " chunk"]]:
-        """Logprobs and entropies of a chunk, as `linear_logprobs` gives them, with a gradient.
+    def __call__(self, chunk: RowsOfChunk) -> tuple[Float[Tensor, " chunk"], Float[Tensor, " chunk"]]:
+        """Logprobs and entropies of a chunk's tokens, as `linear_logprobs` gives them, with a gradient.
 
         The backward pass of one chunk must run before the next one is asked for: they use the same memory. It runs once.
         """
-        found: tuple[Tensor, Tensor] = _ChunkOutputs.apply(self, tokens, self._hidden)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _ChunkOutputs.apply(self, chunk, self._hidden)  # type: ignore[no-untyped-call]
         return found
 
-    def begin(self, tokens: slice) -> _TokensPass:
+    def begin(self, chunk: RowsOfChunk) -> tuple[Tensor, Tensor]:
         """Forward pass of a chunk."""
-        head = self._gradients.head
-        self._open = _TokensPass(head, tokens, self._targets[tokens], self._room)
-        return self._open
+        self._chunk = chunk
+        for rows in chunk.opens:
+            kept = self._room if rows in chunk.closes else self._room[:0]
+            self._open[rows.start] = found = _RowsPass(self._gradients.head, rows, self._following, kept)
+            self._logprobs[found.edges.places], self._entropy[rows] = found.logprobs, found.entropy
+        edge = self._following.edge[chunk.tokens]
+        return self._logprobs[edge], self._entropy[self._following.row[edge]]
 
     def end(
-        self, chunk: _TokensPass | None, of_logprobs: Float[Tensor, " chunk"] | None, of_entropy: Float[Tensor, " chunk"] | None
+        self, chunk: RowsOfChunk | None, of_logprobs: Float[Tensor, " chunk"] | None, of_entropy: Float[Tensor, " chunk"] | None
     ) -> None:
         """Backward pass of the chunk that was begun last."""
-        assert chunk is not None and chunk is self._open, "a chunk's backward pass runs once, and before the next chunk is begun"
-        chunk.backward(self._gradients, of_logprobs, of_entropy)
-        self._open = None
+        assert chunk is not None and chunk is self._chunk, "a chunk's backward pass runs once, and before the next chunk is begun"
+        self._chunk = None
+        edge = self._following.edge[chunk.tokens]
+        if of_logprobs is not None:
+            self._by_logprobs.index_add_(0, edge, of_logprobs)
+        if of_entropy is not None:
+            self._by_entropy.index_add_(0, self._following.row[edge], of_entropy)
+        self._close(chunk.closes)
+
+    def _close(self, runs: Sequence[slice]) -> None:
+        for rows in runs:
+            if found := self._open.pop(rows.start, None):
+                found.backward(self._gradients, self._by_logprobs[found.edges.places], self._by_entropy[rows])
 
     def backward(self, hidden: Float[Tensor, "tokens width"]) -> None:
         """Carry on what the chunks gave: to the weight and the bias, if they are trained, and back through the model.
@@ -114,6 +199,7 @@ class Projection:
 
     def _taken(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The gradients; nothing is left here, so that their memory and that of logits is free for the model's backward pass."""
+        self._close([passed.rows for passed in self._open.values()])  # a last chunk without a loss to learn from closes none
         found = self._gradients.results(self._hidden)
         del self._gradients, self._room, self._open, self._hidden
         return found
@@ -128,15 +214,15 @@ class _ChunkOutputs(torch.autograd.Function):
     """Logprobs and entropies of a chunk. What their gradients give is gathered by the projection, so autograd sees none of it."""
 
     @staticmethod
-    def forward(ctx: Any, projection: Projection, tokens: slice, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, projection: Projection, chunk: RowsOfChunk, hidden: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.projection, ctx.chunk = projection, projection.begin(tokens)
-        return ctx.chunk.logprobs.clone(), ctx.chunk.entropy.clone()
+        ctx.projection, ctx.chunk = projection, chunk
+        return projection.begin(chunk)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *of_outputs: Tensor | None) -> tuple[None, None, None]:
-        chunk, ctx.chunk = ctx.chunk, None  # its exponentials are not held beyond this
+        chunk, ctx.chunk = ctx.chunk, None
         ctx.projection.end(chunk, *of_outputs)
         return None, None, None
 
@@ -157,50 +243,62 @@ class HandOver(torch.autograd.Function):
         return None, *gradients
 
 
-class _TokensPass:
-    """Forward and backward pass of some positions that lie together."""
+class _RowsPass:
+    """Forward and backward pass of some rows that lie together."""
 
-    def __init__(self, head: _Head, tokens: slice, targets: Tensor, room: Tensor) -> None:
+    def __init__(self, head: _Head, rows: slice, following: Following, room: Tensor) -> None:
         """
         Args:
             room: memory for exponentials that are kept.
         """
-        self._head, self._tokens, self._targets = head, tokens, targets
+        self.rows, self.edges, self._head = rows, following.of(rows), head
         self._blocks = [
-            (rows, _Kept(head, rows, tokens, room) if (rows.stop - tokens.start) * head.entries <= len(room) else None)
-            for rows in head.rows(tokens)
+            (
+                part,
+                following.of(part),
+                _Kept(head, part, rows, room) if (part.stop - rows.start) * head.entries <= len(room) else None,
+            )
+            for part in head.rows(rows)
         ]
         empty = head.temperature.new_empty(0)
-        found = [_statistics(head, rows, targets[_within(rows, tokens)], kept) for rows, kept in self._blocks]
+        found = [_statistics(head, part, edges, kept) for part, edges, kept in self._blocks]
         self.logprobs, self.entropy, self._normalizer = (
             torch.cat(column) for column in zip((empty, empty, empty), *found, strict=True)
         )
 
-    def backward(self, of: _Gradients, by_logprobs: Tensor | None, by_entropy: Tensor | None) -> None:
-        """Add the gradients that the derivatives by logprobs and entropies give. None stands for zeros."""
-        for rows, kept in self._blocks:
-            here = _within(rows, self._tokens)
-            of_logprob, of_entropy = (
-                None if values is None or not values[here].any() else values[here] for values in (by_logprobs, by_entropy)
-            )
-            given = self._head, of, rows, self._targets[here], self._normalizer[here]
-            if of_entropy is not None:
-                _through_both(*given, self.entropy[here], of_logprob, of_entropy, kept)
-            elif of_logprob is not None:
-                _through_logprobs(*given, of_logprob, kept)
-        if (of_targets := self._of_targets(by_logprobs, by_entropy)) is not None:
-            of.add_targets(self._tokens, self._targets, of_targets)
+    def backward(self, of: _Gradients, by_logprobs: Float[Tensor, " edges"], by_entropy: Float[Tensor, " rows"]) -> None:
+        """Add the gradients that the derivatives by the edges' logprobs and the rows' entropies give."""
+        for part, edges, kept in self._blocks:
+            here = slice(part.start - self.rows.start, part.stop - self.rows.start)
+            there = slice(edges.places.start - self.edges.places.start, edges.places.stop - self.edges.places.start)
+            by_edges, of_entropy = by_logprobs[there], by_entropy[here]
+            of_rows = edges.summed(by_edges, part.stop - part.start)
+            given = self._head, of, part, edges, self._normalizer[here]
+            counts = bool(of_entropy.any())
+            if counts:
+                _through_both(*given, self.entropy[here], of_rows, of_entropy, kept)
+            elif by_edges.any():
+                _through_logprobs(*given, of_rows, kept)
+            else:
+                continue
+            logprobs = self.logprobs[there]
+            of_targets = _of_targets(edges, logprobs, by_edges, of_rows)
+            if counts:
+                entropy, of_each = (values[here][edges.row] for values in (self.entropy, by_entropy))
+                of_targets -= of_each * logprobs.exp() * (logprobs + entropy)
+            of.add_targets(part, edges, of_targets)
 
-    def _of_targets(self, by_logprobs: Tensor | None, by_entropy: Tensor | None) -> Tensor | None:
-        """d loss / d l of the targets themselves, as `_through_both` has it.
 
-        Each is made by itself, and never in the type of the weights: 1 - p of a confident token would be lost there.
-        """
-        found = None if by_logprobs is None else -by_logprobs * self.logprobs.expm1()
-        if by_entropy is not None:
-            of_entropy = -by_entropy * self.logprobs.exp() * (self.logprobs + self.entropy)
-            found = of_entropy if found is None else found + of_entropy
+def _of_targets(edges: _Edges, logprobs: Tensor, by_edges: Tensor, of_rows: Tensor) -> Tensor:
+    """g (1 - p) - (G - g) p of each edge.
+
+    Each is made by itself, and never in the type of the weights: 1 - p of a confident token would be lost there.
+    """
+    found = -by_edges * logprobs.expm1()
+    if edges.single:
         return found
+    others = edges.summed(by_edges.double(), len(of_rows))[edges.row] - by_edges
+    return found - (others * logprobs.exp()).to(found.dtype)
 
 
 class _Kept:
@@ -217,8 +315,8 @@ class _Kept:
         return self._tiles[number]
 
 
-def _statistics(head: _Head, rows: slice, targets: Tensor, kept: _Kept | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Logprobs, entropies and log-normalizers of some rows."""
+def _statistics(head: _Head, rows: slice, edges: _Edges, kept: _Kept | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logprobs of some rows' edges, and entropies and log-normalizers of the rows."""
     maximum = total = weighted = chosen = head.temperature[rows]
     for number, columns in enumerate(head.columns()):
         first = number == 0
@@ -226,46 +324,46 @@ def _statistics(head: _Head, rows: slice, targets: Tensor, kept: _Kept | None) -
         highest = logits.amax(-1) if first else torch.maximum(maximum, logits.amax(-1))
         logits.sub_(highest[:, None])
         p = torch.exp(logits, out=head.place(rows, columns) if kept is None else kept.tile(number))
-        here = targets - columns.start
-        target = logits.gather(-1, here.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        place, inside = edges.within(columns)
+        target = logits[edges.row, place]
         if first:
             chosen, total, weighted = target, p.sum(-1), logits.mul_(p).sum(-1)
         else:
             sunk = maximum - highest
-            chosen = torch.where((here >= 0) & (here < logits.shape[1]), target, chosen + sunk)
+            chosen = torch.where(inside, target, chosen + sunk[edges.row])
             weighted = (weighted + total * sunk) * sunk.exp() + logits.mul_(p).sum(-1)
             total = total * sunk.exp() + p.sum(-1)
         maximum = highest
         if kept is not None:
             kept.maxima.append(highest)
     log_total = total.log()
-    return chosen - log_total, log_total - weighted / total, maximum + log_total
+    return chosen - log_total[edges.row], log_total - weighted / total, maximum + log_total
 
 
 def _through_logprobs(
-    head: _Head, of: _Gradients, rows: slice, targets: Tensor, normalizer: Tensor, of_logprob: Tensor, kept: _Kept | None
+    head: _Head, of: _Gradients, rows: slice, edges: _Edges, normalizer: Tensor, of_logprobs: Tensor, kept: _Kept | None
 ) -> None:
-    """d loss / d l = of_logprob (1[target] - p), but for the targets' own."""
+    """d loss / d l = - of_logprobs p, but for the edges' own."""
     for number, columns in enumerate(head.columns()):
         if kept is None:
-            p, factor = head.logits(rows, columns).sub_(normalizer[:, None]).exp_(), -of_logprob
+            p, factor = head.logits(rows, columns).sub_(normalizer[:, None]).exp_(), -of_logprobs
         else:
-            p, factor = kept.tile(number), -of_logprob * (kept.maxima[number] - normalizer).exp_()
-        of.add(rows, columns, _without_targets(p, columns, targets), factor)
+            p, factor = kept.tile(number), -of_logprobs * (kept.maxima[number] - normalizer).exp_()
+        of.add(rows, columns, _without_targets(p, columns, edges), factor)
 
 
 def _through_both(
     head: _Head,
     of: _Gradients,
     rows: slice,
-    targets: Tensor,
+    edges: _Edges,
     normalizer: Tensor,
     entropy: Tensor,
-    of_logprob: Tensor | None,
+    of_logprobs: Tensor,
     of_entropy: Tensor,
     kept: _Kept | None,
 ) -> None:
-    """d loss / d l = of_logprob (1[target] - p) - of_entropy p (log p + entropy), but for the targets' own."""
+    """d loss / d l = - of_logprobs p - of_entropy p (log p + entropy), but for the edges' own."""
     for number, columns in enumerate(head.columns()):
         factor = head.place(rows, columns)
         if kept is None:
@@ -276,18 +374,18 @@ def _through_both(
             p, log_scale = kept.tile(number), kept.maxima[number] - normalizer
             torch.clamp(p, min=torch.finfo(p.dtype).tiny, out=factor).log_().add_((log_scale + entropy)[:, None])
             scale = log_scale.exp()
-        factor.mul_(of_entropy[:, None])
-        if of_logprob is not None:
-            factor += of_logprob[:, None]
-        of.add(rows, columns, _without_targets(factor.mul_(p), columns, targets), -scale)
+        factor.mul_(of_entropy[:, None]).add_(of_logprobs[:, None])
+        of.add(rows, columns, _without_targets(factor.mul_(p), columns, edges), -scale)
 
 
-def _without_targets(tile: Tensor, columns: slice, targets: Int[Tensor, " rows"]) -> Float[Tensor, "rows columns"]:
-    """A tile with 0 where the target of a row is."""
-    here = targets - columns.start
-    place = here.clamp(0, tile.shape[1] - 1)[:, None]
-    elsewhere = (here < 0) | (here >= tile.shape[1])
-    return tile.scatter_(-1, place, tile.gather(-1, place).where(elsewhere[:, None], 0.0))
+def _without_targets(tile: Tensor, columns: slice, edges: _Edges) -> Float[Tensor, "rows columns"]:
+    """A tile with 0 where the edges of a row are."""
+    place, inside = edges.within(columns)
+    if edges.single:
+        return tile.scatter_(-1, place[:, None], tile.gather(-1, place[:, None]).where(~inside[:, None], 0.0))
+    # Edges that lie elsewhere must not write: several may come to the same place.
+    there = tile[edges.row, place].where(inside, 0.0)
+    return tile.index_put_((edges.row, place), -there, accumulate=True)
 
 
 class _Head:
@@ -355,13 +453,19 @@ class _Gradients:
         else:
             self._weight[columns] += of_logits.T @ scaled
 
-    def add_targets(self, rows: slice, targets: Int[Tensor, " rows"], of_logits: Float[Tensor, " rows"]) -> None:
-        """The targets' share, from the derivative by their logits."""
-        self._scaled[rows] += of_logits[:, None] * self._full_weight[targets]
+    def add_targets(self, rows: slice, edges: _Edges, of_logits: Float[Tensor, " edges"]) -> None:
+        """The edges' share, from the derivative by their logits."""
+        share, targets = of_logits[:, None] * self._full_weight[edges.targets], edges.targets
+        scaled, temperature = self.head.scaled[rows], self.head.temperature[rows]
+        if edges.single:
+            self._scaled[rows] += share
+        else:
+            self._scaled[rows].index_add_(0, edges.row, share.to(self._scaled.dtype))
+            scaled, temperature = scaled[edges.row], temperature[edges.row]
         if self._weight is not None:
-            self._weight.index_add_(0, targets, of_logits[:, None] * self.head.scaled[rows])
+            self._weight.index_add_(0, targets, of_logits[:, None] * scaled)
         if self._bias is not None:
-            self._bias.index_add_(0, targets, of_logits / self.head.temperature[rows])
+            self._bias.index_add_(0, targets, of_logits / temperature)
 
     def results(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         of_hidden = self._scaled.div_(self.head.temperature[:, None]).to(hidden.dtype)
@@ -375,10 +479,6 @@ def _kind(device: torch.device) -> str:
 
 def _cuts(start: int, stop: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
-
-
-def _within(rows: slice, chunk: slice) -> slice:
-    return slice(rows.start - chunk.start, rows.stop - chunk.start)
 
 
 def _cut_out(memory: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ from pipeline.config.train import LoraConfig
 from pipeline.train import segments
 from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, Own, Wanted, block_mask, choose, dense_mask
-from pipeline.train.batch import Batch, Chunk, Flat
+from pipeline.train.batch import Batch, Cut
 from pipeline.train.family import changes_with_length, forget_lengths, is_capped
 from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map
 from pipeline.train.logprobs import Projection, linear_logprobs, tokens_of_chunk
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
 from pipeline.train.weights import Masters, cast_frozen, layers_of, shard
+
+FORK = 16
+"""Positions that a fork outside of a small subtree has to spare on a CPU, where every layer calls attention once for it."""
 
 
 class CompilerError(UserError):
@@ -118,7 +121,7 @@ class Policy:
         A dense mask makes attention cost about 4 n^2 width per layer, masked parts included; the others pay for what is seen.
         """
         if self.attention in ("segments", "flex"):
-            return CostModel(attention_scale=math.inf)
+            return CostModel(fork=FORK, free_forks=segments.SMALL) if self.attention == "segments" else CostModel()
         text = self.model.config.get_text_config()
         weights = sum(p.numel() for name, p in self.model.named_parameters() if "embed" not in name and "lm_head" not in name)
         scale = max(1.0, weights / (2 * text.hidden_size * text.num_hidden_layers))
@@ -132,37 +135,35 @@ class Policy:
         """
 
         def work(model: Any) -> tuple[Tensor, Tensor]:
-            head, flat = model.get_output_embeddings(), batch.flat
-            given = self._hidden(model, batch), head.weight, head.bias, flat.targets, flat.temperature / self.logit_map.scale
+            head, cut = model.get_output_embeddings(), self._laid_out(batch).cut(sys.maxsize)
+            heat = cut.temperature / self.logit_map.scale
+            given = self._hidden(model, batch, cut), head.weight, head.bias, cut.following, heat
             return linear_logprobs(*given) if self.logit_map.cap is None else capped_logprobs(*given, self.logit_map)
 
         with torch.no_grad():
             logprobs, entropy = self._run(work)
         return logprobs, entropy
 
-    def hidden(self, batch: Batch) -> Float[Tensor, "tokens width"]:
-        """The hidden states that predict each completion token, with the model's graph.
+    def hidden(self, batch: Batch, cut: Cut) -> Float[Tensor, "prefixes width"]:
+        """The hidden states that predict a batch's completion tokens, with the model's graph.
 
         With several ranks, all of them must call it, each with rows of its own, and carry a gradient back.
         """
-        found: Tensor = self._run(lambda model: self._hidden(model, batch))
+        found: Tensor = self._run(lambda model: self._hidden(model, batch, cut))
         return found
 
-    def chunks(self, flat: Flat) -> list[Chunk]:
+    def cut(self, batch: Batch) -> Cut:
         """Cuts of a batch's completions; the vocabulary projection and the loss run over one after the other."""
-        return flat.chunks(tokens_of_chunk(len(self.model.get_output_embeddings().weight), self.device))
+        return self._laid_out(batch).cut(tokens_of_chunk(len(self.model.get_output_embeddings().weight), self.device))
 
-    def projection(
-        self, hidden: Float[Tensor, "tokens width"], flat: Flat, chunks: Sequence[Chunk]
-    ) -> Projection | CappedProjection:
+    def projection(self, hidden: Float[Tensor, "prefixes width"], cut: Cut) -> Projection | CappedProjection:
         """The vocabulary projection of a batch's hidden states.
 
         Between `hidden` and the backward pass, FSDP leaves the root's weights, the head's among them, gathered.
         """
         head = self.model.get_output_embeddings()
-        longest = max((chunk.tokens.stop - chunk.tokens.start for chunk in chunks), default=0)
-        given = hidden.detach(), head.weight, head.bias, flat.targets, flat.temperature / self.logit_map.scale
-        return Projection(*given, longest) if self.logit_map.cap is None else CappedProjection(*given, self.logit_map)
+        given = hidden.detach(), head.weight, head.bias, cut.following, cut.temperature / self.logit_map.scale
+        return Projection(*given, cut.longest) if self.logit_map.cap is None else CappedProjection(*given, self.logit_map)
 
     def _run(self, work: Callable[[nn.Module], Any]) -> Any:
         """Work with the gathered weights.
@@ -175,23 +176,21 @@ class Policy:
             self._root.reshard()
         return found
 
-    def _hidden(self, model: Any, batch: Batch) -> Float[Tensor, "tokens width"]:
+    def _hidden(self, model: Any, batch: Batch, cut: Cut) -> Float[Tensor, "prefixes width"]:
+        batch = self._laid_out(batch)
+        given: dict[str, Any] = {"input_ids": batch.input_ids}
         if self.attention == "alone":  # Padding lies behind what is read, and nothing looks ahead.
             forget_lengths(model)
-            alone: Tensor = _body(model)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-            return alone.flatten(0, 1).index_select(0, batch.predicted_from)
-        if self.attention == "flex":
-            batch = batch.in_line(BLOCK)
-            mask: Any = block_mask(batch.part, batch.prompt)
-        elif self.attention == "segments":
-            batch = batch.in_line()
-            mask = segments.table(batch.part, batch.prompt)
         else:
-            mask = dense_mask(batch.part, batch.prompt)
-        every: Tensor = _body(model)(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return every.flatten(0, 1).index_select(0, batch.predicted_from)
+            masks: dict[Kind, Callable[[Tensor], Any]] = {"flex": block_mask, "segments": segments.table, "sdpa": dense_mask}
+            given |= {"position_ids": batch.position_ids, "attention_mask": masks[self.attention](batch.end)}
+        every: Tensor = _body(model)(**given, use_cache=False).last_hidden_state
+        return every.flatten(0, 1).index_select(0, cut.places)
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        if self.attention in ("sdpa", "alone"):
+            return batch
+        return batch.in_line(BLOCK if self.attention == "flex" else 1)
 
     def logits(self, ids: Tensor) -> Tensor:
         """The model's own logits on one sequence, through its own code and its own mask; fp32.

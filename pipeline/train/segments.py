@@ -1,14 +1,16 @@
-"""Attention of packed groups on a CPU, at the cost of what is really seen.
+"""Attention of trees of tokens on a CPU, at the cost of what is really seen.
 
-A packed row is cut into segments: a prompt, or a completion. Every position sees its segment up to itself; a completion's
-positions also see the whole prompt. Both parts are plain flash attention, one causal and one without any mask, and are put
-together by their log-sums l of exponentiated scores:
+A segment is positions between two forks of a tree. Every position sees its segment up to itself, and all of the segments above.
+Depth first, what lies below a segment follows it, up to where its subtree ends. So what is seen is, for every segment, a triangle
+of its own and a rectangle: all that lies below by the segment. Both are plain flash attention, one causal and one without any
+mask, and are put together by their log-sums l of exponentiated scores:
 
-    out = (e^(l_own) own + e^(l_prompt) prompt) / (e^(l_own) + e^(l_prompt)),    l = log(e^(l_own) + e^(l_prompt))
+    out = (e^(l_own) own + e^(l_above) above) / (e^(l_own) + e^(l_above)),    l = log(e^(l_own) + e^(l_above))
 
 The backward pass of flash attention needs only `out`, `l` and the gradient of `out`, so each part's own backward pass with
 those of the whole gives its share of the exact gradient. Against a dense mask this leaves out everything nobody sees: with a
-prompt of 1,024 tokens and 8 completions of 160 it is 2.0M pairs of positions instead of 5.3M.
+prompt of 1,024 tokens and 8 completions of 160 it is 2.0M pairs of positions instead of 5.3M. Small subtrees, where a call costs
+more than the pairs it spares, are one part with a mask of their own.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from torch import Tensor, nn
 NAME = "packed_segments"
 """What transformers calls this attention, once `register` was called."""
 PADDED_LENGTHS = sorted(quarters * 2**power for power in range(2, 24) for quarters in (4, 5, 6, 7))
-"""Segments up to one of these lengths, and longer than the one before, are computed in one call."""
+"""Parts up to one of these lengths, and longer than the one before, are computed in one call."""
+SMALL = 128
+"""Positions of a subtree that is one part with a mask. At this length a call for it takes as long as some three small ones."""
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+Places = NDArray[np.int64]
 HeadRows = Float[Tensor, "tokens heads width"]
 
 
@@ -47,15 +52,25 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Segments, or small subtrees, of like length, which are computed together."""
+
+    places: Int[Tensor, "parts length"]
+    """The positions of each, filled up with its first one."""
+    lengths: Int[Tensor, " parts"]
+    mask: Float[Tensor, "parts 1 length length"] | None
+    """Of subtrees: 0 where a position sees another, else -inf. What is filled up sees itself."""
+
+
+@dataclass(frozen=True)
 class SegmentPlan:
     """What is computed together."""
 
-    own: list[tuple[Int[Tensor, "segments length"], Int[Tensor, " segments"]]]
-    """Segments of like length: the positions of each, filled up with its first one, and how many there are."""
+    own: list[Parts]
     order: Int[Tensor, " tokens"]
     """Where each position stands in the flattened `own`."""
     cross: list[tuple[Segment, Segment]]
-    """Completions of a row, which lie together, and their prompt."""
+    """What lies below a segment, and the segment."""
 
 
 def register() -> None:
@@ -71,18 +86,17 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def table(part: Int[Tensor, "rows length"], prompt: Int[Tensor, "rows length"]) -> Int[Tensor, "rows 2 1 length"]:
+def table(end: Int[Tensor, "rows length"]) -> Int[Tensor, "rows 1 1 length"]:
     """Who sees whom as a mask that models hand on to their attention as it is, since it has four dimensions.
 
     Args:
-        part: number of each position's segment within its row, -1 for padding.
-        prompt: number of the prompt that it may see beside its own segment.
+        end: where in its row each position's subtree ends.
     """
-    return torch.stack((part, prompt), 1)[:, :, None]
+    return end[:, None, None]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, layout: Int[Tensor, "rows 2 1 length"], scale: float) -> Tensor:
-    """Attention of packed rows.
+def attention(query: Tensor, key: Tensor, value: Tensor, layout: Int[Tensor, "rows 1 1 length"], scale: float) -> Tensor:
+    """Attention of rows of trees.
 
     Args:
         query: [rows, heads, length, width]; key and value may have fewer heads, each shared by as many of the query's.
@@ -93,68 +107,84 @@ def attention(query: Tensor, key: Tensor, value: Tensor, layout: Int[Tensor, "ro
     """
     rows, heads, length, width = query.shape
     flat = (tensor.transpose(1, 2).reshape(rows * length, -1, width) for tensor in (query, key, value))
-    out: Tensor = _Segments.apply(*flat, plan_of(layout), scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _Segments.apply(*flat, plan_of(layout, query.dtype), scale)  # type: ignore[no-untyped-call]
     return out.view(rows, length, heads, width)
 
 
 @lru_cache(maxsize=2)
-def plan_of(layout: Int[Tensor, "rows 2 1 length"]) -> SegmentPlan:
-    """The plan of a micro-batch; every layer asks for it with the same tensor."""
-    length = layout.shape[-1]
-    part, prompt = layout[:, :, 0].transpose(0, 1).reshape(2, -1).numpy()
-    row = np.arange(len(part)) // length
-    starts = np.flatnonzero(np.diff(part, prepend=-2) | np.diff(row, prepend=-1))
-    segments = [Segment(start, end - start) for start, end in itertools.pairwise([*starts.tolist(), len(part)])]
-    number = {(int(row[s.start]), int(part[s.start])): s for s in segments}
+def plan_of(layout: Int[Tensor, "rows 1 1 length"], kind: torch.dtype = torch.float32) -> SegmentPlan:
+    """The plan of a micro-batch; every layer asks for it with the same tensor.
+
+    Args:
+        kind: of masks. Flash attention takes one of its inputs' type, and gives wrong sums without a word for another.
+    """
+    rows, _, _, length = layout.shape
+    end = (layout[:, 0, 0] + length * torch.arange(rows)[:, None]).flatten().numpy()
+    before = np.concatenate([[-1], end[:-1]])
+    starts = np.flatnonzero((end != before) | (np.arange(len(end)) >= before))  # else the only child of the one before
+    parts: list[tuple[Segment, bool]] = []
     cross: list[tuple[Segment, Segment]] = []
-    for segment in segments:
-        home, own, seen = int(row[segment.start]), int(part[segment.start]), int(prompt[segment.start])
-        if own < 0 or own == seen or (home, seen) not in number:
-            continue
-        seen_by, before = cross[-1] if cross else (None, None)
-        if seen_by and before is number[home, seen] and seen_by.start + seen_by.length == segment.start:
-            cross[-1] = Segment(seen_by.start, seen_by.length + segment.length), before
-        else:
-            cross.append((segment, number[home, seen]))
-    own_parts, order = _by_length(segments, len(part))
-    return SegmentPlan(own_parts, order, cross)
-
-
-def _by_length(segments: list[Segment], tokens: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """`own` and `order` of a plan."""
-    parts = []
-    order = np.zeros(tokens, np.int64)
     done = 0
-    classes = np.searchsorted(PADDED_LENGTHS, [segment.length for segment in segments])
-    for kind in np.unique(classes):
-        members = [segments[index] for index in np.flatnonzero(classes == kind)]
-        longest = max(segment.length for segment in members)
-        places: NDArray[np.int64] = np.empty((len(members), longest), np.int64)
-        for index, segment in enumerate(members):
-            places[index] = segment.start
-            places[index, : segment.length] += np.arange(segment.length)
-            order[segment.places] = done + index * longest + np.arange(segment.length)
+    for start, stop in itertools.pairwise([*starts.tolist(), len(end)]):
+        if start < done:
+            continue
+        last = int(end[start])
+        if stop < last <= start + SMALL:
+            done = last
+            parts.append((Segment(start, last - start), True))
+            continue
+        segment = Segment(start, stop - start)
+        parts.append((segment, False))
+        if stop < last:
+            cross.append((Segment(stop, last - stop), segment))
+    own, order = _by_length(parts, end, kind)
+    return SegmentPlan(own, order, cross)
+
+
+def _by_length(parts: list[tuple[Segment, bool]], end: Places, kind: torch.dtype) -> tuple[list[Parts], Tensor]:
+    """`own` and `order` of a plan."""
+    found = []
+    order = np.zeros(len(end), np.int64)
+    done = 0
+    classes = 2 * np.searchsorted(PADDED_LENGTHS, [part.length for part, _ in parts]) + [forks for _, forks in parts]
+    for number in np.unique(classes):
+        members = [parts[index][0] for index in np.flatnonzero(classes == number)]
+        longest = max(part.length for part in members)
+        places: Places = np.empty((len(members), longest), np.int64)
+        for index, part in enumerate(members):
+            places[index] = part.start
+            places[index, : part.length] += np.arange(part.length)
+            order[part.places] = done + index * longest + np.arange(part.length)
         done += places.size
-        parts.append((torch.from_numpy(places), torch.tensor([segment.length for segment in members])))
-    return parts, torch.from_numpy(order)
+        lengths = np.array([part.length for part in members])
+        mask = _mask(places, lengths, end).to(kind) if number % 2 else None
+        found.append(Parts(torch.from_numpy(places), torch.from_numpy(lengths), mask))
+    return found, torch.from_numpy(order)
+
+
+def _mask(places: Places, lengths: Places, end: Places) -> Float[Tensor, "parts 1 length length"]:
+    numbers = np.arange(places.shape[1])
+    until = np.where(numbers < lengths[:, None], end[places] - places[:, :1], numbers + 1)
+    sees = (numbers <= numbers[:, None]) & (numbers[:, None] < until[:, None, :])
+    return torch.zeros(sees.shape).masked_fill(torch.from_numpy(~sees), -torch.inf)[:, None]
 
 
 class _Segments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: HeadRows, key: HeadRows, value: HeadRows, plan: SegmentPlan, scale: float) -> HeadRows:
         parts = []
-        for places, _ in plan.own:
-            q, k, v = (_gathered(tensor, places) for tensor in (query, key, value))
-            parts.append(_attend(q, k, v, 0.0, True, scale=scale))
-        out = torch.cat([_as_rows(part) for part, _ in parts]).index_select(0, plan.order)
-        log_sum = torch.cat([_as_rows(part[..., None]) for _, part in parts]).index_select(0, plan.order)
-        for asking, prompt in plan.cross:
-            q, k, v = _cross(query, asking), _cross(key, prompt), _cross(value, prompt)
-            part, part_sum = _attend(q, k, v, 0.0, False, scale=scale)
-            here, sums = out[asking.places], log_sum[asking.places]
-            part_sum = _as_rows(part_sum[..., None])
-            here.lerp_(_as_rows(part), torch.sigmoid(part_sum - sums).to(out.dtype))
-            sums.copy_(torch.logaddexp(sums, part_sum))
+        for part in plan.own:
+            q, k, v = (_gathered(tensor, part.places) for tensor in (query, key, value))
+            parts.append(_attend(q, k, v, 0.0, part.mask is None, attn_mask=part.mask, scale=scale))
+        out = torch.cat([_as_rows(one) for one, _ in parts]).index_select(0, plan.order)
+        log_sum = torch.cat([_as_rows(one[..., None]) for _, one in parts]).index_select(0, plan.order)
+        for below, above in plan.cross:
+            q, k, v = _cross(query, below), _cross(key, above), _cross(value, above)
+            of_above, sum_above = _attend(q, k, v, 0.0, False, scale=scale)
+            here, sums = out[below.places], log_sum[below.places]
+            sum_above = _as_rows(sum_above[..., None])
+            here.lerp_(_as_rows(of_above), torch.sigmoid(sum_above - sums).to(out.dtype))
+            sums.copy_(torch.logaddexp(sums, sum_above))
         ctx.save_for_backward(query, key, value, out, log_sum)
         ctx.plan, ctx.scale = plan, scale
         return out
@@ -165,20 +195,18 @@ class _Segments(torch.autograd.Function):
         plan, scale = ctx.plan, ctx.scale
         tensors = (gradients[0].contiguous(), query, key, value, out)
         parts = []
-        for places, lengths in plan.own:
+        for part in plan.own:
             # A log-sum of infinity makes every weight of a filled-up position 0, and with it all that it gives.
-            filled = torch.arange(places.shape[1]) >= lengths[:, None]
-            sums = _gathered(log_sum, places)[..., 0].masked_fill(filled[:, None], torch.inf)
-            given = (_gathered(tensor, places) for tensor in tensors)
-            parts.append(_attend_backward(*given, sums.contiguous(), 0.0, True, scale=scale))
-        of = [torch.cat([_as_rows(part) for part in column]).index_select(0, plan.order) for column in zip(*parts, strict=True)]
-        for places, prompt in plan.cross:
-            spread = [
-                _cross(tensor, where) for tensor, where in zip(tensors, (places, places, prompt, prompt, places), strict=True)
-            ]
-            sums = _cross(log_sum, places)[..., 0].contiguous()
+            filled = torch.arange(part.places.shape[1]) >= part.lengths[:, None]
+            sums = _gathered(log_sum, part.places)[..., 0].masked_fill(filled[:, None], torch.inf).contiguous()
+            given = (_gathered(tensor, part.places) for tensor in tensors)
+            parts.append(_attend_backward(*given, sums, 0.0, part.mask is None, attn_mask=part.mask, scale=scale))
+        of = [torch.cat([_as_rows(one) for one in column]).index_select(0, plan.order) for column in zip(*parts, strict=True)]
+        for below, above in plan.cross:
+            spread = [_cross(tensor, where) for tensor, where in zip(tensors, (below, below, above, above, below), strict=True)]
+            sums = _cross(log_sum, below)[..., 0].contiguous()
             shares = _attend_backward(*spread, sums, 0.0, False, scale=scale)
-            for total, share, where in zip(of, shares, (places, prompt, prompt), strict=True):
+            for total, share, where in zip(of, shares, (below, above, above), strict=True):
                 total[where.places] += _as_rows(share)
         return *of, None, None
 

@@ -88,12 +88,12 @@ class Stepper:
         """
         suspects: list[str] = []
         for one in step.passes:
-            hidden = self.policy.hidden(one.batch)
-            chunks = [] if one.idle else self.policy.chunks(one.batch.flat)
-            projection = self.policy.projection(hidden.detach(), one.batch.flat, chunks)
-            for chunk in chunks:
+            cut = self.policy.cut(one.batch)
+            hidden = self.policy.hidden(one.batch, cut)
+            projection = self.policy.projection(hidden, cut)
+            for chunk in () if one.idle else cut.chunks:
                 flat = one.batch.flat.of(chunk)
-                logprobs, entropy = projection(chunk.tokens)
+                logprobs, entropy = projection(chunk)
                 tokens = flat.tokens(logprobs, entropy, self.iteration)
                 loss = self.algorithm.loss(tokens, step.totals)
                 if loss.value.requires_grad:
@@ -119,14 +119,14 @@ class Stepper:
         record.add(tokens, loss, step.whole.completions)
         start = step.start
         for one in step.passes:
-            hidden = self.policy.hidden(one.batch)
-            chunks = [] if one.idle else self.policy.chunks(one.batch.flat)
-            projection = self.policy.projection(hidden.detach(), one.batch.flat, chunks)
-            for chunk in chunks:
+            cut = self.policy.cut(one.batch)
+            hidden = self.policy.hidden(one.batch, cut)
+            projection = self.policy.projection(hidden, cut)
+            for chunk in () if one.idle else cut.chunks:
                 here = slice(start + chunk.tokens.start, start + chunk.tokens.stop)
-                torch.autograd.backward(projection(chunk.tokens), [values[here] for values in derivatives])
+                torch.autograd.backward(projection(chunk), [values[here] for values in derivatives])
             projection.backward(hidden)
-            start += 0 if one.idle else len(hidden)
+            start += 0 if one.idle else len(one.batch.flat.targets)
         return names_of(step.whole.completions) if self.team.leads else []
 
     def _of_all_ranks(self, values: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -20,10 +22,11 @@ from pipeline.train.feed import Feed, Pass, Step
 from pipeline.train.logprobs import KEPT_LOGITS
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
-from pipeline.train.plan import CostModel, PackedRow, micro_batches, rows_of
+from pipeline.train.plan import SEEN, CostModel, deal
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup
 from pipeline.train.step import Stepper
 from pipeline.train.team import alone
+from pipeline.train.tree import PackedRow
 
 VOCABULARY = 20
 SHARE, SEPARATE = CostModel(attention_scale=1e9), CostModel(attention_scale=1e-9)
@@ -64,7 +67,7 @@ def group_of(policy: Policy, number: int, lengths: tuple[int, ...]) -> TrainingG
     for sample, length in enumerate(lengths):
         tokens = random.integers(0, VOCABULARY, length).astype(np.int32)
         bare = TrainingCompletion(f"g{number}", sample, tokens, behavior=None, mask=np.ones(length, np.bool_))
-        logprobs = policy.logprobs(collate([PackedRow(TrainingGroup(prompt, [bare]), [bare])], policy.device))[0].numpy()
+        logprobs = policy.logprobs(collate([PackedRow.of(TrainingGroup(prompt, [bare]), [bare])], policy.device))[0].numpy()
         stored = [(logprobs + random.normal(0, 0.3, length)).astype(np.float32) for _ in range(3)]
         completions.append(
             dataclasses.replace(
@@ -111,7 +114,9 @@ def one_graph(policy: Policy, algorithm: Algorithm, parts: list[list[PackedRow]]
 
 def through(policy: Policy, algorithm: Algorithm, batch: Batch, totals: Totals) -> float:
     """The loss of a batch in one piece, through logits that are all there at once; its gradient is added to what is there."""
-    log_p = (policy.model.lm_head(policy.hidden(batch)) / batch.flat.temperature[:, None]).log_softmax(-1)
+    cut = policy.cut(batch)
+    hidden = policy.hidden(batch, cut)[cut.following.row[cut.following.edge]]
+    log_p = (policy.model.lm_head(hidden) / batch.flat.temperature[:, None]).log_softmax(-1)
     logprobs, entropy = log_p.gather(-1, batch.flat.targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
     loss = algorithm.loss(batch.flat.tokens(logprobs, entropy, 1), totals).value
     torch.autograd.backward(loss)
@@ -124,7 +129,7 @@ def gradient_of(policy: Policy) -> Tensor:
 
 def parts_within(groups: list[TrainingGroup], budget: int, cost: CostModel) -> list[list[PackedRow]]:
     """As training cuts a step."""
-    return micro_batches([row for group in groups for row in rows_of(group, cost)], budget, cost)
+    return deal(groups, 1, budget, cost)[0]
 
 
 Cut = Callable[[list[TrainingGroup]], list[list[PackedRow]]]
@@ -133,7 +138,7 @@ CUTS: dict[str, Cut] = {
     "shared prompts, one by one": lambda groups: parts_within(groups, 16, SHARE),
     "groups over several rows": lambda groups: parts_within(groups, 16, SEPARATE),
     "a completion at a time, backwards": lambda groups: [
-        [PackedRow(group, [one])] for group in groups[::-1] for one in group.completions[::-1]
+        [PackedRow.of(group, [one])] for group in groups[::-1] for one in group.completions[::-1]
     ],
 }
 
@@ -148,6 +153,78 @@ def test_how_a_step_is_cut_changes_loss_and_gradient_by_rounding_only(
         found = as_trained(policy, algorithm, cut(groups))
         assert found[0] == pytest.approx(loss, rel=1e-5, abs=1e-6), name
         assert float((found[1] - gradient).norm() / gradient.norm()) < 1e-5, name
+
+
+def forked(policy: Policy, given: list[tuple[list[int], list[list[int]]]], seed: int) -> list[TrainingGroup]:
+    """Groups of these prompts and completions. What is stored differs where tokens are shared, and so do masks."""
+    random = np.random.default_rng(seed)
+    groups = []
+    for number, (prompt, completions) in enumerate(given):
+        made = []
+        for sample, tokens in enumerate(completions):
+            stored = [random.exponential(2.0, len(tokens)).astype(np.float32) for _ in range(3)]
+            mask = random.random(len(tokens)) < 0.7
+            mask[random.integers(len(mask))] = True
+            one = TrainingCompletion(
+                group_id=f"g{number}",
+                sample_index=sample,
+                tokens=np.array(tokens, np.int32),
+                behavior=-stored[0],
+                mask=mask,
+                reference=-stored[1],
+                proximal=-stored[2],
+                advantage=float(random.normal()),
+                weight=float(random.choice([0.5, 1.0])),
+                temperature=float(random.choice([0.7, 1.0])),
+            )
+            made.append(one)
+        pairs = [(0, sample, 1.0 / sample) for sample in range(1, len(made))]
+        groups.append(TrainingGroup(np.array(prompt, np.int32), made, pairs))
+    return groups
+
+
+NESTED: list[tuple[list[int], list[list[int]]]] = [
+    ([1, 2, 3], [[4, 5, 6, 7], [4, 5, 6], [4, 5, 6, 7], [4, 8], [9], [4, 5, 6, 7, 8, 9]]),
+    ([1, 2, 3, 4, 5], [[6, 7, 1, 1], [6, 2]]),
+    ([1], [[2, 3], [3]]),
+]
+"""Equal completions, one from which others go on, single tokens, and a prompt that goes on from another group's completion."""
+completions = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=2, max_size=5)
+FORKED = st.lists(st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=3), completions), min_size=1, max_size=3)
+
+
+def assert_trees_are_separate_rows(policy: Policy, algorithm: Algorithm, groups: list[TrainingGroup]) -> None:
+    alone = [[PackedRow.of(group, [one])] for group in groups for one in group.completions]
+    loss, gradient = as_trained(policy, algorithm, alone)
+    for budget in (10_000, 9):
+        parts = parts_within(groups, budget, SEEN)
+        found = as_trained(policy, algorithm, parts)
+        assert found[0] == pytest.approx(loss, rel=1e-5, abs=1e-5)
+        assert float((found[1] - gradient).norm()) <= 1e-5 * max(float(gradient.norm()), 1.0)
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+@pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
+def test_a_step_in_trees_is_that_of_separate_rows(
+    algorithm: Algorithm, kept: int | None, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where several chunks of a micro-batch have the same prefixes."""
+    if kept:
+        monkeypatch.setitem(KEPT_LOGITS, "cpu", kept * VOCABULARY)
+    groups = forked(policy, NESTED, seed=0)
+    (part,) = parts_within(groups, 10_000, SEEN)
+    assert (part[0].length, part[0].separate) == (9, 49)
+    assert_trees_are_separate_rows(policy, algorithm, groups)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(algorithm=st.sampled_from(list(EVERY)), given=FORKED, seed=st.integers(0, 1000), kept=st.sampled_from([2, 5, 1000]))
+def test_random_trees_are_separate_rows(
+    algorithm: str, given: list[tuple[list[int], list[list[int]]]], seed: int, kept: int, policy: Policy
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KEPT_LOGITS, "cpu", kept * VOCABULARY)
+        assert_trees_are_separate_rows(policy, EVERY[algorithm], forked(policy, given, seed))
 
 
 @pytest.mark.parametrize("most", [1, 7])

@@ -27,8 +27,8 @@ from pipeline.shape.stage import shape
 from pipeline.store import Artifact, Store, read_table
 from pipeline.store.store import load_artifact
 from pipeline.train.batch import collate, flatten
-from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingSnapshot, open_snapshot
+from pipeline.train.tree import PackedRow
 from schemas import Pairs, Shaped
 
 MakeRollouts = Callable[..., Artifact]
@@ -240,7 +240,9 @@ def test_pairs_are_found_however_groups_are_cut_into_rows(snapshot: MakeSnapshot
     expected = {("a", 1, 0, 1.0), ("a", 3, 0, 1.0), ("a", 1, 2, 1.0), ("a", 2, 0, 1.0), ("a", 3, 2, 1.0), ("d", 1, 0, 1.0)}
     for size in (1, 2, 3, 4):
         rows = [
-            PackedRow(group, group.completions[i : i + size]) for group in groups for i in range(0, len(group.completions), size)
+            PackedRow.of(group, group.completions[i : i + size])
+            for group in groups
+            for i in range(0, len(group.completions), size)
         ]
         assert names_of_pairs(rows) == expected
         assert names_of_pairs(rows[::-1]) == expected
@@ -250,10 +252,10 @@ def test_pairs_are_found_however_groups_are_cut_into_rows(snapshot: MakeSnapshot
 def test_a_part_of_a_step_holds_the_pairs_whose_ends_are_both_there(snapshot: MakeSnapshot) -> None:
     opened = snapshot(strategy="all")
     group = opened[opened.groups.index("a")]
-    first, rest = PackedRow(group, group.completions[:2]), PackedRow(group, group.completions[2:])
+    first, rest = PackedRow.of(group, group.completions[:2]), PackedRow.of(group, group.completions[2:])
     assert names_of_pairs([first]) == {("a", 1, 0, 1.0)}
     assert names_of_pairs([rest]) == {("a", 3, 2, 1.0)}
-    alone = PackedRow(group, group.completions[:1])
+    alone = PackedRow.of(group, group.completions[:1])
     assert flatten([alone], CPU).pairs is None
     tokens = collate([first], CPU).flat.tokens(torch.zeros(5), torch.zeros(5), version=1)
     assert tokens.pairs is not None and tokens.preference is not None

@@ -28,9 +28,9 @@ from pipeline.store.store import load_artifact
 from pipeline.train.batch import Batch, Flat
 from pipeline.train.model import Policy
 from pipeline.train.order import train_request
-from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingCompletion, TrainingGroup, TrainingSnapshot, open_snapshot
 from pipeline.train.stage import train
+from pipeline.train.tree import PackedRow
 from schemas import Rollouts, Shaped
 
 VOCABULARY = 40
@@ -109,10 +109,11 @@ def add_gradient() -> Callable[..., Tensor]:
     """
 
     def add(policy: Policy, batch: Batch, loss_of: Callable[[Flat, Tensor, Tensor], Tensor]) -> Tensor:
-        hidden, chunks, total = policy.hidden(batch), policy.chunks(batch.flat), torch.zeros(())
-        projection = policy.projection(hidden, batch.flat, chunks)
-        for chunk in chunks:
-            loss = loss_of(batch.flat.of(chunk), *projection(chunk.tokens))
+        cut, total = policy.cut(batch), torch.zeros(())
+        hidden = policy.hidden(batch, cut)
+        projection = policy.projection(hidden, cut)
+        for chunk in cut.chunks:
+            loss = loss_of(batch.flat.of(chunk), *projection(chunk))
             torch.autograd.backward(loss)
             total = total + loss.detach()
         projection.backward(hidden)
@@ -164,7 +165,7 @@ def make_group() -> Callable[..., TrainingGroup]:
 
 @pytest.fixture(scope="session")
 def row_of() -> Callable[[TrainingGroup], PackedRow]:
-    return lambda group: PackedRow(group, group.completions)
+    return lambda group: PackedRow.of(group, group.completions)
 
 
 @pytest.fixture(scope="session")

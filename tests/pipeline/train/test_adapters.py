@@ -21,8 +21,8 @@ from pipeline.run.process import Reporter
 from pipeline.store import Artifact, read_table
 from pipeline.train.batch import collate
 from pipeline.train.model import Policy
-from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingGroup
+from pipeline.train.tree import PackedRow
 from schemas import Metrics
 
 Train = Callable[..., Artifact]
@@ -77,7 +77,7 @@ def test_before_the_first_step_the_policy_is_the_parent_to_the_bit(
     found = []
     for lora in (None, LoraConfig(**LORA)):
         policy = Policy(model_path(), "float32", trust_remote_code=False, lora=lora)
-        found.append(policy.logprobs(collate([PackedRow(group, group.completions)], policy.device)))
+        found.append(policy.logprobs(collate([PackedRow.of(group, group.completions)], policy.device)))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 

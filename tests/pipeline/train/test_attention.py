@@ -15,8 +15,8 @@ from pipeline.train.batch import Batch, collate
 from pipeline.train.check import differences, make_ready
 from pipeline.train.family import why_alone
 from pipeline.train.model import Policy
-from pipeline.train.plan import PackedRow
 from pipeline.train.snapshot import TrainingGroup
+from pipeline.train.tree import PackedRow
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MakePolicy = Callable[..., Policy]
@@ -24,9 +24,9 @@ MakePolicy = Callable[..., Policy]
 
 @pytest.fixture
 def batch(make_group: Callable[..., TrainingGroup]) -> Batch:
-    """Rows of 9, 19 and 151 positions."""
+    """Rows of 9, 19 and 151 positions, less the last token of each of the two completions."""
     groups = [make_group(5, [3, 1], 0), make_group(7, [4, 8], 1), make_group(1, [100, 50], 2)]
-    return collate([PackedRow(group, group.completions) for group in groups], CPU)
+    return collate([PackedRow.of(group, group.completions) for group in groups], CPU)
 
 
 @pytest.fixture
@@ -35,40 +35,42 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
-def as_dense(part: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+def as_dense(end: torch.Tensor) -> torch.Tensor:
     """The mask function of the block mask, at every pair of positions."""
-    mask = block_mask(part, prompt)
-    rows, length = part.shape
+    mask = block_mask(end)
+    rows, length = end.shape
     places = torch.meshgrid(torch.arange(rows), torch.tensor([0]), torch.arange(length), torch.arange(length), indexing="ij")
     found: torch.Tensor = mask.mask_mod(*places)
     return found
 
 
 def test_block_and_dense_mask_are_one_rule(batch: Batch) -> None:
-    assert torch.equal(as_dense(batch.part, batch.prompt), dense_mask(batch.part, batch.prompt))
+    assert torch.equal(as_dense(batch.end), dense_mask(batch.end))
 
 
 def test_rows_in_a_line_see_what_they_saw_and_nothing_of_each_other(batch: Batch) -> None:
     line = batch.in_line(BLOCK)
-    lengths = (batch.part >= 0).sum(1).tolist()
-    assert lengths == [9, 19, 151]
+    lengths = batch.filled.tolist()
+    assert lengths == [7, 17, 149]
     assert line.input_ids.shape == (1, 2 * BLOCK)
     expected = torch.eye(2 * BLOCK, dtype=torch.bool)
     start = 0
     for row, length in enumerate(lengths):
         here = slice(start, start + length)
-        expected[here, here] = dense_mask(batch.part, batch.prompt)[row, 0, :length, :length]
+        expected[here, here] = dense_mask(batch.end)[row, 0, :length, :length]
         assert torch.equal(line.input_ids[0, here], batch.input_ids[row, :length])
         assert torch.equal(line.position_ids[0, here], batch.position_ids[row, :length])
         start += length
-    assert torch.equal(dense_mask(line.part, line.prompt)[0, 0], expected)
-    assert torch.equal(as_dense(line.part, line.prompt)[0, 0], expected)
+    assert torch.equal(dense_mask(line.end)[0, 0], expected)
+    assert torch.equal(as_dense(line.end)[0, 0], expected)
     assert torch.equal(line.input_ids.flatten()[line.predicted_from], batch.input_ids.flatten()[batch.predicted_from])
 
 
 def test_blocks_that_nobody_sees_are_left_out(make_group: Callable[..., TrainingGroup]) -> None:
-    group = make_group(BLOCK, [BLOCK] * 6)
-    mask = block_mask(*(getattr(collate([PackedRow(group, group.completions)], CPU), name) for name in ("part", "prompt")))
+    group = make_group(BLOCK, [BLOCK + 1] * 6)
+    for number, completion in enumerate(group.completions):
+        completion.tokens[0] = number
+    mask = block_mask(collate([PackedRow.of(group, group.completions)], CPU).end)
     # Of 7 x 7 blocks: the prompt's own, and for each completion its own and the prompt's.
     assert mask.sparsity() == pytest.approx(100 * (1 - 13 / 49))
 
@@ -99,7 +101,7 @@ def test_an_attention_that_does_not_work_is_replaced_and_named(
     example = make_group(5, [3])
     policy, notes = make_policy("qwen2", max_position_embeddings=256), list[str]()
     policy.use_attention("flex")
-    monkeypatch.setattr("pipeline.train.model.block_mask", lambda part, prompt: block_mask(part, torch.full_like(prompt, -2)))
+    monkeypatch.setattr("pipeline.train.model.block_mask", lambda end: block_mask(torch.arange(end.shape[1])[None] + 1))
     with pytest.raises(UserError, match=r"packed rows give logprobs that differ by .* \(attention: flex\)"):
         make_ready(policy, example, 60, "flex", notes.append)
     make_ready(policy, example, 60, "auto", notes.append)

@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from pipeline.train.attention import Kind, Own
-from pipeline.train.batch import collate
+from pipeline.train.batch import Chunk, collate
 from pipeline.train.check import make_ready
 from pipeline.train.logits import CappedProjection, LogitMap, capped_logprobs
-from pipeline.train.logprobs import linear_logprobs
+from pipeline.train.logprobs import Following, linear_logprobs
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, micro_batches, rows_of
 from pipeline.train.snapshot import TrainingGroup
@@ -98,18 +98,18 @@ def test_logprobs_and_gradients_are_those_of_the_model_alone(name: str, tmp_path
             ids = torch.tensor([*group.prompt.tolist(), *completion.tokens.tolist()])
             if name == "dynamic positions":  # transformers' model remembers the longest sequence that it has seen
                 model.model.rotary_emb.max_seq_len_cached = 0
-            logits = model(ids[None], use_cache=False).logits[0, len(group.prompt) - 1 : -1] / completion.temperature
+            logits = model(ids[None, :-1], use_cache=False).logits[0, len(group.prompt) - 1 :] / completion.temperature
             every = logits.log_softmax(-1)
             own_logprobs = every.gather(-1, ids[len(group.prompt) :, None])[:, 0]
             here = flat.sequence == number
             torch.testing.assert_close(found[here], own_logprobs, rtol=0, atol=2e-5)
             torch.testing.assert_close(entropy[here], -(every.exp() * every).sum(-1), rtol=0, atol=2e-5)
             total = total + _loss(own_logprobs, -(every.exp() * every).sum(-1))
-        hidden = policy.hidden(batch)
-        chunks = policy.chunks(flat)
-        projection = policy.projection(hidden, flat, chunks)
-        for chunk in chunks:
-            torch.autograd.backward(_loss(*projection(chunk.tokens)))
+        cut = policy.cut(batch)
+        hidden = policy.hidden(batch, cut)
+        projection = policy.projection(hidden, cut)
+        for chunk in cut.chunks:
+            torch.autograd.backward(_loss(*projection(chunk)))
         projection.backward(hidden)
     torch.autograd.backward(total)
     expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -176,11 +176,12 @@ def test_capped_logits_give_the_gradients_of_autograd(scale: float, cap: float, 
     parameters = [hidden, weight, *([offset] if offset is not None else [])]
     expected = torch.autograd.grad(_loss(logprobs, entropy), parameters)
 
-    found = capped_logprobs(hidden, weight, offset, targets, temperature / scale, logits)
+    following = Following.one_each(targets)
+    found = capped_logprobs(hidden, weight, offset, following, temperature / scale, logits)
     torch.testing.assert_close(found, (logprobs, entropy))
-    projection = CappedProjection(hidden.detach(), weight, offset, targets, temperature / scale, logits)
+    projection = CappedProjection(hidden.detach(), weight, offset, following, temperature / scale, logits)
     for tokens in (slice(0, 4), slice(4, 7)):
-        torch.autograd.backward(_loss(*projection(tokens)))
+        torch.autograd.backward(_loss(*projection(Chunk(slice(0), tokens, (tokens,), (tokens,)))))
     projection.backward(hidden)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
@@ -188,6 +189,6 @@ def test_capped_logits_give_the_gradients_of_autograd(scale: float, cap: float, 
 
 def test_a_cap_that_is_far_away_changes_nothing() -> None:
     torch.manual_seed(0)
-    given = torch.randn(6, 4), torch.randn(9, 4), None, torch.arange(6), torch.ones(6)
+    given = torch.randn(6, 4), torch.randn(9, 4), None, Following.one_each(torch.arange(6)), torch.ones(6)
     found = capped_logprobs(*given, LogitMap(1.0, 1e6))
     torch.testing.assert_close(found, linear_logprobs(*given), rtol=1e-4, atol=1e-5)

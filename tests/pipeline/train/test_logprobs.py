@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,10 +14,27 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.train import logprobs
-from pipeline.train.logprobs import Projection, linear_logprobs
+from pipeline.train.logprobs import Following, Projection, linear_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Some:
+    """A chunk of rows that no other one has."""
+
+    tokens: slice
+
+    @property
+    def opens(self) -> tuple[slice, ...]:
+        return (self.tokens,)
+
+    closes = opens
+
+
+def forward(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    return linear_logprobs(hidden, weight, bias, Following.one_each(targets), temperature)
 
 
 def inputs(tokens: int = TOKENS, bias: bool = True, dtype: torch.dtype = torch.float64, vocabulary: int = VOCABULARY) -> Inputs:
@@ -52,10 +70,10 @@ def in_chunks(given: Inputs, chunks: Sequence[slice], loss: Callable[[slice, Ten
     """The sum of the losses of chunks, as a training step goes over them."""
     hidden, weight, bias, targets, temperature = given
     longest = max((tokens.stop - tokens.start for tokens in chunks), default=0)
-    projection = Projection(hidden.detach(), weight, bias, targets, temperature, longest)
+    projection = Projection(hidden.detach(), weight, bias, Following.one_each(targets), temperature, longest)
     total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
     for tokens in chunks:
-        value = loss(tokens, *projection(tokens))
+        value = loss(tokens, *projection(Some(tokens)))
         assert value.dtype == total.dtype
         if value.requires_grad:
             torch.autograd.backward(value)
@@ -103,7 +121,7 @@ def test_values_and_gradients_are_those_of_log_softmax_whatever_the_tiles_and_ch
 ) -> None:
     cut(monkeypatch, rows, columns, kept)
     given = inputs(bias=bias)
-    torch.testing.assert_close(linear_logprobs(*given), all_at_once(*given), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(forward(*given), all_at_once(*given), rtol=1e-12, atol=1e-12)
     expected, of_expected = at_once(given, some_loss)
     for cuts in ([], [3], [1, 2, 6]):
         found, of_found = tiled(given, some_loss, cuts)
@@ -134,8 +152,8 @@ def test_gradients_are_added_to_what_is_there() -> None:
     once = at_once(given, some_loss)[1]
     hidden, weight, bias, *rest = given
     for _ in range(2):
-        projection = Projection(hidden.detach(), weight, bias, *rest, len(hidden))
-        torch.autograd.backward(some_loss(torch.arange(len(hidden)), *projection(slice(0, len(hidden)))))
+        projection = Projection(hidden.detach(), weight, bias, Following.one_each(rest[0]), rest[1], len(hidden))
+        torch.autograd.backward(some_loss(torch.arange(len(hidden)), *projection(Some(slice(0, len(hidden))))))
         projection.backward(hidden)
     torch.testing.assert_close([2 * tensor for tensor in once], [tensor.grad for tensor in given[:3]], rtol=1e-11, atol=1e-11)
 
@@ -177,20 +195,20 @@ def test_a_frozen_head_gets_no_gradient_and_costs_no_memory_for_one(monkeypatch:
 def test_temperature_divides_the_logits_of_each_token() -> None:
     weight = torch.tensor([[0.0], [1.0]])
     hidden, targets = torch.tensor([[2.0], [2.0]]), torch.tensor([1, 1])
-    found, _ = linear_logprobs(hidden, weight, None, targets, torch.tensor([1.0, 0.5]))
+    found, _ = forward(hidden, weight, None, targets, torch.tensor([1.0, 0.5]))
     assert found.tolist() == pytest.approx(
         [-torch.log1p(torch.exp(torch.tensor(-logit))).item() for logit in (2.0, 4.0)], abs=1e-6
     )
 
 
 def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:
-    _, entropy = linear_logprobs(torch.zeros(1, 3), torch.randn(8, 3), None, torch.tensor([0]), torch.ones(1))
+    _, entropy = forward(torch.zeros(1, 3), torch.randn(8, 3), None, torch.tensor([0]), torch.ones(1))
     assert entropy.item() == pytest.approx(torch.log(torch.tensor(8.0)).item())
 
 
 def test_large_logits_stay_finite() -> None:
     given = torch.tensor([[1e4]], requires_grad=True), torch.tensor([[1.0], [-1.0]]), None, torch.tensor([1]), torch.ones(1)
-    found, entropy = linear_logprobs(*given)
+    found, entropy = forward(*given)
     assert found.item() == pytest.approx(-2e4)
     assert entropy.item() == pytest.approx(0, abs=1e-6)
     (gradient,) = tiled(given, some_loss)[1]
@@ -199,7 +217,7 @@ def test_large_logits_stay_finite() -> None:
 
 def test_no_tokens_give_no_logprobs_and_no_gradient() -> None:
     given = inputs(tokens=0)
-    assert [len(result) for result in linear_logprobs(*given)] == [0, 0]
+    assert [len(result) for result in forward(*given)] == [0, 0]
     for found, gradients in (in_chunks(given, [], some_loss), in_chunks(given, [slice(0, 0)], lambda _, one, __: one.sum())):
         assert found == 0
         assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in given[:3] if tensor is not None]
@@ -232,14 +250,14 @@ def test_logits_of_no_weight_at_all_are_kept_too(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_gradient_of_a_chunk_is_made_once_and_before_the_next_one() -> None:
-    hidden, *rest = inputs()
-    projection = Projection(hidden.detach(), *rest, 4)
-    loss = projection(slice(0, 4))[0].sum()
+    hidden, weight, bias, targets, temperature = inputs()
+    projection = Projection(hidden.detach(), weight, bias, Following.one_each(targets), temperature, 4)
+    loss = projection(Some(slice(0, 4)))[0].sum()
     torch.autograd.backward(loss, retain_graph=True)
     with pytest.raises(AssertionError, match="runs once, and before the next"):
         torch.autograd.backward(loss)
-    early = projection(slice(0, 4))[0].sum()
-    projection(slice(4, 7))
+    early = projection(Some(slice(0, 4)))[0].sum()
+    projection(Some(slice(4, 7)))
     with pytest.raises(AssertionError, match="runs once, and before the next"):
         torch.autograd.backward(early)
 
@@ -247,7 +265,7 @@ def test_the_gradient_of_a_chunk_is_made_once_and_before_the_next_one() -> None:
 def test_bf16_states_give_fp32_logprobs_and_gradients_of_the_states_own_type() -> None:
     hidden, weight, bias, targets, _ = inputs(dtype=torch.bfloat16)
     given = hidden, weight.detach().float().requires_grad_(), bias.detach().float().requires_grad_(), targets, torch.ones(TOKENS)  # type: ignore[union-attr]
-    found = linear_logprobs(*given)
+    found = forward(*given)
     assert [result.dtype for result in found] == [torch.float32] * 2
     exact = all_at_once(*(tensor.detach().double() if tensor.is_floating_point() else tensor for tensor in given))  # type: ignore[arg-type]
     torch.testing.assert_close([result.double() for result in found], list(exact), rtol=0, atol=0.05)
@@ -349,5 +367,5 @@ def test_without_a_gradient_no_logits_are_kept(monkeypatch: pytest.MonkeyPatch) 
     cut(monkeypatch, 8, 50, kept=100_000)
     given = inputs(tokens=64, vocabulary=300)
     with Largest() as largest:
-        linear_logprobs(*given)
+        forward(*given)
     assert largest.elements == 8 * 50

@@ -21,8 +21,9 @@ from pipeline.common.errors import UserError
 from pipeline.train.batch import Batch, Flat, collate
 from pipeline.train.check import make_ready, self_check
 from pipeline.train.model import Policy
-from pipeline.train.plan import CostModel, PackedRow, micro_batches, rows_of
+from pipeline.train.plan import SEEN, CostModel, deal
 from pipeline.train.snapshot import TrainingGroup
+from pipeline.train.tree import PackedRow
 
 MakeGroup = Callable[..., TrainingGroup]
 MakePolicy = Callable[..., Policy]
@@ -33,7 +34,7 @@ SHARE, SEPARATE = CostModel(attention_scale=1e9), CostModel(attention_scale=1e-9
 
 def one_by_one(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
     """Every completion in a row and a micro-batch of its own: no padding, nothing shared."""
-    return [[PackedRow(group, [completion])] for group in groups for completion in group.completions]
+    return [[PackedRow.of(group, [completion])] for group in groups for completion in group.completions]
 
 
 def all_together(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
@@ -42,21 +43,21 @@ def all_together(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
 
 
 def backwards(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
-    return [[PackedRow(group, group.completions[::-1]) for group in groups[::-1]]]
+    return [[PackedRow.of(group, group.completions[::-1]) for group in groups[::-1]]]
 
 
 def in_parts(size: int) -> Cut:
     """Prompts shared by `size` completions each."""
 
     def cut(groups: list[TrainingGroup]) -> list[list[PackedRow]]:
-        return [[PackedRow(g, g.completions[i : i + size]) for g in groups for i in range(0, len(g.completions), size)]]
+        return [[PackedRow.of(g, g.completions[i : i + size]) for g in groups for i in range(0, len(g.completions), size)]]
 
     return cut
 
 
 def within(budget: int, cost: CostModel) -> Cut:
     """As training cuts a step."""
-    return lambda groups: micro_batches([row for group in groups for row in rows_of(group, cost)], budget, cost)
+    return lambda groups: deal(groups, 1, budget, cost)[0]
 
 
 CUTS = {
@@ -67,6 +68,8 @@ CUTS = {
     "rows of all": in_parts(100),
     "shared, small budget": within(24, SHARE),
     "shared, large budget": within(10_000, SHARE),
+    "in lines, small budget": within(24, SEEN),
+    "in a line": within(10_000, SEEN),
     "separate, small budget": within(24, SEPARATE),
     "separate, large budget": within(10_000, SEPARATE),
 }
@@ -173,7 +176,7 @@ def test_tokens_that_the_policy_did_not_draw_have_no_effect_as_targets(
     tokens[-1], behavior[-1] = (tokens[-1] + 1) % 40, -np.inf
     other = dataclasses.replace(one, tokens=tokens, behavior=behavior)
     (loss, gradient), (other_loss, other_gradient) = (
-        loss_and_gradient(policy, "rec-oneside-is", [[PackedRow(group, [completion])]]) for completion in (one, other)
+        loss_and_gradient(policy, "rec-oneside-is", [[PackedRow.of(group, [completion])]]) for completion in (one, other)
     )
     assert loss == other_loss
     torch.testing.assert_close(gradient, other_gradient, rtol=1e-12, atol=1e-15)
@@ -184,19 +187,19 @@ def test_packed_logprobs_are_those_of_the_model_alone(
     name: str, groups: list[TrainingGroup], make_policy: MakePolicy, logprobs_alone: Callable[..., list[float]]
 ) -> None:
     policy = make_policy(name)
-    batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
+    batch = collate([PackedRow.of(group, group.completions) for group in groups], policy.device)
     found, entropy = policy.logprobs(batch)
     expected = [
         value
         for group in groups
-        for one in group.completions
+        for one in PackedRow.of(group, group.completions).completions
         for value in logprobs_alone(name, group.prompt.tolist(), one.tokens.tolist(), one.temperature)
     ]
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
     assert float(entropy.min()) > 0
     assert float(entropy.max()) < math.log(40)
     for group in groups:
-        self_check(policy, collate([PackedRow(group, group.completions)], policy.device))
+        self_check(policy, collate([PackedRow.of(group, group.completions)], policy.device))
 
 
 def test_activation_checkpointing_changes_nothing(
@@ -214,7 +217,7 @@ def test_a_model_with_dropout_is_trained_without_it(
     name: str, dropout: dict[str, float], checkpointing: bool, groups: list[TrainingGroup], make_policy: MakePolicy
 ) -> None:
     policy, plain = make_policy(name, checkpointing=checkpointing, **dropout), make_policy(name)
-    batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
+    batch = collate([PackedRow.of(group, group.completions) for group in groups], policy.device)
     found, expected = policy.logprobs(batch)[0], plain.logprobs(batch)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -223,7 +226,7 @@ def test_bf16_keeps_fp32_master_weights_and_logprobs(
     groups: list[TrainingGroup], make_policy: MakePolicy, add_gradient: Callable[..., Tensor]
 ) -> None:
     exact, policy = make_policy(), make_policy(dtype="bfloat16")
-    batch = collate([PackedRow(group, group.completions) for group in groups], policy.device)
+    batch = collate([PackedRow.of(group, group.completions) for group in groups], policy.device)
     logprobs, entropy = policy.logprobs(batch)
     assert {tensor.dtype for tensor in (logprobs, entropy, *policy.parameters.values())} == {torch.float32}
     assert (logprobs - exact.logprobs(batch)[0]).abs().mean().item() < 0.05
@@ -237,7 +240,7 @@ def test_a_model_whose_logits_are_something_else_is_refused(
     policy = make_policy()
     monkeypatch.setattr(type(policy.model), "forward", squared(type(policy.model).forward))
     with pytest.raises(UserError, match="qwen2: packed rows give logprobs that differ"):
-        self_check(policy, collate([PackedRow(groups[0], groups[0].completions)], policy.device))
+        self_check(policy, collate([PackedRow.of(groups[0], groups[0].completions)], policy.device))
     with pytest.raises(UserError, match="The trainer does not compute what this model computes"):
         make_ready(policy, groups[0], 20, "auto", lambda note: None)
 
@@ -259,7 +262,7 @@ def test_a_model_that_ignores_who_sees_whom_is_refused(
     whole = inner.forward
     monkeypatch.setattr(inner, "forward", lambda **given: whole(**{**given, "attention_mask": None}))
     with pytest.raises(UserError, match="cannot be trained with prompts shared in a row"):
-        self_check(policy, collate([PackedRow(groups[0], groups[0].completions)], policy.device))
+        self_check(policy, collate([PackedRow.of(groups[0], groups[0].completions)], policy.device))
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -294,7 +297,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients(
     for compiled in (False, True):
         policy = Policy(model_path("qwen2"), "float32", trust_remote_code=False, compiled=compiled)
         groups = [make_group(5, [3, 7, 1], 0), make_group(2, [4], 1)]
-        batches = [collate([PackedRow(group, group.completions)], CPU) for group in groups]
+        batches = [collate([PackedRow.of(group, group.completions)], CPU) for group in groups]
         losses = [add_gradient(policy, batch, lambda _, logprobs, entropy: (logprobs * entropy).sum()) for batch in batches]
         gradients = [parameter.grad for parameter in policy.parameters.values()]
         found.append([*losses, *(gradient / gradient.norm() for gradient in gradients)])
