@@ -121,8 +121,8 @@ def work(order: dict[str, Any]) -> None:
         from pipeline.run.process import Reporter
         from pipeline.store.store import load_artifact
     except ModuleNotFoundError:  # commits before rooms had their names
-        from pipeline.artifacts.store import load_artifact  # type: ignore[import-not-found, no-redef]
-        from pipeline.process import Reporter  # type: ignore[import-not-found, no-redef]
+        from pipeline.artifacts.store import load_artifact  # type: ignore[no-redef]
+        from pipeline.process import Reporter  # type: ignore[no-redef]
     from pipeline.train.stage import train
 
     clock: list[tuple[float, float]] = []
