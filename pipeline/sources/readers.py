@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
 from pipeline.config.data import PromptSource
 from pipeline.sources.hub import hub_answers
@@ -201,6 +202,7 @@ def _depth(value: Any) -> int:
 def _of_parquet(path: Path, limit: int | None) -> SourceRows:
     """Texts stay in their dictionaries until it is known what they come to once they are written out."""
     room = _Room(path)
+    refuse_damaged(path)
     with pq.ParquetFile(path) as file:
         metadata = file.metadata
         names = [field.name for field in file.schema_arrow]

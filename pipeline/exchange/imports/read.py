@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
 from pipeline.exchange.imports.format import LONGEST_CONTENT
 from pipeline.exchange.imports.known import Misfit, SourceRow
@@ -141,6 +142,7 @@ def _of_jsonl(path: Path, name: str) -> Iterator[SourceRow | Misfit]:
 
 
 def _of_parquet(path: Path, name: str) -> Iterator[SourceRow]:
+    refuse_damaged(path)
     with pq.ParquetFile(path) as file:
         columns = file.schema_arrow.names
         if twice := [column for column in columns if columns.count(column) > 1]:

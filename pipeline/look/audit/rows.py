@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.common.footers import refuse_damaged
 from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.holdings import RESTORE, Held
 from schemas import TABLES, Rollouts, Scores
@@ -124,6 +125,7 @@ def open_table(held: Held, file: File, spot: Spot, share: Share) -> TableFile | 
         spot.unknown("schema", "version", expected=known, found=file.table, remedy=remedy)
         return None
     try:
+        refuse_damaged(held.folder.local(file))
         parquet = pq.ParquetFile(held.folder.local(file))
     except (pa.ArrowException, OSError) as error:
         spot.error("schema", "parquet", expected="a Parquet file", found=_line(error), remedy=RESTORE)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -167,6 +168,7 @@ def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[LabelRow]:
     from pipeline.store.space import readable
 
     number = 0
+    refuse_damaged(path)
     with pq.ParquetFile(path) as file:
         metadata = file.metadata
         for group in range(metadata.num_row_groups):
