@@ -42,7 +42,9 @@ def longest(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def _rollbook(hidden: Tensor, weight: Tensor, targets: Tensor, completion: int) -> Tensor:
     from pipeline.train.batch import Chunk
-    from pipeline.train.logprobs import Following, Projection, tokens_of_chunk
+    from pipeline.train.following import Following
+    from pipeline.train.head import tokens_of_chunk
+    from pipeline.train.logprobs import Projection
 
     temperature = torch.ones(len(hidden), device=hidden.device)
     size = min(max(tokens_of_chunk(len(weight), hidden.device) // completion, 1) * completion, len(hidden))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.algorithms.tokens import Tokens
-from pipeline.train.logprobs import Following
+from pipeline.train.following import Following
 from pipeline.train.snapshot import TrainingCompletion
 from pipeline.train.tree import PackedRow
 

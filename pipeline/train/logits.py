@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.train.logprobs import Following, HandOver, RowsOfChunk, tokens_of_chunk
+from pipeline.train.following import Following
+from pipeline.train.head import tokens_of_chunk
+from pipeline.train.logprobs import HandOver, RowsOfChunk
 
 HINT = re.compile("logit|lm_head|output_mult")
 """Names of settings that may have to do with it. Models without one that is set are linear."""
@@ -90,8 +92,7 @@ def capped_logprobs(
         for rows in _rows(len(hidden), tokens_of_chunk(len(weight), hidden.device)):
             linear, edges = nn.functional.linear(hidden[rows], weight, bias).to(temperature.dtype), following.of(rows)
             pairs.append(_outputs(logits(linear, temperature[rows]), edges.row, edges.targets))
-    logprobs, entropy = (torch.cat(column) for column in zip(*pairs, strict=True))
-    return logprobs[following.edge], entropy[following.row[following.edge]]
+    return following.of_tokens(pairs)
 
 
 class CappedProjection:

@@ -19,65 +19,16 @@ have a row, logits are computed again. So peak memory does not grow with vocabul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILES = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
-"""Positions and vocabulary entries of a tile: 16 MiB of fp32 logits fit a CPU's cache; a GPU wants large products."""
-KEPT_LOGITS = {"cpu": 1 << 27, "cuda": 1 << 28}
-"""Logits whose exponentials are kept for the backward pass: 0.5 and 1 GiB in fp32."""
-
-
-@dataclass(frozen=True)
-class Following:
-    """The tokens that follow some rows of hidden states, each distinct one of a row an edge."""
-
-    targets: Int[Tensor, " edges"]
-    row: Int[Tensor, " edges"]
-    """Which row each edge follows, in rising order."""
-    starts: NDArray[np.int64]
-    """Where the edges of each row start, and how many there are."""
-    edge: Int[Tensor, " tokens"]
-    """Which edge each token is."""
-
-    @classmethod
-    def one_each(cls, targets: Int[Tensor, " rows"]) -> Following:
-        """One token for every row."""
-        numbers = torch.arange(len(targets), device=targets.device)
-        return cls(targets, numbers, np.arange(len(targets) + 1), numbers)
-
-    def of(self, rows: slice) -> _Edges:
-        edges = slice(int(self.starts[rows.start]), int(self.starts[rows.stop]))
-        single = edges.stop - edges.start == rows.stop - rows.start
-        return _Edges(edges, self.row[edges] - rows.start, self.targets[edges], single)
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """Edges of some rows."""
-
-    places: slice
-    row: Int[Tensor, " edges"]
-    """Counted from the first of these rows."""
-    targets: Int[Tensor, " edges"]
-    single: bool
-    """Whether there are as many as rows: every row has at least one."""
-
-    def within(self, columns: slice) -> tuple[Int[Tensor, " edges"], Bool[Tensor, " edges"]]:
-        """Columns of a tile, and whether the targets really lie there."""
-        here = self.targets - columns.start
-        return here.clamp(0, columns.stop - columns.start - 1), (here >= 0) & (here < columns.stop - columns.start)
-
-    def summed(self, values: Float[Tensor, " edges"], rows: int) -> Float[Tensor, " rows"]:
-        return values if self.single else values.new_zeros(rows).index_add(0, self.row, values)
+from pipeline.train.following import Edges, Following
+from pipeline.train.head import Gradients, Head, tokens_of_chunk
 
 
 def linear_logprobs(
@@ -92,11 +43,10 @@ def linear_logprobs(
     Without gradients. Products are in the type of `hidden`.
     """
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        head = _Head(hidden, weight, bias, temperature)
+        head = Head(hidden, weight, bias, temperature)
         found = [_statistics(head, rows, following.of(rows), None)[:2] for rows in head.rows(slice(0, len(hidden)))]
         empty = head.temperature.new_empty(0)
-        logprobs, entropy = (torch.cat(column) for column in zip((empty, empty), *found, strict=True))
-        return logprobs[following.edge], entropy[following.row[following.edge]]
+        return following.of_tokens([(empty, empty), *found])
 
 
 class RowsOfChunk(Protocol):
@@ -145,7 +95,7 @@ class Projection:
         self._open: dict[int, _RowsPass] = {}
         room = min(longest, tokens_of_chunk(len(weight), hidden.device)) * len(weight)
         with torch.no_grad():
-            self._gradients = _Gradients(_Head(hidden, weight, bias, temperature), weight, bias)
+            self._gradients = Gradients(Head(hidden, weight, bias, temperature), weight, bias)
             kind = self._gradients.head.temperature
             self._room = kind.new_empty(room)
             edges, rows = (len(following.targets),), (len(hidden),)
@@ -205,11 +155,6 @@ class Projection:
         return found
 
 
-def tokens_of_chunk(vocabulary: int, device: torch.device) -> int:
-    """Tokens whose exponentials can be kept."""
-    return KEPT_LOGITS[_kind(device)] // vocabulary
-
-
 class _ChunkOutputs(torch.autograd.Function):
     """Logprobs and entropies of a chunk. What their gradients give is gathered by the projection, so autograd sees none of it."""
 
@@ -246,7 +191,7 @@ class HandOver(torch.autograd.Function):
 class _RowsPass:
     """Forward and backward pass of some rows that lie together."""
 
-    def __init__(self, head: _Head, rows: slice, following: Following, room: Tensor) -> None:
+    def __init__(self, head: Head, rows: slice, following: Following, room: Tensor) -> None:
         """
         Args:
             room: memory for exponentials that are kept.
@@ -266,7 +211,7 @@ class _RowsPass:
             torch.cat(column) for column in zip((empty, empty, empty), *found, strict=True)
         )
 
-    def backward(self, of: _Gradients, by_logprobs: Float[Tensor, " edges"], by_entropy: Float[Tensor, " rows"]) -> None:
+    def backward(self, of: Gradients, by_logprobs: Float[Tensor, " edges"], by_entropy: Float[Tensor, " rows"]) -> None:
         """Add the gradients that the derivatives by the edges' logprobs and the rows' entropies give."""
         for part, edges, kept in self._blocks:
             here = slice(part.start - self.rows.start, part.stop - self.rows.start)
@@ -289,7 +234,7 @@ class _RowsPass:
             of.add_targets(part, edges, of_targets)
 
 
-def _of_targets(edges: _Edges, logprobs: Tensor, by_edges: Tensor, of_rows: Tensor) -> Tensor:
+def _of_targets(edges: Edges, logprobs: Tensor, by_edges: Tensor, of_rows: Tensor) -> Tensor:
     """g (1 - p) - (G - g) p of each edge.
 
     Each is made by itself, and never in the type of the weights: 1 - p of a confident token would be lost there.
@@ -304,7 +249,7 @@ def _of_targets(edges: _Edges, logprobs: Tensor, by_edges: Tensor, of_rows: Tens
 class _Kept:
     """e^(l - m) of some positions, tile by tile, and the m of each tile."""
 
-    def __init__(self, head: _Head, rows: slice, chunk: slice, room: Tensor) -> None:
+    def __init__(self, head: Head, rows: slice, chunk: slice, room: Tensor) -> None:
         count, first = rows.stop - rows.start, (rows.start - chunk.start) * head.entries
         self._tiles = [
             room[first + count * columns.start : first + count * columns.stop].view(count, -1) for columns in head.columns()
@@ -315,7 +260,7 @@ class _Kept:
         return self._tiles[number]
 
 
-def _statistics(head: _Head, rows: slice, edges: _Edges, kept: _Kept | None) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(head: Head, rows: slice, edges: Edges, kept: _Kept | None) -> tuple[Tensor, Tensor, Tensor]:
     """Logprobs of some rows' edges, and entropies and log-normalizers of the rows."""
     maximum = total = weighted = chosen = head.temperature[rows]
     for number, columns in enumerate(head.columns()):
@@ -341,7 +286,7 @@ def _statistics(head: _Head, rows: slice, edges: _Edges, kept: _Kept | None) -> 
 
 
 def _through_logprobs(
-    head: _Head, of: _Gradients, rows: slice, edges: _Edges, normalizer: Tensor, of_logprobs: Tensor, kept: _Kept | None
+    head: Head, of: Gradients, rows: slice, edges: Edges, normalizer: Tensor, of_logprobs: Tensor, kept: _Kept | None
 ) -> None:
     """d loss / d l = - of_logprobs p, but for the edges' own."""
     for number, columns in enumerate(head.columns()):
@@ -353,10 +298,10 @@ def _through_logprobs(
 
 
 def _through_both(
-    head: _Head,
-    of: _Gradients,
+    head: Head,
+    of: Gradients,
     rows: slice,
-    edges: _Edges,
+    edges: Edges,
     normalizer: Tensor,
     entropy: Tensor,
     of_logprobs: Tensor,
@@ -378,7 +323,7 @@ def _through_both(
         of.add(rows, columns, _without_targets(factor.mul_(p), columns, edges), -scale)
 
 
-def _without_targets(tile: Tensor, columns: slice, edges: _Edges) -> Float[Tensor, "rows columns"]:
+def _without_targets(tile: Tensor, columns: slice, edges: Edges) -> Float[Tensor, "rows columns"]:
     """A tile with 0 where the edges of a row are."""
     place, inside = edges.within(columns)
     if edges.single:
@@ -386,102 +331,3 @@ def _without_targets(tile: Tensor, columns: slice, edges: _Edges) -> Float[Tenso
     # Edges that lie elsewhere must not write: several may come to the same place.
     there = tile[edges.row, place].where(inside, 0.0)
     return tile.index_put_((edges.row, place), -there, accumulate=True)
-
-
-class _Head:
-    """The vocabulary projection, tile by tile. Dividing hidden states by the temperature spares dividing the logits."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor) -> None:
-        self.temperature = temperature.to(torch.promote_types(hidden.dtype, torch.float32))
-        self.scaled = (hidden / self.temperature[:, None]).to(hidden.dtype)
-        self.entries = len(weight)
-        self._weight, self._bias, self._tile = weight, bias, TILES[_kind(hidden.device)]
-        self._rows = min(self._tile[0], tokens_of_chunk(self.entries, hidden.device) or self._tile[0])
-        largest = min(self._rows, len(hidden)) * min(self._tile[1], len(weight))
-        self._logits, self._place = (self.temperature.new_empty(largest) for _ in range(2))
-
-    def rows(self, chunk: slice) -> Iterator[slice]:
-        """Positions of a tile, in turn, of those of a chunk; about as many each time, and no more than can be kept."""
-        length = chunk.stop - chunk.start
-        return _cuts(chunk.start, chunk.stop, -(-length // -(-length // self._rows)) if length else 1)
-
-    def columns(self) -> Iterator[slice]:
-        return _cuts(0, self.entries, self._tile[1])
-
-    def weight(self, columns: slice) -> Float[Tensor, "columns width"]:
-        return self._weight[columns].to(self.scaled.dtype)
-
-    def place(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
-        """Memory that is used for one tile after the other."""
-        return _cut_out(self._place, rows, columns)
-
-    def logits(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
-        """The logits of a tile, in memory that the next call uses again."""
-        logits = _cut_out(self._logits, rows, columns)
-        factors = self.scaled[rows], self.weight(columns).T
-        if logits.dtype == self.scaled.dtype:
-            torch.mm(*factors, out=logits)
-        else:
-            logits.copy_(torch.mm(*factors))
-        if self._bias is not None:
-            logits.addr_(1 / self.temperature[rows], self._bias[columns].to(logits.dtype))
-        return logits
-
-
-class _Gradients:
-    """Gradients of the hidden states (times temperature), and of weight and bias if they are trained, in the making."""
-
-    def __init__(self, head: _Head, weight: Tensor, bias: Tensor | None) -> None:
-        self.head, self._full_weight, self._full_bias = head, weight, bias
-        kind = head.temperature.dtype
-        self._scaled = torch.zeros_like(head.scaled, dtype=kind)
-        self._weight = torch.zeros_like(weight, dtype=kind) if weight.requires_grad else None
-        self._bias = torch.zeros_like(bias, dtype=kind) if bias is not None and bias.requires_grad else None
-
-    def add(self, rows: slice, columns: slice, of_logits: Float[Tensor, "rows columns"], factor: Float[Tensor, " rows"]) -> None:
-        """A tile's share, from the derivative by its logits less a factor of each row."""
-        head = self.head
-        if self._bias is not None:
-            self._bias[columns] += (factor / head.temperature[rows]) @ of_logits
-        of_logits = of_logits.to(head.scaled.dtype)
-        self._scaled[rows].addcmul_((of_logits @ head.weight(columns)).to(factor.dtype), factor[:, None])
-        if self._weight is None:
-            return
-        scaled = (head.scaled[rows] * factor[:, None]).to(head.scaled.dtype)
-        if self._weight.dtype == scaled.dtype:
-            self._weight[columns].addmm_(of_logits.T, scaled)
-        else:
-            self._weight[columns] += of_logits.T @ scaled
-
-    def add_targets(self, rows: slice, edges: _Edges, of_logits: Float[Tensor, " edges"]) -> None:
-        """The edges' share, from the derivative by their logits."""
-        share, targets = of_logits[:, None] * self._full_weight[edges.targets], edges.targets
-        scaled, temperature = self.head.scaled[rows], self.head.temperature[rows]
-        if edges.single:
-            self._scaled[rows] += share
-        else:
-            self._scaled[rows].index_add_(0, edges.row, share.to(self._scaled.dtype))
-            scaled, temperature = scaled[edges.row], temperature[edges.row]
-        if self._weight is not None:
-            self._weight.index_add_(0, targets, of_logits[:, None] * scaled)
-        if self._bias is not None:
-            self._bias.index_add_(0, targets, of_logits / temperature)
-
-    def results(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        of_hidden = self._scaled.div_(self.head.temperature[:, None]).to(hidden.dtype)
-        of_bias = None if self._full_bias is None or self._bias is None else self._bias.to(self._full_bias.dtype)
-        return of_hidden, None if self._weight is None else self._weight.to(self._full_weight.dtype), of_bias
-
-
-def _kind(device: torch.device) -> str:
-    return "cpu" if device.type == "cpu" else "cuda"
-
-
-def _cuts(start: int, stop: int, size: int) -> Iterator[slice]:
-    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
-
-
-def _cut_out(memory: Tensor, rows: slice, columns: slice) -> Tensor:
-    """The first elements as a tile."""
-    count, width = rows.stop - rows.start, columns.stop - columns.start
-    return memory[: count * width].view(count, width)

@@ -21,8 +21,9 @@ from pipeline.train.adapters import add_adapters
 from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, Own, Wanted, block_mask, choose, dense_mask
 from pipeline.train.batch import Batch, Cut
 from pipeline.train.family import changes_with_length, forget_lengths, is_capped
+from pipeline.train.head import tokens_of_chunk
 from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map
-from pipeline.train.logprobs import Projection, linear_logprobs, tokens_of_chunk
+from pipeline.train.logprobs import Projection, linear_logprobs
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
 from pipeline.train.weights import Masters, cast_frozen, layers_of, shard

@@ -30,7 +30,7 @@ WIDTHS = {"float32": 4, "bfloat16": 2}
 PROCESS_BYTES = {"cpu": 550 << 20, "cuda": 900 << 20}
 """What a training process has before it has a model; on a GPU, its context there."""
 KEPT_LOGITS_BYTES = {"cpu": 4 << 27, "cuda": 4 << 28}
-"""Most that exponentials of logits take, as `logprobs.KEPT_LOGITS` has it."""
+"""Most that exponentials of logits take, as `head.KEPT_LOGITS` has it."""
 TILES_BYTES = {"cpu": 2 * 4 * 1024 * 4096, "cuda": 2 * 4 * 4096 * 16384}
 ALLOCATOR = {"cpu": 1.15, "cuda": 1.1}
 """What memory that is kept from pass to pass takes for a byte that is used: holes between tensors of other sizes."""

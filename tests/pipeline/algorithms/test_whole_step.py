@@ -19,7 +19,7 @@ from pipeline.algorithms.tokens import Totals
 from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, collate, flatten
 from pipeline.train.feed import Feed, Pass, Step
-from pipeline.train.logprobs import KEPT_LOGITS
+from pipeline.train.head import KEPT_LOGITS
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
 from pipeline.train.plan import SEEN, CostModel, deal

@@ -29,8 +29,9 @@ from transformers import (
 from pipeline.train.attention import Kind, Own
 from pipeline.train.batch import Chunk, collate
 from pipeline.train.check import make_ready
+from pipeline.train.following import Following
 from pipeline.train.logits import CappedProjection, LogitMap, capped_logprobs
-from pipeline.train.logprobs import Following, linear_logprobs
+from pipeline.train.logprobs import linear_logprobs
 from pipeline.train.model import Policy
 from pipeline.train.plan import CostModel, micro_batches, rows_of
 from pipeline.train.snapshot import TrainingGroup

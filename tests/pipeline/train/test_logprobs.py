@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.train import logprobs
-from pipeline.train.logprobs import Following, Projection, linear_logprobs
+from pipeline.train import head
+from pipeline.train.following import Following
+from pipeline.train.logprobs import Projection, linear_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
@@ -108,8 +109,8 @@ def at_once(given: Inputs, loss: Losses) -> Found:
 
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, kept: int = 0) -> None:
     """Work in tiles of rows x columns, and keep so many logits for the backward pass."""
-    monkeypatch.setitem(logprobs.TILES, "cpu", (rows, columns))
-    monkeypatch.setitem(logprobs.KEPT_LOGITS, "cpu", kept)
+    monkeypatch.setitem(head.TILES, "cpu", (rows, columns))
+    monkeypatch.setitem(head.KEPT_LOGITS, "cpu", kept)
 
 
 @pytest.mark.parametrize("bias", [False, True])
