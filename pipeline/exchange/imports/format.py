@@ -4,7 +4,8 @@ and `detect` finds it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,6 +75,23 @@ class Format:
 
     def remark(self, text: str) -> None:
         self.remarks[text] = None
+
+    def reward_of(self, metrics: Mapping[str, float | None]) -> float | None:
+        """The first of a completion's metrics, or the sum of those that --rewards names; None if one of them has no value.
+
+        Raises:
+            ValueError: the completion has metrics, but not one that --rewards names.
+        """
+        names = self.options.rewards
+        if names is None or not metrics:
+            if len(metrics) > 1:
+                first = next(iter(metrics))
+                self.remark(f"the reward is {first}, the first of the metrics {', '.join(metrics)}. Otherwise: --rewards")
+            return next(iter(metrics.values()), None)
+        if missing := [name for name in names if name not in metrics]:
+            raise ValueError(f"no metric {missing[0]!r}, which --rewards names; there are {', '.join(metrics)}")
+        values = [metrics[name] for name in names]
+        return None if None in values else math.fsum(value for value in values if value is not None)
 
     def read(self, rows: Iterable[SourceRow]) -> Iterator[Known | Misfit]:
         """What the rows say, in their order."""

@@ -74,17 +74,11 @@ class InspectAI(Format):
         )
 
     def _reward(self, components: dict[str, float | None], log: Values) -> float | None:
-        """Of the scorer that is the log's headline, else of the first, or the sum of those that --rewards names."""
-        if self.options.rewards is not None:
-            return sum(components.get(name) or 0.0 for name in self.options.rewards)
-        if not components:
-            return None
+        """Of the scorer that is the log's headline, else of the first."""
         headline = ((log.get("results") or {}).get("headline") or {}).get("score")
         stated = [scorer.get("name") for scorer in (log.get("eval") or {}).get("scorers") or ()]
-        name = next((one for one in (headline, *stated) if one in components), next(iter(components)))
-        if len(components) > 1:
-            self.remark(f"the reward is the score of {name}, of {', '.join(components)}. Otherwise: --rewards")
-        return components[name]
+        first = [name for name in (headline, *stated) if name in components]
+        return self.reward_of({**{name: components[name] for name in first}, **components})
 
 
 def _asked(values: Values, turns: list[Values], first: int) -> int:

@@ -53,16 +53,9 @@ class Lighteval(Format):
                 answer=_gold(doc),
                 group=(str(doc.get("task_name")), str(doc.get("id"))),
                 components=components if single else {},
-                reward=self._reward(components) if single else None,
+                reward=self.reward_of(components) if single else None,
                 rest=rest_of({"doc": doc, "metric": None if single else metric}, set()),
             )
-
-    def _reward(self, components: dict[str, float | None]) -> float | None:
-        if self.options.rewards is not None:
-            return sum(components.get(name) or 0.0 for name in self.options.rewards)
-        if len(components) > 1:
-            self.remark(f"the reward is the first of the metrics {', '.join(components)}. Otherwise: --rewards")
-        return next(iter(components.values()), None)
 
 
 def _unfilled(said: Values) -> tuple[list[int], int | None]:

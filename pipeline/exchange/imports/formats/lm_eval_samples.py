@@ -63,19 +63,11 @@ class LmEval(Format):
                 completion=said,
                 answer=reference(target) if not is_missing(target) else reference((doc or {}).get("answer")),
                 components=components,
-                reward=self._reward(components),
+                reward=self.reward_of(components),
                 group=(row.file, f"document {values['doc_id']}"),
                 **_sampling(sampling),
                 rest=rest,
             )
-
-    def _reward(self, components: dict[str, float | None]) -> float | None:
-        """The one metric, or the sum of those that --rewards names."""
-        if self.options.rewards is not None:
-            return sum(components.get(name) or 0.0 for name in self.options.rewards)
-        if len(components) > 1:
-            self.remark(f"the reward is the first of the metrics {', '.join(components)}. Otherwise: --rewards")
-        return next(iter(components.values()), None)
 
 
 def _arguments(values: Values) -> tuple[Any, Values]:
