@@ -28,6 +28,7 @@ from pipeline.shape.mix.tokens import check_tokens
 from pipeline.shape.settings import check_shape
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
+from pipeline.sources.dialogues import asked_of, shared_questions
 from pipeline.sources.gguf_files import described as described_source
 from pipeline.sources.gguf_files import made_from
 from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer
@@ -116,13 +117,13 @@ def check_config(config: RunConfig) -> list[str]:
     rendering = Rendering.of(config, files["config.json"].parent)
     train, train_bad = prompts.load_once(config.data.train, rendering)
     heldout, heldout_bad = prompts.load_once(config.data.heldout, rendering)
-    shared = heldout.join(train, on="question", how="semi")
+    shared = shared_questions(heldout, train)
     if len(shared) and not config.data.allow_overlap:
         raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")
     for source, frame in ((config.data.train, train), (config.data.heldout, heldout)):
         check_prompts(config.reward.components, frame.to_dicts, source.path)
     graded = look_at_graders(config, train)
-    longest = rendering.about_longest(train["question"].to_list()) + config.generate.max_tokens
+    longest = rendering.about_longest(asked_of(train)) + config.generate.max_tokens
     room = room_for(config, files, min(longest, rendering.context or longest))
     if room is not None:
         refuse_unfit(room, config)

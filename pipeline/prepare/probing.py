@@ -14,6 +14,7 @@ from pipeline.rewards.probing.rows import spread
 from pipeline.rewards.registry import check_prompts, check_reward_config
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
+from pipeline.sources.dialogues import asked_of
 from pipeline.sources.rendering import Rendering, template_renderer
 
 
@@ -42,7 +43,7 @@ def probe_run(config: RunConfig, *, rows: int, written: Sequence[str] = ()) -> P
     rendering = Rendering.of(config, model)
     train, _ = prompts.load_once(config.data.train, rendering)
     check_prompts(config.reward.components, train.to_dicts, config.data.train.path)
-    rendered = train.with_columns(prompt_text=pl.Series(rendering.renderer()(train["question"].to_list()), dtype=pl.String))
+    rendered = train.with_columns(prompt_text=pl.Series(rendering.renderer()(asked_of(train)), dtype=pl.String))
     worked = prompts.worked_solutions(config.data.train)
     found: list[dict[str, Any]] = rendered.to_dicts()
     return probe(config.reward, found, rows=rows, worked=worked, written=written)

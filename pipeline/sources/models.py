@@ -124,6 +124,14 @@ def chat_template_bytes(directory: Path) -> int:
     return len(json.dumps(_json_object(settings).get("chat_template"))) if settings.is_file() else 0
 
 
+def chat_template_text(directory: Path) -> str:
+    """A model's chat templates; read from its files, without loading it. Empty where there is none."""
+    if (own := directory / "chat_template.jinja").is_file():
+        return own.read_text(encoding="utf-8")
+    settings = directory / "tokenizer_config.json"
+    return str(_json_object(settings).get("chat_template") or "") if settings.is_file() else ""
+
+
 def positions(config: Path) -> int | None:
     """Tokens that a model's prompt and completion may have together, if its config.json says so."""
     settings = _json_object(config)

@@ -18,6 +18,8 @@ from schemas.manifest import ORIGINAL
 
 BASE, TRAIN_PROMPTS, HELDOUT_PROMPTS = "base model", "training prompts", "held-out prompts"
 REFERENCE_MODEL = "reference model"
+RECORDED = {"split", "subset", "revision", "question", "answer", "prompt_id", "answer_pattern", "limit"}
+"""Settings of a set that are part of the prompts' key. What the others decide is in the hash of the rows."""
 
 
 def import_order(config: RunConfig, title: str = BASE) -> Order:
@@ -106,12 +108,14 @@ def prompts_request(
         rows: hash of the rows that fit.
         model: given if its chat template renders them.
     """
-    recipe = {
-        "source": source.model_dump(mode="json", exclude={"path", "bad_rows"}) | {"hash": rows},
+    recipe: dict[str, Any] = {
+        "source": source.model_dump(mode="json", include=RECORDED) | {"hash": rows},
         "template": config.data.template,
         "chat": config.data.chat,
         "system": config.data.system,
     }
+    if config.data.chat_template_kwargs:
+        recipe["chat_template_kwargs"] = config.data.chat_template_kwargs
     parents = [model.as_parent("tokenizer")] if model else []
     parents += [disjoint_from.as_parent("disjoint_from")] if disjoint_from else []
     return Request("prompts", STAGES["prompts"], recipe, tuple(parents))

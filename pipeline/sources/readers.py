@@ -20,7 +20,7 @@ from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
-from pipeline.config.data import PromptSource
+from pipeline.config.data import QuestionSet
 from pipeline.sources.hub import hub_answers
 from pipeline.store.space import readable
 
@@ -56,7 +56,7 @@ class SourceRows:
     bad: list[BadRow] = field(default_factory=list)
 
 
-def refuse_missing(source: PromptSource) -> None:
+def refuse_missing(source: QuestionSet) -> None:
     """
     Raises:
         UserError: the path is no hub name, and there is nothing there.
@@ -67,8 +67,8 @@ def refuse_missing(source: PromptSource) -> None:
         raise UserError(f"{source.path}: no such file or directory{did_you_mean(source.path)}")
 
 
-def read_rows(source: PromptSource) -> SourceRows:
-    """The first `limit` rows of a source.
+def read_rows(source: QuestionSet) -> SourceRows:
+    """Rows of a source: the first `limit`, or all where a condition or the lot chooses among them.
 
     Raises:
         UserError: there is nothing at that place.
@@ -84,9 +84,13 @@ def read_rows(source: PromptSource) -> SourceRows:
         with path.open("rb") as file:
             if file.read(len(LFS)) == LFS:
                 raise DataError(f"{path}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
-        return _of_jsonl(path, source.limit) if path.suffix != ".parquet" else _of_parquet(path, source.limit)
+        return _of_jsonl(path, _first(source)) if path.suffix != ".parquet" else _of_parquet(path, _first(source))
     except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
+
+
+def _first(source: QuestionSet) -> int | None:
+    return source.limit if source.where is None and source.lot is None else None
 
 
 class _Room:
@@ -234,12 +238,12 @@ def _of_batches(names: list[str], batches: Iterable[pa.RecordBatch], limit: int 
     return found
 
 
-def _of_dataset(source: PromptSource) -> SourceRows:
+def _of_dataset(source: QuestionSet) -> SourceRows:
     table = _load_dataset(source)
-    return _of_batches(table.column_names, table.to_batches(BATCH_ROWS), source.limit, _Room(source.path))
+    return _of_batches(table.column_names, table.to_batches(BATCH_ROWS), _first(source), _Room(source.path))
 
 
-def _load_dataset(source: PromptSource) -> pa.Table:
+def _load_dataset(source: QuestionSet) -> pa.Table:
     import datasets
 
     datasets.disable_progress_bars()
@@ -260,7 +264,7 @@ def _load_dataset(source: PromptSource) -> pa.Table:
         if source.split not in dataset:
             raise DataError(f"{source.path}: has the splits {', '.join(dataset)}; name one in data.*.split")
         dataset = dataset[source.split]
-    return dataset.with_format("arrow")[: source.limit]
+    return dataset.with_format("arrow")[: _first(source)]
 
 
 def _refuse_files_elsewhere(directory: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +15,11 @@ import jinja2
 
 from pipeline.common.errors import UserError
 from pipeline.config.run import RunConfig
-from pipeline.sources.models import chat_template_bytes, positions
+from pipeline.sources.dialogues import Asked, size_of
+from pipeline.sources.models import chat_template_bytes, chat_template_text, positions
 from pipeline.sources.tokenizer import encode, load_tokenizer
 
-Render = Callable[[list[str]], list[str]]
+Render = Callable[[Sequence[Asked]], list[str]]
 NO_CHAT_TEMPLATE = "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template"
 DAY = datetime(2024, 7, 26)
 """What chat templates that write today's date (Llama 3.2's) are told it is: their own date where they are not told one."""
@@ -36,13 +39,16 @@ class Rendering:
     trust_remote_code: bool
     context: int | None
     """Tokens of the longest prompt with its completion; None if nobody says."""
+    told: str = "{}"
+    """What the chat template is told beside the messages, as a JSON object."""
 
     @classmethod
     def of(cls, config: RunConfig, model: Path) -> Rendering:
         """A run's."""
         data, longest = config.data, [config.engine.max_model_len, positions(model / "config.json")]
         context = min((limit for limit in longest if limit), default=None)
-        return cls(str(model), data.template, data.chat, data.system, config.model.trust_remote_code, context)
+        told = json.dumps(data.chat_template_kwargs, sort_keys=True)
+        return cls(str(model), data.template, data.chat, data.system, config.model.trust_remote_code, context, told)
 
     def renderer(self, tokenizer: Any = None) -> Render:
         """
@@ -51,9 +57,9 @@ class Rendering:
         """
         if not self.chat:
             return template_renderer(self.template)
-        return chat_renderer(tokenizer or self._tokenizer(), self.template, self.system)
+        return chat_renderer(tokenizer or self._tokenizer(), self.template, self.system, json.loads(self.told))
 
-    def misfits(self, questions: list[str]) -> dict[int, str]:
+    def misfits(self, questions: Sequence[Asked]) -> dict[int, str]:
         """Why prompts leave no room for a completion, by the question's number.
 
         A token is at least one byte, so only prompts that have as many bytes as the context has tokens are rendered, and
@@ -62,7 +68,8 @@ class Rendering:
         if self.context is None:
             return {}
         around = self._around()
-        long = [number for number, text in enumerate(questions) if len(text.encode()) + around >= self.context]
+        sizes = (size_of(asked) for asked in questions)
+        long = [number for number, (size, count) in enumerate(sizes) if size + around + (count - 1) * MOST_AROUND >= self.context]
         if not long:
             return {}
         tokenizer = self._tokenizer()
@@ -75,9 +82,26 @@ class Rendering:
             if length >= self.context
         }
 
-    def about_longest(self, questions: list[str]) -> int:
+    def refuse_unfit(self, name: str, dialogue: str | None) -> None:
+        """
+        Args:
+            name: of the set.
+            dialogue: a prompt that is a dialogue.
+
+        Raises:
+            UserError: a dialogue, and no chat template that writes it; the chat template does not read what it is told.
+        """
+        if self.chat:
+            refuse_unread(chat_template_text(Path(self.model)), json.loads(self.told))
+        elif dialogue is not None:
+            raise UserError(
+                f"{name}: prompt {dialogue!r} has a system message or earlier turns before its question, which only a chat "
+                "template writes. Set data.chat: true"
+            )
+
+    def about_longest(self, questions: Sequence[Asked]) -> int:
         """About how many tokens the longest prompt has: told by its text, three bytes a token, without loading the tokenizer."""
-        most = max((len(text.encode()) for text in questions), default=0)
+        most = max((size_of(asked)[0] for asked in questions), default=0)
         own = chat_template_bytes(Path(self.model)) if self.chat else 0
         return (most + len(self.template.encode()) + len((self.system or "").encode()) + own // 2) // 3 + 1
 
@@ -93,18 +117,22 @@ class Rendering:
 
 
 def template_renderer(template: str) -> Render:
-    """Fill {question} in; every other brace stays as it is.
+    """Fill {question} in; every other brace stays as it is. Of dialogues only a chat template makes a text.
 
     Raises:
         UserError: the template does not mention {question}.
     """
     if "{question}" not in template:
         raise UserError("data.template: has no {question} in it")
-    return lambda questions: [template.replace("{question}", question) for question in questions]
+    return lambda questions: [template.replace("{question}", str(question)) for question in questions]
 
 
-def chat_renderer(tokenizer: Any, template: str, system: str | None) -> Render:
-    """Render with the model's chat template, as a user's message with the assistant's turn opened. The same on every day.
+def chat_renderer(tokenizer: Any, template: str, system: str | None, told: Mapping[str, Any] | None = None) -> Render:
+    """Render with the model's chat template, with the user's turn last and the assistant's opened. The same on every day.
+
+    Args:
+        system: what dialogues without a system message of their own begin with.
+        told: what the chat template is told beside the messages.
 
     Raises:
         UserError: the tokenizer has no chat template, or it refuses the messages.
@@ -114,13 +142,34 @@ def chat_renderer(tokenizer: Any, template: str, system: str | None) -> Render:
     fill = template_renderer(template)
     head = [{"role": "system", "content": system}] if system else []
 
-    def render(questions: list[str]) -> list[str]:
-        chats = [[*head, {"role": "user", "content": text}] for text in fill(questions)]
+    def messages(asked: Asked) -> list[dict[str, Any]]:
+        if isinstance(asked, str):
+            return [*head, {"role": "user", "content": fill([asked])[0]}]
+        *earlier, last = asked
+        own = head if not earlier or earlier[0]["role"] != "system" else []
+        return [*own, *earlier, {**last, "content": fill([last["content"]])[0]}]
+
+    def render(questions: Sequence[Asked]) -> list[str]:
+        chats, more = [messages(asked) for asked in questions], dict(told or {})
         try:
             return list(
-                tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime)
+                tokenizer.apply_chat_template(
+                    chats, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime, **more
+                )
             )
         except jinja2.TemplateError as error:
             raise UserError(f"data.chat: the model's chat template refuses these messages: {error}") from None
 
     return render
+
+
+def refuse_unread(template: str, told: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a chat template does not mention what it is told.
+    """
+    for name in told:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise UserError(
+                f"data.chat_template_kwargs: the model's chat template never reads {name!r}, so it would change nothing"
+            )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.exchange.imports.known import Messages
-from pipeline.exchange.imports.values import REASONING, reasoning_of
+from pipeline.sources.chats import REASONING, reasoning_of
 
 Write = Callable[[Messages, bool], str]
 """Messages as text; true: with the assistant's turn opened."""

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.common.spelled import spelled
+from pipeline.sources.chats import chat, reasoning_of
 
 Values = dict[str, Any]
 LARGEST_ID = 2**31 - 1
-REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names under which a message keeps what was thought before it."""
 
 
 def is_missing(value: Any) -> bool:
@@ -124,27 +123,6 @@ def truths(row: Values, column: str) -> list[bool] | None:
     return [bool(item) for item in value]
 
 
-def at_path(row: Values, path: str) -> Any:
-    """A column by its name, or what lies below one: `metrics.acc`, `choices.0.text`. JSON in a text is looked into.
-
-    Raises:
-        KeyError: it is not there.
-    """
-    if path in row:
-        return row[path]
-    value: Any = row
-    for name in path.split("."):
-        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-            value = json.loads(value)
-        if isinstance(value, list) and name.isdigit() and int(name) < len(value):
-            value = value[int(name)]
-        elif isinstance(value, dict) and name in value:
-            value = value[name]
-        else:
-            raise KeyError(path)
-    return value
-
-
 def reference(value: Any) -> str | None:
     """A reference answer as text: a text, a number, or the only one in a list. None of others, which a text cannot hold."""
     if isinstance(value, list) and len(value) == 1:
@@ -164,15 +142,6 @@ def messages(row: Values, column: str) -> str | list[dict[str, Any]]:
     if isinstance(value, list):
         return chat(value, column)
     return needed_text(row, column)
-
-
-def chat(value: list[Any], column: str) -> list[dict[str, Any]]:
-    """Chat messages with a role each, and a content, or a call of a tool instead.
-
-    Raises:
-        ValueError: something else.
-    """
-    return [_message(column, place, item) for place, item in enumerate(value)]
 
 
 def asked(found: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
@@ -203,11 +172,6 @@ def as_answer(turns: list[dict[str, Any]], column: str) -> str | list[dict[str, 
     return turns
 
 
-def reasoning_of(message: Values) -> str | None:
-    """What a message says before its content, under whichever name."""
-    return next((str(message[name]) for name in REASONING if message.get(name)), None)
-
-
 def json_value(row: Values, column: str) -> Any:
     """
     Raises:
@@ -225,55 +189,6 @@ def json_value(row: Values, column: str) -> Any:
 def rest_of(row: Values, used: set[str]) -> Values:
     """The columns that were not used and hold something."""
     return {name: value for name, value in row.items() if name not in used and not is_missing(value)}
-
-
-def _message(column: str, place: int, item: Any) -> dict[str, Any]:
-    """A chat message without the empty parts that a table gives every row."""
-    if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-        raise ValueError(f"column {column}: message {place} has no role")
-    kept = {name: value for name, value in item.items() if value is not None}
-    content = kept.get("content")
-    if isinstance(content, list):
-        content = _of_parts(kept, content)
-    if kept.get("tool_calls"):
-        kept["tool_calls"] = [_call(column, place, call) for call in kept["tool_calls"]]
-        content = content or ""
-    if content is None and reasoning_of(kept):
-        content = ""
-    if not isinstance(content, str):
-        raise ValueError(f"column {column}: the content of message {place} is no text")
-    return {**kept, "content": content}
-
-
-def _of_parts(kept: Values, parts: list[Any]) -> str | None:
-    """The text of content that comes in parts; reasoning among them is put beside it."""
-    texts: dict[str, list[str]] = {"text": [], "reasoning": []}
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in texts:
-            return None
-        texts[kind].append(str(part.get(kind) or ""))
-    if "".join(texts["reasoning"]):
-        kept["reasoning_content"] = "".join(texts["reasoning"])
-    return "".join(texts["text"])
-
-
-def _call(column: str, place: int, call: Any) -> Any:
-    """A tool's call as chat templates take it: its arguments are an object and stand below `function`."""
-    if isinstance(call, str):
-        call = json_value({"call": call}, "call")
-    if not isinstance(call, dict):
-        raise ValueError(f"column {column}: a tool's call in message {place} is no object")
-    if "function" not in call and "name" in call:
-        inner = {name: call[name] for name in ("name", "arguments") if name in call}
-        call = {**{name: value for name, value in call.items() if name not in inner}, "type": "function", "function": inner}
-    function = call.get("function")
-    if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-        try:
-            call = {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
-        except ValueError:
-            return call
-    return call
 
 
 def _wrong(column: str, expected: str, value: Any) -> ValueError:

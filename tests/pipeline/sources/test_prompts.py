@@ -18,7 +18,8 @@ import pytest
 from pipeline.common import memory
 from pipeline.common.errors import DataError, UserError
 from pipeline.config.data import PromptSource
-from pipeline.sources.prompts import load, make_prompts, source_hash
+from pipeline.sources.mixing import load
+from pipeline.sources.prompts import make_prompts, source_hash
 from pipeline.sources.rendering import chat_renderer, template_renderer
 from pipeline.store import Artifact, Request, Store, read_table
 from schemas import Prompts, SetAside
@@ -205,8 +206,12 @@ def test_a_pattern_without_a_group_takes_what_it_matches(jsonl: Source) -> None:
         ([*ROWS, {"question": "c"}], {}, "prompts.jsonl, line 3: breaks the rule: answer is not empty; answer is null"),
         ([{"question": " ", "answer": "1"}], {}, "prompts.jsonl, line 1: breaks the rule: question is not empty"),
         ([{"question": "a", "answer": None}], {}, "prompts.jsonl, line 1: breaks the rule: answer is not empty; answer is null"),
-        ([*ROWS, {"question": "c", "answer": ["3"]}], {}, "prompts.jsonl, line 3: column answer holds a list, expected text"),
-        ([{"question": {"x": 1}, "answer": "3"}], {}, "prompts.jsonl, line 1: column question holds a dict, expected text"),
+        ([{"question": ["a"], "answer": "3"}], {}, "prompts.jsonl, line 1: column question holds a list, expected text"),
+        (
+            [{"question": {"x": 1}, "answer": "3"}],
+            {},
+            "line 1: column question holds a dict with 'x': name one of them, such as question.x, expected text",
+        ),
         ('{"question": "a", "answer": "1"}\n{"question"', {}, "prompts.jsonl, line 2: not valid JSON: "),
         ('\n\n{"question": "a", "answer": 01}', {}, "prompts.jsonl, line 3: not valid JSON: "),
         ('["a", "b"]', {}, 'prompts.jsonl, line 1: expected an object such as {"question": ...}, found list'),

@@ -13,17 +13,8 @@ from typing import Any
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.sequence import split
-from pipeline.exchange.imports.values import (
-    Values,
-    as_answer,
-    chat,
-    json_value,
-    number,
-    numbers,
-    rest_of,
-    text,
-    token_ids,
-)
+from pipeline.exchange.imports.values import Values, as_answer, json_value, number, numbers, rest_of, text, token_ids
+from pipeline.sources.chats import chat
 
 USED = {"trajectory_json", "messages", "reward", "group_index", "metrics", "metadata"}
 

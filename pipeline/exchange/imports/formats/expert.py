@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.formats.plain import NAMES, Plain
 from pipeline.exchange.imports.known import Known, SourceRow
-from pipeline.exchange.imports.values import chat
+from pipeline.sources.chats import chat
 
 CHAT = "messages"
 

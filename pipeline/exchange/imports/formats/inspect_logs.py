@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
-from pipeline.exchange.imports.values import Values, as_answer, chat, is_missing, number, reference, rest_of, text
+from pipeline.exchange.imports.values import Values, as_answer, is_missing, number, reference, rest_of, text
+from pipeline.sources.chats import chat
 
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 FINISH = {"max_tokens": "length", "model_length": "length"}

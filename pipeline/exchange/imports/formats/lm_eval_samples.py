@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
-from pipeline.exchange.imports.values import Values, chat, is_missing, number, reference, rest_of, text
+from pipeline.exchange.imports.values import Values, is_missing, number, reference, rest_of, text
+from pipeline.sources.chats import chat
 
 LOGLIKELIHOODS = "multiple choice: loglikelihoods of given answers, and no completions. Import a task that generates"
 

@@ -14,19 +14,8 @@ from typing import Any
 
 from pipeline.exchange.imports.format import FAULTS, LONGEST_CONTENT, Format, Options, reason
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
-from pipeline.exchange.imports.values import (
-    Values,
-    chat,
-    integer,
-    is_missing,
-    messages,
-    number,
-    numbers,
-    reasoning_of,
-    rest_of,
-    text,
-    token_ids,
-)
+from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
+from pipeline.sources.chats import chat, reasoning_of
 
 ID_MARK = "token_id:"
 ROW = {"request", "response", "custom_id"}

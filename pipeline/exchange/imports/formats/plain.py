@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.common.errors import UserError
+from pipeline.common.paths import at_path
 from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.sequence import split
@@ -13,7 +14,6 @@ from pipeline.exchange.imports.values import (
     Values,
     answer,
     asked,
-    at_path,
     integer,
     is_missing,
     messages,

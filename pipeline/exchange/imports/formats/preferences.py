@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.formats.plain import ASSISTANT, HUMAN
 from pipeline.exchange.imports.known import Known, SourceRow
-from pipeline.exchange.imports.values import as_answer, chat, is_missing, messages, number, rest_of, text
+from pipeline.exchange.imports.values import as_answer, is_missing, messages, number, rest_of, text
+from pipeline.sources.chats import chat
 
 SIDES = {"chosen": 1.0, "rejected": 0.0}
 """Rewards that are declared where the set has no scores."""

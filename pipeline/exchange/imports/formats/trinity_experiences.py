@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.sequence import split
-from pipeline.exchange.imports.values import Values, as_answer, chat, is_missing, number, rest_of, text
+from pipeline.exchange.imports.values import Values, as_answer, is_missing, number, rest_of, text
+from pipeline.sources.chats import chat
 
 MAGIC, HEAD = b"TRXP", struct.Struct("<4sBQQ")
 """Before version, bytes of the pickled part, and bytes of the tensors."""

@@ -16,18 +16,8 @@ from pipeline.common.errors import UserError
 from pipeline.exchange.imports.format import FAULTS, Format, misfit, reason
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
 from pipeline.exchange.imports.sequence import split
-from pipeline.exchange.imports.values import (
-    Values,
-    as_answer,
-    chat,
-    number,
-    numbers,
-    reference,
-    rest_of,
-    text,
-    token_ids,
-    truths,
-)
+from pipeline.exchange.imports.values import Values, as_answer, number, numbers, reference, rest_of, text, token_ids, truths
+from pipeline.sources.chats import chat
 
 DECIMALS = 4
 REST = ("id", "env", "run", "task", "info", "metrics", "stop_condition", "is_timeout", "errors", "ok", "tools")

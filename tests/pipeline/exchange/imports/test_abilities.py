@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.paths import at_path
 from pipeline.exchange.imports.sequence import split
 from pipeline.exchange.imports.turns import written_turns
-from pipeline.exchange.imports.values import at_path, reference
+from pipeline.exchange.imports.values import reference
 from pipeline.store import Artifact
 
 Bring = Callable[..., Artifact]

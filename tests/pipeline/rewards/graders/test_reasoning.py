@@ -20,7 +20,7 @@ from pipeline.rewards.graders.reasoning import check_prompts, metadata_of
 from pipeline.rewards.items import Score, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import recipe_of, resolve
-from pipeline.sources.prompts import load
+from pipeline.sources.mixing import load
 
 ROOT = Path(__file__).parents[4]
 WITHOUT_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
