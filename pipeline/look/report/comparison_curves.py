@@ -25,7 +25,7 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.6), (1, 1.4))
 """Lengths of strokes and gaps, in line widths, for each round through the colors."""
 X_LABEL = "passes over the snapshot"
 QUANTILES = ("ratio_q01", "ratio_q10", "ratio_q50", "ratio_q90", "ratio_q99")
-CARD = {"width": 300, "height": 150}
+CARD_WIDTH, CARD_HEIGHT = 300, 150
 Read = Callable[[Compared, str, str], pl.DataFrame]
 
 
@@ -186,7 +186,10 @@ def _card(compared: Compared, label: str, ratios: dict[str, pl.DataFrame], every
     if not ratios["ratio_q50"].is_empty():
         pictures.append(("ratio", draw_ratios, ""))
     pictures.append(("loss", draw_loss, X_LABEL))
-    drawn = [figures.svg(f"card-{look.number}-{name}", draw, x_label=x_label, **CARD) for name, draw, x_label in pictures]
+    drawn = [
+        figures.svg(f"card-{look.number}-{name}", draw, x_label=x_label, width=CARD_WIDTH, height=CARD_HEIGHT)
+        for name, draw, x_label in pictures
+    ]
     notes = () if len(pictures) > 1 else ("No ratio: the rollouts' logprobs cannot be used.",)
     return Panel(title=label, unit="", picture=drawn[0] + (drawn[1] if drawn[1:] else ""), notes=notes)
 

@@ -10,8 +10,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.common.text import number
 from pipeline.look.report import figures
 from pipeline.look.report.figures import BAD, MUTED, SERIES, Values
+from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel, Section, section
 from pipeline.run.state import Run
 from pipeline.store import read_table
@@ -97,7 +99,13 @@ _PLOTS = (
     _RunPlot("Gradient norm", "before clipping", ("grad_norm",), log=True),
     _RunPlot("Entropy", "nats", ("entropy",)),
     _RunPlot("KL to the behavior policy", "nats per token", ("kl_behavior",)),
-    _RunPlot("Importance ratio", "quantiles over tokens", QUANTILES, caption="Token ratio pi/mu, before any clipping."),
+    _RunPlot(
+        "Importance ratio",
+        "quantiles over tokens",
+        QUANTILES,
+        labels=("1 %", "10 %", "median", "90 %", "99 %"),
+        caption="Token ratio pi/mu, before any clipping.",
+    ),
     _RunPlot(
         "Clip fraction",
         "share of tokens",
@@ -144,21 +152,39 @@ def training_section(curves: Curves | None, *more: Panel | str) -> Section:
 def _panel(curves: Curves, plot: _RunPlot) -> Panel:
     description = Metrics.columns()[plot.columns[0]].description or ""
     draw: figures.Draw
+    names = plot.labels or (plot.title,)
     if plot.columns == QUANTILES:
-        draw = partial(_draw_ratios, curves=curves)
-        keys = [Key("median; shades: 10–90 % and 1–99 %", figures.role_of(SERIES[0]))]
+        draw, roles = partial(_draw_ratios, curves=curves), [figures.role_of(SERIES[0])] * len(names)
+        keys = [Key("median; shades: 10–90 % and 1–99 %", roles[0])]
     else:
-        draw = partial(_draw_lines, curves=curves, plot=plot)
-        colors = figures.cycle(len(plot.labels))
-        keys = [Key(label, figures.role_of(color)) for label, color in zip(plot.labels, colors, strict=True)]
+        draw, roles = (
+            partial(_draw_lines, curves=curves, plot=plot),
+            [figures.role_of(color) for color in figures.cycle(len(names))],
+        )
+        keys = [Key(label, role) for label, role in zip(plot.labels, roles, strict=False)]
+    readings = [_reading(curves, *line) for line in zip(plot.columns, names, roles, strict=True)]
     return Panel(
         title=plot.title,
         unit=plot.unit,
-        picture=figures.svg(f"curve-{plot.columns[0].replace('_', '-')}", draw, x_label="optimizer step"),
+        picture=figures.svg(f"curve-{plot.columns[0].replace('_', '-')}", draw, x_label="optimizer step", readings=readings),
         caption=plot.caption or description,
         keys=tuple(keys),
         notes=tuple(note for column in plot.columns if (note := _gap_note(curves, column))),
+        quiet=_quiet(curves, plot),
     )
+
+
+def _reading(curves: Curves, column: str, label: str, role: str) -> Readout:
+    x, mean, low, high = curves.drawn(column)
+    return Readout(label, role, x, mean, *((low, high) if curves.stride > 1 else ()))
+
+
+def _quiet(curves: Curves, plot: _RunPlot) -> str:
+    """The one value that all the plot's figures have at all steps; empty where they differ, or some are not finite."""
+    values = curves.frame.select(
+        pl.concat_list(pl.col(plot.columns).cast(pl.Float64)).explode().drop_nulls().unique()
+    ).to_series()
+    return f"{number(values[0])} throughout" if len(values) == 1 and values.is_finite().all() and len(curves.frame) > 1 else ""
 
 
 def _draw_lines(axes: Axes, curves: Curves, plot: _RunPlot) -> None:

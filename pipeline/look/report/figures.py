@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from pipeline.look.report.readings import Readout, attribute
+
 Values = np.ndarray[Any, np.dtype[np.float64]]
 Draw = Callable[[Axes], None]
 
@@ -68,13 +70,26 @@ def role_of(color: str) -> str:
     return ROLES[color]
 
 
-def svg(name: str, draw: Draw, *, x_label: str, width: int = WIDTH, height: int = HEIGHT) -> Markup:
+def svg(
+    name: str,
+    draw: Draw,
+    *,
+    x_label: str,
+    readings: Sequence[Readout] = (),
+    at: str = "",
+    unit: str = "",
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> Markup:
     """Draw on one pair of axes and return the picture, safe to put in a page beside others.
 
     Args:
         name: unique in the page; prefixes every id of the picture.
         draw: draws with the colors of this module. What it gives the gid `series-N` gets the classes `series series-N`.
         x_label: written below the horizontal axis.
+        readings: values that the page tells where the picture is pointed at.
+        at: what a place on the horizontal axis is called with them; `x_label` by itself.
+        unit: written behind each of these values.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -83,15 +98,27 @@ def svg(name: str, draw: Draw, *, x_label: str, width: int = WIDTH, height: int 
         axes = figure.subplots()
         axes.grid(axis="x", visible=False)
         draw(axes)
+        _one_value(axes)
         axes.set_xlabel(x_label)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return Markup(_inline(name, file.getvalue(), width, height))
+    told = attribute(axes, (width, height), readings, at=at or x_label, unit=unit)
+    opening = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true"'
+    return Markup(_inline(name, file.getvalue()).replace("<svg>", f"{opening}{told}>", 1))
 
 
-def _inline(name: str, text: str, width: int, height: int) -> str:
+def _one_value(axes: Axes) -> None:
+    """Where everything drawn has one value, that value is the only tick: a range around it would be invented."""
+    low, high = axes.dataLim.intervaly
+    if axes.get_autoscaley_on() and np.isfinite([low, high]).all() and high - low <= 1e-9 * max(abs(low), abs(high)):
+        room = abs(low) or 1.0
+        axes.set_ylim(low - room, low + room)
+        axes.set_yticks([low], [f"{low:.3g}"])
+
+
+def _inline(name: str, text: str) -> str:
     text = text[text.index("<svg") :]
-    text = re.sub(r"<svg [^>]*>", f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">', text, count=1)
+    text = re.sub(r"<svg [^>]*>", "<svg>", text, count=1)
     text = re.sub(r"<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="([^"]*)"', lambda found: _scoped_id(name, found.group(1)), text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -169,6 +196,12 @@ def stacked(axes: Axes, x: Values, parts: Iterable[Values], colors: Sequence[str
         axes.bar(x, values, bottom=bottom, color=color, width=0.72, linewidth=0)
         bottom = bottom + values
     whole_numbers(axes, float(x.min()), float(x.max()))
+
+
+def bars(name: str, x: Values, parts: Sequence[Values], colors: Sequence[str], labels: Sequence[str], *, unit: str) -> Markup:
+    """One bar per iteration, its parts from the bottom up, told from the top down."""
+    readings = [Readout(label, role_of(color), x, part) for label, part, color in zip(labels, parts, colors, strict=True)]
+    return svg(name, lambda axes: stacked(axes, x, parts, colors), x_label="iteration", readings=readings[::-1], unit=unit)
 
 
 def cycle(count: int, colors: Sequence[str] = SERIES) -> list[str]:

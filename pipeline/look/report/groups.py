@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from pipeline.config.course import Course
 from pipeline.look.report import figures
 from pipeline.look.report.figures import SERIES, Values
+from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel
 from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
@@ -40,10 +41,20 @@ def solved_panel(run: Run) -> Panel | str:
         figures.whole_numbers(axes, float(min(table)), float(max(table)))
 
     caption = (
-        "Groups by how many of their completions were solved; the darkest square holds the largest share. Groups at the foot and "
+        "Groups by how many of their completions were solved; the more color, the larger the share. Groups at the foot and "
         "at the top have equal rewards: methods with a group baseline learn nothing from them."
     )
-    picture = figures.svg("solved", draw, x_label="iteration")
+    x = np.array(list(table), dtype=float)
+    readings = [
+        Readout(
+            f"{_label(row, rows, size)} solved",
+            "s0",
+            x,
+            np.array([100 * shares[row] / shares.sum() for shares in table.values()]),
+        )
+        for row in reversed(range(rows))
+    ]
+    picture = figures.svg("solved", draw, x_label="iteration", readings=readings, unit=" % of groups")
     return Panel("Solved by group", f"of {size} completions", picture, caption, (Key("share of groups", "s0"),))
 
 

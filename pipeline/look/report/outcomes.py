@@ -14,6 +14,7 @@ from pipeline.look.report import figures
 from pipeline.look.report.figures import MUTED, RAMP, RULE, SERIES, Values
 from pipeline.look.report.groups import solved_panel
 from pipeline.look.report.places import place_panels
+from pipeline.look.report.readings import Readout
 from pipeline.look.report.rewards import reward_shares
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section
 from pipeline.look.report.terminal import COLUMNS, iteration_cells
@@ -68,15 +69,22 @@ def _accuracy_panel(
 
     def draw(axes: Axes) -> None:
         for place, (values, color) in enumerate(zip(there.values(), colors, strict=True)):
-            value, low, high = (_floats([(point or {}).get(key) for point in values]) for key in ("value", "low", "high"))
             shift = 0.05 * (place - (len(there) - 1) / 2)
-            figures.points_with_intervals(axes, x + shift, 100 * value, 100 * low, 100 * high, color)
+            figures.points_with_intervals(axes, x + shift, *_percents(values), color)
         low_now, high_now = axes.get_ylim()
         axes.set_ylim(max(low_now, -2), min(high_now, 102))
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
     keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(there, colors, strict=True))
-    return Panel(title, "% of prompts", figures.svg(name, draw, x_label="iteration"), caption, keys)
+    readings = [Readout(key.label, key.role, x, *_percents(there[key.label])) for key in keys]
+    picture = figures.svg(name, draw, x_label="iteration", readings=readings, unit=" %")
+    return Panel(title, "% of prompts", picture, caption, keys)
+
+
+def _percents(points: Sequence[dict[str, Any] | None]) -> tuple[Values, Values, Values]:
+    """Value, low and high of shares, in percent."""
+    value, low, high = (100 * _floats([(point or {}).get(key) for point in points]) for key in ("value", "low", "high"))
+    return value, low, high
 
 
 def rollouts_section(run: Run) -> Section:
@@ -94,9 +102,7 @@ def _reward_panel(run: Run) -> Panel | str:
         return "No rollout has a reward, so there is no reward distribution."
     colors = _ramp(len(shares.labels))
     keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(shares.labels, colors, strict=True))
-    picture = figures.svg(
-        "rewards", lambda axes: figures.stacked(axes, shares.iterations, list(100 * shares.shares), colors), x_label="iteration"
-    )
+    picture = figures.bars("rewards", shares.iterations, list(100 * shares.shares), colors, shares.labels, unit=" %")
     caption = "Rewards of the training rollouts, lowest at the foot. Rollouts without a reward are left out here."
     return Panel("Reward distribution", "% of graded rollouts", picture, caption, keys)
 
@@ -117,7 +123,6 @@ def _length_panel(run: Run) -> Panel | str:
     limit = run.config.generate.max_tokens
 
     def draw(axes: Axes) -> None:
-        x, train, low, middle, high = (frame[name].to_numpy() for name in _LENGTHS)
         figures.points_with_intervals(axes, x, middle, low, high, SERIES[0])
         figures.line(axes, x, train, SERIES[1])
         top = float(np.nanmax(frame.select(pl.max_horizontal(pl.exclude("iteration"))).to_numpy().astype(float), initial=1))
@@ -131,7 +136,12 @@ def _length_panel(run: Run) -> Panel | str:
         Key("training rollouts: mean", figures.role_of(SERIES[1])),
     )
     caption = f"Completion tokens. The limit is generate.max_tokens = {limit} (dashed, if it lies in view)."
-    return Panel("Response length", "tokens", figures.svg("lengths", draw, x_label="iteration"), caption, keys)
+    x, train, low, middle, high = (frame[name].cast(pl.Float64).to_numpy() for name in _LENGTHS)
+    readings = [
+        Readout("held-out: median [10 %, 90 %]", keys[0].role, x, middle, low, high),
+        Readout("training: mean", keys[1].role, x, train),
+    ]
+    return Panel("Response length", "tokens", figures.svg("lengths", draw, x_label="iteration", readings=readings), caption, keys)
 
 
 _LENGTHS = ("iteration", "train", "q10", "q50", "q90")
@@ -174,7 +184,9 @@ def logprob_panel(run: Run) -> Panel | str:
         "|trainer - stored| logprob per token before the first step. The dashed line is "
         f"train.max_logprob_difference = {limit:g}: a mean above it refuses to train."
     )
-    return Panel("Engine and trainer", "nats", figures.svg("logprobs", draw, x_label="iteration"), caption, keys)
+    readings = [Readout(key.label, key.role, x, values) for key, values in zip(keys, (mean_values, max_values), strict=True)]
+    picture = figures.svg("logprobs", draw, x_label="iteration", readings=readings)
+    return Panel("Engine and trainer", "nats", picture, caption, keys)
 
 
 def _logprob_difference(checkpoint: Artifact | None) -> tuple[float | None, float | None]:
@@ -222,9 +234,9 @@ def _shares(
     colors = [RULE if label in ("ok", "kept") else color for label, color in zip(labels, figures.cycle(len(labels)), strict=True)]
     x = np.array(list(there), dtype=float)
     parts = [np.array([100 * row.get(label, 0) / sum(row.values()) for row in there.values()]) for label in labels]
-    picture = figures.svg(name, lambda axes: figures.stacked(axes, x, parts, colors), x_label="iteration")
+    picture = figures.bars(name, x, parts, colors, labels, unit=" %")
     keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(labels, colors, strict=True))
-    return Panel(title, "% of rollouts", picture, caption, keys)
+    return Panel(title, "% of rollouts", picture, caption, keys, quiet=f"all {labels[0]}" if colors == [RULE] else "")
 
 
 def time_section(run: Run, rows: Sequence[dict[str, Any]]) -> Section:
@@ -237,7 +249,7 @@ def time_section(run: Run, rows: Sequence[dict[str, Any]]) -> Section:
     x = np.array([row["iteration"] for row in timed], dtype=float)
     parts = [np.array([(row["seconds"][stage] or 0) / divisor for row in timed]) for stage in STAGES]
     colors = figures.cycle(len(STAGES))
-    picture = figures.svg("time-plot", lambda axes: figures.stacked(axes, x, parts, colors), x_label="iteration")
+    picture = figures.bars("time-plot", x, parts, colors, STAGES, unit=f" {unit}")
     keys = tuple(Key(stage, figures.role_of(color)) for stage, color in zip(STAGES, colors, strict=True))
     caption = "Wall time of the processes that finished the work; generate is training rollouts plus held-out answers."
     columns = ("iteration", *STAGES, "training rollouts", "tokens generated", "held-out tokens", "tokens trained", "trained/s")

@@ -1,7 +1,11 @@
-"""The report: one HTML page that holds everything it shows. It has no scripts and asks nothing of the network."""
+"""The report: one HTML page that holds everything it shows. It asks nothing of the network; its only script tells a plot's
+values where it is pointed at, and is named by its hash in the page's policy, so that no other runs.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +21,9 @@ from pipeline.look.report import figures, outcomes
 from pipeline.look.report.course import by_iteration, each
 from pipeline.look.report.curves import read_curves, training_section
 from pipeline.look.report.examples import read_examples
+from pipeline.look.report.made import made
 from pipeline.look.report.previous import changed_settings
+from pipeline.look.report.verdict import verdict
 from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of, status
 from pipeline.store import Artifact
@@ -76,13 +82,17 @@ def render(run: Run) -> str:
     template = page_environment().get_template("page.html.j2")
     return template.render(
         now=now,
+        verdict=verdict(run),
+        made=made(artifact for _, artifact in _artifacts(run)),
+        scripts=[script("readings.js")],
         tiles=_headline(run, rows),
         sections=sections,
         examples=read_examples(run),
         shades=SHADES,
         changed=changed_settings(run),
         course=by_iteration(run.config),
-        settings=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
+        chosen=as_yaml(run.config.model_dump(mode="json", exclude_defaults=True)),
+        settings=as_yaml(run.config.model_dump(mode="json")),
         lineage=lineage(_artifacts(run)),
         short=SHORT,
     )
@@ -106,6 +116,26 @@ def page_environment(*places: Path) -> jinja2.Environment:
     environment.globals["style"] = Markup((here / "page.css").read_text(encoding="utf-8"))
     environment.globals["colors"] = {role: color for color, role in figures.ROLES.items()}
     return environment
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script of our own in a page."""
+
+    text: Markup
+    hash: str
+    """By which the page's policy lets it run, and no other."""
+
+
+def script(name: str) -> Script:
+    """A script that lies beside this file."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return Script(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+
+
+def as_yaml(settings: dict[str, Any]) -> str:
+    """Settings as a config would have them."""
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _harmless(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pipeline.common.text import percent
 from pipeline.config.reward import RewardConfig
 from pipeline.look.report import figures
 from pipeline.look.report.figures import MUTED, RAMP, SERIES, Values
+from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel
 from pipeline.rewards.graders.maths.reading import EXTRACT, MARKS, NOWHERE, NUMBER, WHOLE
 from pipeline.run.state import Run
@@ -79,7 +80,7 @@ def _shares_panel(found: Mapping[int, PlaceRewards]) -> Panel:
     chosen = [COLORS[name] for name in names]
     x = np.array(list(found), dtype=float)
     parts = [100 * np.array([rewards.shares.get(name, 0.0) for rewards in found.values()]) for name in names]
-    picture = figures.svg("reward-places", lambda axes: figures.stacked(axes, x, parts, chosen), x_label="iteration")
+    picture = figures.bars("reward-places", x, parts, chosen, names, unit=" %")
     first, last = found[min(found)], found[max(found)]
     caption = (
         f"Reward by where the answer stood. Completions without a marked answer (whole, number, none) brought "
@@ -94,13 +95,17 @@ def _means_panel(found: Mapping[int, PlaceRewards]) -> Panel:
     names = [place for place in PLACES if any(place in rewards.means for rewards in found.values())]
     chosen = [COLORS[name] for name in names]
     x = np.array(list(found), dtype=float)
+    means: dict[str, Values] = {
+        name: np.array([rewards.means.get(name, np.nan) for rewards in found.values()], dtype=float) for name in names
+    }
 
     def draw(axes: Axes) -> None:
-        for name, color in zip(names, chosen, strict=True):
-            values: Values = np.array([rewards.means.get(name, np.nan) for rewards in found.values()], dtype=float)
+        for values, color in zip(means.values(), chosen, strict=True):
             figures.line(axes, x, values, color)
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
     keys = tuple(Key(name, figures.role_of(color)) for name, color in zip(names, chosen, strict=True))
     caption = "Mean reward of the training rollouts by where math_verify read their answer."
-    return Panel("Reward by place of the answer", "mean", figures.svg("places", draw, x_label="iteration"), caption, keys)
+    readings = [Readout(key.label, key.role, x, means[key.label]) for key in keys]
+    picture = figures.svg("places", draw, x_label="iteration", readings=readings)
+    return Panel("Reward by place of the answer", "mean", picture, caption, keys)

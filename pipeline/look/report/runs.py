@@ -14,8 +14,9 @@ from pipeline.common.errors import UserError
 from pipeline.common.text import count, duration, interval, number, percent
 from pipeline.look.report import figures
 from pipeline.look.report.comparison_curves import DASHES, look_of
-from pipeline.look.report.page import page_environment
+from pipeline.look.report.page import page_environment, script
 from pipeline.look.report.previous import OWN
+from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section
 from pipeline.run.state import Run
 from pipeline.run.status import status
@@ -67,7 +68,8 @@ def render(runs: Mapping[str, Run]) -> str:
         section("curves", "Over iterations", panels, "One line per run. Iteration 0 is the base model."),
     ]
     changed = Grid(("setting", *runs), settings_that_differ(runs))
-    return page_environment().get_template("runs.html.j2").render(labels=list(runs), sections=sections, changed=changed)
+    template = page_environment().get_template("runs.html.j2")
+    return template.render(labels=list(runs), sections=sections, changed=changed, scripts=[script("readings.js")])
 
 
 def settings_that_differ(runs: Mapping[str, Run]) -> list[list[str]]:
@@ -136,4 +138,16 @@ def _curve(rows: Mapping[str, dict[str, Any]], figure: str) -> Panel | str:
         figures.whole_numbers(axes, float(min(every)), float(max(every)))
 
     keys = tuple(Key(label + DASHED[look.dashes], look.role) for label, look in looks.items() if lines[label])
-    return Panel(title, unit, figures.svg(figure.replace("_", "-"), draw, x_label="iteration"), keys=keys)
+    readings = [_reading(label, looks[label].role, points, figure, factor) for label, points in lines.items() if points]
+    picture = figures.svg(
+        figure.replace("_", "-"), draw, x_label="iteration", readings=readings, unit=" %" if unit.startswith("%") else ""
+    )
+    return Panel(title, unit, picture, keys=keys)
+
+
+def _reading(label: str, role: str, points: Sequence[dict[str, Any]], figure: str, factor: float) -> Readout:
+    x, y, low, high = (
+        np.array([np.nan if (value := point.get(name)) is None else value for point in points], dtype=float)
+        for name in ("iteration", figure, f"{figure}_low", f"{figure}_high")
+    )
+    return Readout(label, role, x, factor * y, factor * low, factor * high)

@@ -27,6 +27,8 @@ class Panel:
     caption: str = ""
     keys: tuple[Key, ...] = ()
     notes: tuple[str, ...] = ()
+    quiet: str = ""
+    """What it would say, where that is no news; then the page folds it away."""
 
 
 @dataclass(frozen=True)

@@ -150,27 +150,28 @@ class Synthetic:
         }
 
     def evaluate(self, iteration: int, policy: Artifact, sampled: Artifact, greedy: Artifact) -> Artifact:
+        share = min(0.25 + 0.15 * iteration, 0.7)
+        prompts = SHARDS * GROUPS
         rows = [
             {
-                "prompt_id": f"heldout-{prompt}",
+                "prompt_id": f"heldout-{prompt:02d}",
                 "mode": mode,
                 "sample_index": sample,
-                "reward": 1.0,
-                "solved": True,
+                "reward": float(sample * prompts + prompt < round(share * prompts * samples)),
+                "solved": sample * prompts + prompt < round(share * prompts * samples),
                 "completion_tokens": 10 + prompt + 3 * iteration,
                 "status": "ok",
             }
-            for prompt in range(SHARDS * GROUPS)
+            for prompt in range(prompts)
             for mode, samples in (("sampled", SAMPLES), ("greedy", 1))
             for sample in range(samples)
         ]
         parents = (policy.as_parent("policy"), sampled.as_parent("sampled"), greedy.as_parent("greedy"))
-        share = min(0.25 + 0.15 * iteration, 0.7)
         with self.store.work(Request("evaluation", "evaluate/1", {"k": [1, 4]}, parents)) as work:
             work.write_table("evaluation.parquet", frame_of(rows, Evaluation), Evaluation)
             return work.finish(
                 {
-                    "prompts": SHARDS * GROUPS,
+                    "prompts": prompts,
                     "samples": SAMPLES,
                     "pass_at": {"1": around(share, 0.06), "4": around(share + 0.2, 0.05)},
                     "greedy": around(share + 0.04, 0.09),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from pipeline.common.errors import IntegrityError
+from pipeline.look.report import page as page_module
 from pipeline.look.report.page import render, write_report
 from pipeline.run.state import Run, Stop
 
@@ -68,6 +73,9 @@ PAGE_TAGS = {
     "th",
     "td",
     "article",
+    "details",
+    "summary",
+    "script",
 }
 PICTURE_TAGS = {"svg", "g", "defs", "path", "use", "text", "tspan", "clippath", "rect"}
 
@@ -97,7 +105,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         tag = self.open[-1] if self.open else ""
         self.texts.setdefault(tag, []).append(data)
-        if tag != "style":
+        if tag not in ("style", "script"):
             self.said += data
 
 
@@ -118,7 +126,7 @@ def test_page_has_every_section_and_plot(page: Page) -> None:
     assert page.open == []
 
 
-def test_page_runs_nothing_and_loads_nothing(page: Page, html: str) -> None:
+def test_page_runs_one_script_of_ours_and_loads_nothing(page: Page, html: str) -> None:
     assert {tag for tag, _ in page.tags} <= PAGE_TAGS | PICTURE_TAGS
     for tag, attributes in page.tags:
         assert not any(name.startswith("on") or name in ("src", "srcset", "action", "data") for name in attributes)
@@ -126,7 +134,10 @@ def test_page_runs_nothing_and_loads_nothing(page: Page, html: str) -> None:
             assert attributes.get(name, "#").startswith("#"), (tag, attributes)
     assert re.findall(r"url\((?!#)", html) == []
     assert "@import" not in html and "http:" not in html and "https:" not in html
-    assert "default-src 'none'" in html
+    (script,) = page.texts["script"]
+    assert script == (Path(page_module.__file__).parent / "readings.js").read_text(encoding="utf-8")
+    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hashed}'\"" in html
 
 
 def test_ids_are_unique_and_every_reference_leads_somewhere(page: Page, html: str) -> None:
@@ -155,6 +166,45 @@ def test_tokens_are_shaded_and_add_up_to_the_completion(page: Page) -> None:
     assert {"p0", "p1", "p2", "p3", "given"} <= set(shades)
     assert "naïve 数学 🙂🏽 مرحبا 7" in page.said
     assert "The first 600 of 1,085 tokens." in page.said
+
+
+def test_the_gain_with_its_interval_is_the_first_thing_said(page: Page) -> None:
+    """Of 20 prompts, 16 went from one solved sample of four to two, and 4 from one to three: (16 / 4 + 4 / 2) / 20 = 0.3."""
+    verdict = page.texts["p"][0]
+    assert verdict.startswith("Held-out pass@1 rose by 30.0 points (95 % interval +2")
+    assert verdict.endswith(", from 25.0 % with the base model to 55.0 % after iteration 2.")
+
+
+def test_page_says_when_by_what_and_where_the_run_was_made(html: str, run: Run) -> None:
+    provenance = run.iterations[-1].policy.manifest.provenance
+    facts = dict(re.findall(r"<div><dt>(\w+)</dt><dd>(?:<code>)?([^<]*)", html))
+    assert facts["date"].startswith(provenance.created[:10]) and facts["date"].endswith(" UTC")
+    assert facts["version"].startswith("rollbook ") and "torch " in facts["version"]
+    assert facts["machine"] == provenance.host
+    assert facts["command"] and facts["commit"]
+
+
+def test_plots_without_news_and_default_settings_are_folded(make_run: Callable[..., Run], html: str) -> None:
+    folded = re.findall(r"<details>\s*<summary>([^<]*)</summary>", html)
+    assert folded[-1] == "All settings, defaults included"
+    chosen, everything = html.split('id="settings"')[1].split("<details>")
+    assert "max_tokens: 40" in chosen and "max_tokens: 40" in everything
+    assert "solved_at" not in chosen and "solved_at" in everything
+
+
+def test_every_plot_tells_its_values(html: str) -> None:
+    told = [json.loads(unescape(text)) for text in re.findall(r'data-values="([^"]*)"', html)]
+    assert len(told) == len(PLOTS)
+    accuracy = told[0]
+    assert (accuracy["at"], accuracy["unit"]) == ("iteration", " %")
+    assert accuracy["lines"][0] == {
+        "name": "pass@1, sampled",
+        "role": "s0",
+        "x": [0, 1, 2],
+        "y": [25, 40, 55],
+        "low": [19, 34, 49],
+        "high": [31, 46, 61],
+    }
 
 
 def test_headline_states_the_change(page: Page) -> None:
