@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -14,7 +15,9 @@ import polars as pl
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.common.near import did_you_mean
+from pipeline.common.paths import at_path
 from pipeline.config.data import PromptSource
+from pipeline.sources.dialogues import divided, is_chat
 from pipeline.sources.readers import FILE_SUFFIXES, BadRow, read_rows
 from pipeline.store.files import whole_file
 
@@ -59,7 +62,20 @@ class Questions:
         return left[0] if than is not None and len(left) == 1 else None
 
     def texts(self, column: str) -> list[str]:
-        return [str(row[column]) for row in self.rows if row.get(column) is not None]
+        """What a column, or the place below one, holds as text; of chat messages what is asked."""
+        return [text for row in self.rows if (text := text_at(row, column)) is not None]
+
+
+def text_at(row: dict[str, Any], column: str) -> str | None:
+    try:
+        value = at_path(row, column)
+    except (KeyError, ValueError):
+        return None
+    if is_chat(value):
+        with contextlib.suppress(ValueError):
+            question, earlier = divided(value, column)
+            return "\n".join([*(str(turn["content"]) for turn in earlier), question])
+    return None if value is None else str(value)
 
 
 def read_questions(path: Path) -> Questions:
@@ -125,7 +141,7 @@ def divide(questions: Questions, column: str) -> tuple[list[dict[str, Any]], lis
     chosen = set(sorted(hashes, key=hashes.__getitem__)[:count])
     sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for row in questions.rows:
-        sides[str(row.get(column)) in chosen].append(row)
+        sides[text_at(row, column) in chosen].append(row)
     return sides
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.plain_yaml import parse_yaml
+from pipeline.prepare.known_set import KnownSet
 
 Reward = Literal["exact", "math", "regex", "own"]
 MATH_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -46,11 +47,13 @@ class PromptFile:
     answer: str
     answer_pattern: str | None = None
     set_aside: bool = False
+    transcript: bool = False
 
     def text(self, limit: int | None = None) -> str:
         parts = {"path": self.path, "question": self.question, "answer": self.answer}
         parts |= {"answer_pattern": self.answer_pattern} if self.answer_pattern else {}
         shown = [f"{key}: {scalar(value)}" for key, value in parts.items() if value]
+        shown += ["transcript: true"] if self.transcript else []
         shown += ["bad_rows: set_aside"] if self.set_aside else []
         shown += [f"limit: {limit}"] if limit else []
         return "{" + ", ".join(shown) + "}"
@@ -92,6 +95,8 @@ class Draft:
     algorithm: str
     gpu: bool
     sizes: Sizes
+    known: KnownSet | None = None
+    """The well-known set that the questions are."""
 
     def text(self) -> str:
         """The config as YAML."""
@@ -113,6 +118,11 @@ class Draft:
             "",
             "data:",
             "  # The files are JSONL or Parquet; question and answer name their columns.",
+            *(
+                [f"  # Their columns are those of {self.known.name}{f': {self.known.note}' * bool(self.known.note)}."]
+                if self.known
+                else []
+            ),
             f"  train: {self.train.text()}",
             "  # Never trained on: checkpoints are judged by these."
             + " `limit` takes the first, to be quick." * bool(sizes.heldout),

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
@@ -15,7 +15,9 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.prepare import data
 from pipeline.prepare.data import Questions, read_questions
 from pipeline.prepare.draft import MATH_SYSTEM, OWN, PATTERN, Draft, PromptFile, Reward, Sizes
+from pipeline.prepare.known_set import KnownSet
 from pipeline.prepare.model import ModelChoice, find_model
+from pipeline.prepare.recognize import recognized
 
 TRAIN, HELDOUT = "train.jsonl", "heldout.jsonl"
 TEMPLATE = "Question: {question}\nAnswer: "
@@ -98,17 +100,25 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
     model = ask(wishes.model, "--model", "Model: a directory, or a hub name", None, find_model)
     questions = ask(wishes.data, "--data", "Data: a file of questions and answers", None, _read)
     ask.show(questions)
-    asked, answered = _columns(wishes, questions, ask)
+    known = recognized(questions.columns, questions.rows)
+    asked, answered = _columns(wishes, questions, known, ask)
+    if known is not None and (asked, answered) != (known.question, known.answer):
+        known = None
     answers = questions.texts(answered)
-    worked = wishes.answer_pattern or (data.WORKED if data.looks_worked(answers) else None)
+    worked = wishes.answer_pattern or (known.answer_pattern if known else None)
+    worked = worked or (data.WORKED if data.looks_worked(answers) else None)
     chat = _chat(wishes, ask, model)
     template = ask(wishes.template, "--template", "Text given to the model", "{question}" if chat else TEMPLATE, _template)
-    reward, own = ask(wishes.reward, "--reward", "Reward: exact, math, regex or own", _likely(answers, worked, chat), _reward)
+    reward, own = ask(
+        wishes.reward, "--reward", "Reward: exact, math, regex or own", _likely(answers, worked, known, chat), _reward
+    )
     pattern = ask(wishes.pattern, "--pattern", "What finds the answer", PATTERN, _regex) if reward == "regex" else PATTERN
     algorithm = ask(wishes.algorithm, "--algorithm", "Algorithm", "rec-oneside-nois", _algorithm)
     device = ask(wishes.size, "--size", "Sizes: cpu or gpu", "gpu" if has_gpu() else "cpu", _one_of(("cpu", "gpu"), "size"))
 
-    source = PromptFile(_seen_from(wishes.directory, questions.path), asked, answered, worked, wishes.set_aside)
+    set_aside = wishes.set_aside or (known is not None and known.set_aside)
+    transcript = known is not None and known.transcript
+    source = PromptFile(_seen_from(wishes.directory, questions.path), asked, answered, worked, set_aside, transcript)
     train, heldout, files = _sources(wishes, questions, source)
     texts = [template.replace("{question}", text) for text in questions.texts(asked)]
     draft = Draft(
@@ -126,13 +136,21 @@ def interview(wishes: Wishes, ask: Ask) -> Result:
         algorithm=algorithm,
         gpu=device == "gpu",
         sizes=_sizes(device, len(files.get(TRAIN, questions.rows)), _room(model, texts, chat)),
+        known=known,
     )
     return Result(draft, files, model)
 
 
-def _columns(wishes: Wishes, questions: Questions, ask: Ask) -> tuple[str, str]:
-    """The columns of questions and of answers: said, guessed by their names, or what is left beside the other."""
-    column = _one_of(questions.columns, f"column in {questions.path}")
+def _columns(wishes: Wishes, questions: Questions, known: KnownSet | None, ask: Ask) -> tuple[str, str]:
+    """The columns of questions and of answers: said, of a set that is known, guessed by their names, or what is left beside the
+    other."""
+    column = _column_of(questions)
+    if known is not None and wishes.question in (None, known.question) and wishes.answer in (None, known.answer):
+        found = f"{known.name} by its columns"
+        return (
+            ask(wishes.question, "--question", f"Column of the questions ({found})", known.question, column),
+            ask(wishes.answer, "--answer", f"Column of the answers ({found})", known.answer, column),
+        )
     _refuse_together(column, {"--question": wishes.question, "--answer": wishes.answer})
     there = f"of {', '.join(questions.columns)}"
     of_questions = wishes.question or questions.guess(data.QUESTIONS, but=wishes.answer)
@@ -145,6 +163,19 @@ def _columns(wishes: Wishes, questions: Questions, ask: Ask) -> tuple[str, str]:
     asked = ask(wishes.question, "--question", f"Column of the questions, {there}", of_questions, column)
     guess = questions.guess(data.ANSWERS, but=asked) or questions.only_other(asked)
     return asked, ask(wishes.answer, "--answer", f"Column of the answers, {there}", guess, column)
+
+
+def _column_of(questions: Questions) -> Callable[[str], str]:
+    """A column, or a dotted name that leads into one."""
+    column = _one_of(questions.columns, f"column in {questions.path}")
+
+    def read(text: str) -> str:
+        root = text.partition(".")[0]
+        if text not in questions.columns and root in questions.columns and not questions.texts(text):
+            raise UserError(f"no row of {questions.path} has anything at {text!r}")
+        return text if root in questions.columns else column(text)
+
+    return read
 
 
 def _refuse_together(column: Callable[[str], str], given: dict[str, str | None]) -> None:
@@ -176,14 +207,14 @@ def _sources(
     wishes: Wishes, questions: Questions, source: PromptFile
 ) -> tuple[PromptFile, PromptFile, dict[str, list[dict[str, Any]]]]:
     """Where training and held-out questions are read from, and what must be written for that."""
-    if questions.bad and not wishes.set_aside:
+    if questions.bad and not source.set_aside:
         first = questions.bad[0]
         raise DataError(
             f"{questions.path}, {questions.unit} {first.number}: {first.reasons}. "
             f"{len(questions.bad)} rows cannot be read; mend them, or go on without them: --set-aside"
         )
-    here = PromptFile(TRAIN, source.question, source.answer, source.answer_pattern, source.set_aside)
-    there = PromptFile(HELDOUT, source.question, source.answer, source.answer_pattern, source.set_aside)
+    here = replace(source, path=TRAIN)
+    there = replace(source, path=HELDOUT)
     if wishes.heldout is None:
         trained, held = data.divide(questions, source.question)
         _refuse_own_input(wishes.directory, [TRAIN, HELDOUT], [questions.path])
@@ -191,16 +222,14 @@ def _sources(
     files = {}
     judged = _read(wishes.heldout)
     for wanted in (source.question, source.answer):
-        _one_of(judged.columns, f"column in {judged.path}")(wanted)
+        _column_of(judged)(wanted)
     if questions.path.suffix not in data.READABLE:
         files[TRAIN] = questions.rows
     if judged.path.suffix not in data.READABLE:
         files[HELDOUT] = judged.rows
     _refuse_own_input(wishes.directory, list(files), [questions.path, judged.path])
     path = _seen_from(wishes.directory, judged.path)
-    other = (
-        there if HELDOUT in files else PromptFile(path, source.question, source.answer, source.answer_pattern, source.set_aside)
-    )
+    other = there if HELDOUT in files else replace(source, path=path)
     return here if TRAIN in files else source, other, files
 
 
@@ -279,7 +308,9 @@ def _template(text: str) -> str:
     return text.replace("\\n", "\n")
 
 
-def _likely(answers: Sequence[str], worked: str | None, chat: bool) -> str:
+def _likely(answers: Sequence[str], worked: str | None, known: KnownSet | None, chat: bool) -> str:
+    if known is not None and (known.reward == "own" or chat):
+        return known.reward
     numeric = worked is not None or data.looks_numeric(answers)
     return ("math" if chat else "regex") if numeric else "exact"
 

@@ -79,9 +79,9 @@ KINDS: dict[str, tuple[Any, str]] = {
         "train.jsonl, line 1: breaks the rule: question is not empty",
     ),
     "answer is null": (lambda p: p.write("train.jsonl", [{**GOOD, "answer": None}]), "train.jsonl, line 1: breaks the rule"),
-    "answer is a list": (
-        lambda p: p.write("train.jsonl", [GOOD, {"question": "b", "answer": ["1"]}]),
-        "train.jsonl, line 2: column answer holds a list, expected text\n  Mend it, or set bad_rows: set_aside in that source",
+    "answer is an object": (
+        lambda p: p.write("train.jsonl", [GOOD, {"question": "b", "answer": {"x": 1}}]),
+        "train.jsonl, line 2: column answer holds a dict with 'x': name one of them, such as answer.x",
     ),
     "the same row twice": (lambda p: p.write("train.jsonl", [GOOD, GOOD]), "train.jsonl, line 2: repeats line 1"),
     "one question, two answers": (

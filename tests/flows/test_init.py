@@ -57,6 +57,26 @@ def test_options_alone_write_a_config_that_is_sound(rollbook: Rollbook, data: Pa
     assert config.generate.max_tokens == 128
 
 
+def test_a_well_known_set_is_told_by_its_columns(rollbook: Rollbook, tmp_path: Path) -> None:
+    """DAPO-Math-17k has messages as prompts, the reference inside a column, and every row many times."""
+    rows = [
+        {
+            "data_source": "math_dapo",
+            "prompt": [{"role": "user", "content": f"{number}+1"}],
+            "ability": "MATH",
+            "reward_model": {"ground_truth": str(number + 1), "style": "rule"},
+        }
+        for number in range(40)
+    ]
+    write_jsonl(tmp_path / "mine.jsonl", [*rows, *rows])
+    said = rollbook("init", "first", *options(reward="exact", template="Q:{question}="))
+    assert said.status == 0, said.err
+    assert "prompts    36 for training, 4 held out" in said.out
+    train = load_config(tmp_path / "first" / "run.yaml").data.train
+    assert (train.question, train.answer, train.bad_rows) == ("prompt", "reward_model.ground_truth", "set_aside")
+    assert "# Their columns are those of DAPO-Math-17k: verl's form" in (tmp_path / "first" / "run.yaml").read_text()
+
+
 def test_files_that_are_there_are_kept(rollbook: Rollbook, data: Path, tmp_path: Path) -> None:
     assert rollbook("init", *options(reward="own")).status == 0
     (tmp_path / "reward.py").write_text("def score(completion, answer, prompt):\n    return 0.5\n", encoding="utf-8")
