@@ -1,25 +1,27 @@
-"""The comparison's page: one HTML file that holds everything it shows. Its only script sorts tables, and is named by its hash."""
+"""The comparison's page: one HTML file that holds everything it shows.
+
+Its only scripts sort tables and tell the values of plots, and are named by their hashes.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from pipeline.common.text import ABSENT, count, duration, interval, number, percent
 from pipeline.look.report.comparison_cells import line_key
 from pipeline.look.report.comparison_curves import cards, epochs_section, look_of, training_section
 from pipeline.look.report.comparison_data import Compared, read_compared
-from pipeline.look.report.comparison_grids import BARS, cost_grid, ranking_grid, trials_grid
+from pipeline.look.report.comparison_grids import BARS, cost_grid, last_epoch_grid, ranking_grid, trials_grid
 from pipeline.look.report.comparison_table import cautions, ends, failures
+from pipeline.look.report.comparison_verdict import ranking_verdict
 from pipeline.look.report.figures import role_of
-from pipeline.look.report.page import SHORT, Tile, lineage, page_environment
+from pipeline.look.report.made import made
+from pipeline.look.report.page import SHORT, Tile, as_yaml, lineage, page_environment, script
 from pipeline.look.report.sections import Grid
 from pipeline.store import Artifact, Store
 from pipeline.store.files import write_text
@@ -28,6 +30,24 @@ CELLS = (
     *("reward", "filters", "advantage", "weighting", "importance", "trust_region", "mismatch", "regularizers", "aggregation"),
 )
 """Order of an algorithm's parts; others follow."""
+
+
+SYMBOLS = {
+    "π": "pi, the policy that is trained",
+    "μ": "mu, the behavior policy, which drew the rollouts",
+    "ref, prox": "the base model, and the policy that training starts from",
+    "y, y_t": "a completion, and its token t",
+    "r": "the reward of a completion",
+    "r_t": "the importance ratio π/μ of a token",
+    "W, s": "the ratio of a whole completion, and that to the power 1/length",
+    "A": "the advantage: how much better a completion is than what it is compared with",
+    "clip(r_t)": "r_t, kept between 1 − low and 1 + high",
+    "sg[…]": "taken as a constant of the gradient",
+    "1[…]": "1 where the condition holds, else 0",
+    "KL": "Kullback–Leibler divergence: how far a policy has moved, in nats per token",
+    "ESS": "effective sample size: (Σ W)² / (n Σ W²), 1 where all completions count alike",
+}
+"""What the formulas and headings of the page are written in."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +76,19 @@ def render(compared: Compared) -> str:
     """The page's HTML."""
     environment = page_environment()
     here = Path(__file__).parent
-    script = (here / "comparison.js").read_text(encoding="utf-8")
     recipe, notes = compared.artifact.recipe, compared.artifact.manifest.provenance.notes
     shared = {name: recipe[name] for name in ("train", "shape", "evaluate")}
     return environment.get_template("comparison.html.j2").render(
         name=notes.get("run", "comparison"),
         iteration=recipe["iteration"],
         more_style=Markup((here / "comparison.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        scripts=[script("comparison.js"), script("readings.js")],
+        verdict=ranking_verdict(compared),
+        made=made([compared.artifact]),
         tiles=_headline(compared),
         entries=_entries(compared),
         ranking=ranking_grid(compared),
+        last_epoch=last_epoch_grid(compared),
         epochs=epochs_section(compared),
         training=training_section(compared),
         cards=cards(compared),
@@ -78,7 +99,8 @@ def render(compared: Compared) -> str:
         cautions=cautions(compared.artifact, compared.parent("heldout")),
         differences=_differences(compared),
         changed=[f"{key}: {was} → {now}" for key, (was, now) in notes.get("changed", {}).items()],
-        settings=yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=100),
+        settings=as_yaml(shared),
+        symbols=SYMBOLS,
         lineage=lineage(_used(compared)),
         short=SHORT,
     )
@@ -107,8 +129,11 @@ def _headline(compared: Compared) -> list[Tile]:
 
 
 def _entries(compared: Compared) -> list[Entry]:
+    """In the order of the ranking."""
     entries = []
-    for number_, algorithm in enumerate(compared.artifact.recipe["algorithms"]):
+    algorithms = {algorithm["label"]: algorithm for algorithm in compared.artifact.recipe["algorithms"]}
+    for label in compared.ranked:
+        number_, algorithm = compared.labels.index(label), algorithms[label]
         look = look_of(number_)
         dashes = " ".join(f"{2.5 * length:g}" for length in look.dashes)
         formula, paper = algorithm.get("formula", ""), algorithm.get("paper", "")

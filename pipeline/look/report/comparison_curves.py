@@ -18,13 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.look.report import figures
 from pipeline.look.report.comparison_data import Compared, by_epoch, over_seeds
 from pipeline.look.report.figures import MUTED, SERIES, Values
+from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Panel, Section, section
 from schemas import Comparison, Metrics
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.6), (1, 1.4))
 """Lengths of strokes and gaps, in line widths, for each round through the colors."""
 X_LABEL = "passes over the snapshot"
-QUANTILES = ("ratio_q01", "ratio_q10", "ratio_q50", "ratio_q90", "ratio_q99")
+AT = "after passes:"
+QUANTILES = {"ratio_q01": "1 %", "ratio_q10": "10 %", "ratio_q50": "median", "ratio_q90": "90 %", "ratio_q99": "99 %"}
 CARD_WIDTH, CARD_HEIGHT = 300, 150
 Read = Callable[[Compared, str, str], pl.DataFrame]
 
@@ -115,14 +117,30 @@ def _panel(compared: Compared, plot: _TrialPlot, read: Read, description: str) -
         _passes(axes)
         _scale(axes, plot, list(there.values()))
 
+    readings = [_readout(label, there[label], looks[label], plot.factor) for label in compared.ranked if label in there]
+    unit = " %" if plot.unit.startswith("%") else ""
     trained = set(compared.steps["label"].unique())
     absent = [label for label in compared.labels if label in trained and label not in there]
     return Panel(
         title=plot.title,
         unit=plot.unit,
-        picture=figures.svg(f"all-{plot.column.replace('_', '-')}", draw, x_label=X_LABEL),
+        picture=figures.svg(f"all-{plot.column.replace('_', '-')}", draw, x_label=X_LABEL, at=AT, readings=readings, unit=unit),
         caption=plot.caption or description,
         notes=(f"Not defined for {', '.join(absent)}.",) if absent else (),
+    )
+
+
+def _readout(name: str, line: pl.DataFrame, look: LineStyle, factor: float = 1.0, *, pick: bool = True) -> Readout:
+    x, mean, low, high = (_floats(line[end]) for end in ("x", "mean", "low", "high"))
+    several = bool(np.any(high > low))
+    return Readout(
+        label=name,
+        role=look.role,
+        x=x,
+        y=factor * mean,
+        low=factor * low if several else None,
+        high=factor * high if several else None,
+        pick=f"pick-{look.number}" if pick else None,
     )
 
 
@@ -157,7 +175,7 @@ def _scale(axes: Axes, plot: _TrialPlot, lines: list[pl.DataFrame]) -> None:
 
 def cards(compared: Compared) -> list[Panel]:
     """For each algorithm its ratio quantiles (axes shared) and its loss (an axis of its own)."""
-    trained = [label for label in compared.labels if compared.steps.filter(pl.col("label") == label).height]
+    trained = [label for label in compared.ranked if compared.steps.filter(pl.col("label") == label).height]
     ratios = {label: {name: over_seeds(compared, label, name) for name in QUANTILES} for label in trained}
     drawn = [_floats(line[which]) for label in trained for line in ratios[label].values() for which in ("low", "high")]
     everything = np.concatenate(drawn) if drawn else np.array([])
@@ -178,17 +196,22 @@ def _card(compared: Compared, label: str, ratios: dict[str, pl.DataFrame], every
         figures.log_scale(axes, everything)
         _passes(axes)
 
+    loss = over_seeds(compared, label, "loss")
+
     def draw_loss(axes: Axes) -> None:
-        _draw_line(axes, over_seeds(compared, label, "loss"), look, 1.0)
+        _draw_line(axes, loss, look, 1.0)
         _passes(axes)
 
     pictures = []
     if not ratios["ratio_q50"].is_empty():
-        pictures.append(("ratio", draw_ratios, ""))
-    pictures.append(("loss", draw_loss, X_LABEL))
+        told = [_readout(QUANTILES[name], line, look, pick=False) for name, line in ratios.items()]
+        pictures.append(("ratio", draw_ratios, "", told))
+    pictures.append(("loss", draw_loss, X_LABEL, [_readout("loss", loss, look, pick=False)]))
     drawn = [
-        figures.svg(f"card-{look.number}-{name}", draw, x_label=x_label, width=CARD_WIDTH, height=CARD_HEIGHT)
-        for name, draw, x_label in pictures
+        figures.svg(
+            f"card-{look.number}-{name}", draw, x_label=x_label, at=AT, readings=told, width=CARD_WIDTH, height=CARD_HEIGHT
+        )
+        for name, draw, x_label, told in pictures
     ]
     notes = () if len(pictures) > 1 else ("No ratio: the rollouts' logprobs cannot be used.",)
     return Panel(title=label, unit="", picture=drawn[0] + (drawn[1] if drawn[1:] else ""), notes=notes)

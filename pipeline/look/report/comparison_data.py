@@ -37,6 +37,11 @@ class Compared:
         return ranking
 
     @property
+    def ranked(self) -> list[str]:
+        """Algorithms, the best first."""
+        return [row["label"] for row in self.ranking]
+
+    @property
     def before(self) -> dict[str, Any]:
         before: dict[str, Any] = self.artifact.summary["before"]
         return before

@@ -45,7 +45,7 @@ class SortableGrid:
 
 
 def ranking_grid(compared: Compared) -> SortableGrid:
-    """One row per algorithm: pass@1 as a picture and in figures, then everything else after its last epoch."""
+    """One row per algorithm: its held-out answers after the last epoch, pass@1 as a picture too."""
     before, baseline = compared.before, compared.artifact.recipe.get("baseline")
     judged = [row for row in compared.ranking if row["pass_at_1"] is not None]
     names = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_1_least", "pass_at_1_greatest")
@@ -57,8 +57,7 @@ def ranking_grid(compared: Compared) -> SortableGrid:
         *([GridHead("seeds")] if len(compared.seeds) > 1 else []),
         GridHead("gain"),
         *([GridHead(f"over {baseline}")] if baseline else []),
-        *map(GridHead, ("behind best", "greedy", "reward", "tokens", "entropy", "KL", "ESS")),
-        *map(GridHead, ("clip A>0", "clip A<0", "ratio 1 %", "ratio 99 %", "grad norm")),
+        *map(GridHead, ("behind the best", "greedy accuracy", "mean reward", "tokens per answer")),
     )
     return SortableGrid(heads, [_ranking_row(compared, row, scale) for row in compared.ranking])
 
@@ -73,9 +72,6 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
             interval_cell(scale, value, (low, high), singles if len(singles) > 1 else [], compared.before.get("pass_at_1"), role),
             value,
         )
-    plain = ("reward_mean", "completion_tokens_mean", "entropy", "kl_behavior", "ess")
-    shares = ("clip_fraction_positive", "clip_fraction_negative")
-    rest = ("ratio_q01", "ratio_q99", "grad_norm")
     return [
         GridCell(breakable(row["label"]), row["label"]),
         picture,
@@ -85,10 +81,36 @@ def _ranking_row(compared: Compared, row: dict[str, Any], scale: Scale) -> list[
         *([GridCell(_difference(row, "over_baseline", "+"), row["over_baseline"])] if "over_baseline" in row else []),
         GridCell(_difference(row, "behind", ""), row["behind"]),
         GridCell(percent(row["greedy"]), row["greedy"]),
-        *(GridCell(number(row[name]), row[name]) for name in plain),
-        *(GridCell(percent(row[name]), row[name]) for name in shares),
-        *(GridCell(number(row[name]), row[name]) for name in rest),
+        *(GridCell(number(row[name]), row[name]) for name in ("reward_mean", "completion_tokens_mean")),
     ]
+
+
+_LAST = {
+    "entropy": ("entropy, nats", number),
+    "kl_behavior": ("KL to the behavior policy", number),
+    "ess": ("effective sample size", number),
+    "clip_fraction_positive": ("clipped where A\N{NO-BREAK SPACE}>\N{NO-BREAK SPACE}0", percent),
+    "clip_fraction_negative": ("clipped where A\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0", percent),
+    "ratio_q01": ("ratio π/μ, 1 % quantile", number),
+    "ratio_q99": ("ratio π/μ, 99 % quantile", number),
+    "grad_norm": ("gradient norm", number),
+    "loss": ("loss", number),
+    "steps": ("optimizer steps", number),
+}
+"""Figures of the last epoch: heading and how they are written."""
+
+
+def last_epoch_grid(compared: Compared) -> SortableGrid:
+    """One row per algorithm, in the order of the ranking: what its training was like in the last epoch."""
+    heads = (GridHead("algorithm", text=True), *(GridHead(name) for name, _ in _LAST.values()))
+    rows = [
+        [
+            GridCell(breakable(row["label"]), row["label"]),
+            *(GridCell(write(row[name]), row[name]) for name, (_, write) in _LAST.items()),
+        ]
+        for row in compared.ranking
+    ]
+    return SortableGrid(heads, rows)
 
 
 def _difference(row: dict[str, Any], name: str, sign: str) -> str:
@@ -110,7 +132,7 @@ def _finals(compared: Compared, label: str, column: str) -> list[float]:
 
 def cost_grid(compared: Compared) -> SortableGrid:
     """Length of the held-out answers and wall time, means over seeds after the last epoch."""
-    labels = compared.labels
+    labels = compared.ranked
     lengths = {label: _finals(compared, label, "completion_tokens_mean") for label in labels}
     start = compared.before.get("completion_tokens_mean")
     length_scale = Scale.over([value for values in lengths.values() for value in values] + [start])
@@ -126,7 +148,7 @@ def cost_grid(compared: Compared) -> SortableGrid:
     )
     rows = []
     for label in labels:
-        role, values, parts = look_of(labels.index(label)).role, lengths[label], times[label]
+        role, values, parts = look_of(compared.labels.index(label)).role, lengths[label], times[label]
         mean = _mean(values)
         singles = values if len(values) > 1 else []
         picture = interval_cell(length_scale, mean, (None, None), singles, start, role) if mean is not None else ABSENT

@@ -26,13 +26,17 @@ for (const svg of document.querySelectorAll("svg[data-values]")) {
   rule.setAttribute("class", "pointed");
   let now = null;
 
+  const near = (line, x) => { // where a line has no such place, its next one, if that is beside it
+    const away = line.x.map((one) => (one === null ? Infinity : Math.abs(one - x))), least = Math.min(...away);
+    return least <= 0.02 * (last - first) ? away.indexOf(least) : -1;
+  };
   const hide = () => { rule.remove(); tip.hidden = true; };
   const tell = (x, down) => {
     now = x;
     const picked = document.querySelector(".pick input:checked")?.id;
     const found = [];
     for (const line of plot.lines) {
-      const n = line.x.indexOf(x);
+      const n = line.x.includes(x) ? line.x.indexOf(x) : near(line, x);
       if (n < 0 || line.y[n] === null || (line.pick && picked !== "pick-all" && picked !== line.pick)) continue;
       found.push({ line, n, away: Math.abs(downOf(line.y[n]) - down) });
     }

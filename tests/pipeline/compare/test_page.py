@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import doctest
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from pipeline.look.report.comparison import render
 from pipeline.look.report.comparison_curves import look_of
 from pipeline.look.report.comparison_data import Compared, by_epoch, over_seeds, read_compared
 from pipeline.look.report.comparison_table import comparison_table as table_of
+from pipeline.look.report.comparison_verdict import ranking_verdict
 
 Make = Callable[..., Trials]
 ALGORITHMS = "reinforce,grpo,rec-oneside-nois:low=0.6,high=2.0,gspo,opmd,dpo"
@@ -85,6 +88,15 @@ def test_a_comparison_in_which_all_values_are_equal_is_drawn_without_a_warning(m
     assert [head for head in page.heads if head in names.split(",")] == names.split(",")
 
 
+def test_the_verdict_says_whether_the_lead_may_be_chance(make_trials: Make) -> None:
+    clear = ranking_verdict(compared_of(make_trials("reinforce,grpo", strengths={"reinforce": 0.0, "grpo": 0.5})))
+    assert clear.says.startswith("grpo has a held-out pass@1 of ")
+    assert re.search(r"\. It leads: the next, reinforce, is [\d.]+ points \[[\d.]+, [\d.]+\] behind\.$", clear.says)
+    alike = ranking_verdict(compared_of(make_trials("reinforce,grpo", strengths=dict.fromkeys(("reinforce", "grpo"), 0.1))))
+    assert alike.says.endswith("It comes first, but that may be chance: grpo may be as good.")
+    assert alike.way == "even"
+
+
 def compared_of(trials: Trials) -> Compared:
     return read_compared(record(trials), trials.plan.snapshot.store)
 
@@ -121,12 +133,14 @@ def test_page_has_every_section_and_plot(page: Page) -> None:
     assert {*sections, "Settings", "Lineage", *PLOTS} <= set(page.heads)
 
 
-def test_the_only_script_is_the_one_that_the_policy_names(page: Page, html: str) -> None:
-    (script,) = page.scripts
+def test_the_only_scripts_are_those_that_the_policy_names(page: Page, html: str) -> None:
+    files = [Path(comparison.__file__).parent / name for name in ("comparison.js", "readings.js")]
+    assert page.scripts == [file.read_text(encoding="utf-8") for file in files]
     (policy,) = page.find("meta", **{"http-equiv": "Content-Security-Policy"})
-    named = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert policy["content"] == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{named}'"
-    assert html.count("<script") == 1
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
+    named = " ".join(f"'sha256-{name}'" for name in hashes)
+    assert policy["content"] == f"default-src 'none'; style-src 'unsafe-inline'; script-src {named}"
+    assert html.count("<script") == 2
 
 
 def test_page_loads_nothing(page: Page, html: str) -> None:
@@ -152,12 +166,14 @@ def test_why_a_trial_failed_is_shown_and_not_obeyed(page: Page) -> None:
 
 
 def test_every_row_is_there_to_read_and_to_sort_without_the_script(page: Page, trials: Trials) -> None:
-    assert len(page.find("table", **{"class": "sortable"})) == 3
+    assert len(page.find("table", **{"class": "sortable stack"})) == 4
     cells = page.find("td", **{"class": "text"})
     labels = [attributes["data-by"] for attributes in cells]
     for choice in trials.plan.choices:
-        assert labels.count(choice.label) == 1 + 1 + 2 * 2  # ranking, cost, every trial
-    assert all(re.fullmatch(r"-?[0-9.e+-]+", a["data-by"]) for a in page.find("td") if "data-by" in a and "class" not in a)
+        assert labels.count(choice.label) == 1 + 1 + 1 + 2 * 2  # ranking, last epoch, cost, every trial
+    assert all(
+        re.fullmatch(r"-?[0-9.e+-]+", a["data-by"]) for a in page.find("td") if "data-by" in a and a.get("class") != "text"
+    )
 
 
 def test_every_algorithm_can_be_picked_in_the_plots(page: Page, html: str) -> None:
@@ -166,6 +182,33 @@ def test_every_algorithm_can_be_picked_in_the_plots(page: Page, html: str) -> No
         assert len(page.find("g", **{"class": f"series series-{number}"})) >= len(PLOTS) - 2
         assert f"#pick-{number}:checked" in html
     assert not page.find("g", **{"class": "series series-5"})
+
+
+def test_legend_tables_and_cards_stand_in_the_order_of_the_ranking(page: Page, compared: Compared) -> None:
+    picks = [int(attributes["id"].removeprefix("pick-")) for attributes in page.find("input", type="radio")[1:]]
+    assert [compared.labels[number] for number in picks] == compared.ranked
+    labels = [attributes["data-by"] for attributes in page.find("td", **{"class": "text"})]
+    assert labels[:18] == compared.ranked * 3
+    assert [head for head in page.heads if head in compared.labels] == [label for label in compared.ranked if label != "dpo"]
+
+
+def test_plots_tell_each_line_in_the_order_of_the_ranking(page: Page, compared: Compared) -> None:
+    told = [
+        json.loads(attributes["data-values"]) for tag, attributes in page.tags if tag == "svg" and "data-values" in attributes
+    ]
+    assert len(told) == len(PLOTS) + 2 * 5 - 1
+    entropy = next(plot for plot in told if len(plot["lines"]) == 5 and len(plot["lines"][0]["x"]) == 10)
+    assert [line["name"] for line in entropy["lines"]] == [label for label in compared.ranked if label != "dpo"]
+    assert all(line["pick"] == f"pick-{compared.labels.index(line['name'])}" for line in entropy["lines"])
+
+
+def test_what_the_ranking_cannot_carry_is_said_on_the_page(make_trials: Make) -> None:
+    assert "Warning: 1 seed: another may rank these 2 otherwise" in Page(render(compared_of(make_trials("reinforce,grpo")))).said
+
+
+def test_symbols_have_names(page: Page) -> None:
+    assert "pi, the policy that is trained" in page.said and "effective sample size" in page.said
+    assert {"KL to the behavior policy", "effective sample size"} <= {a.get("data-name") for a in page.find("td")}
 
 
 def test_what_an_algorithm_does_not_define_is_said(page: Page) -> None:
