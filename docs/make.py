@@ -183,7 +183,8 @@ def _fields(model: type[BaseModel]) -> str:
         default = "required" if field.default is PydanticUndefined else f"`{_default(field.default)}`"
         if field.default_factory is not None:
             default = ""
-        rows.append(f"| `{name}` | {_cell(_type(field.annotation))} | {default} | {_cell(field.description or '')} |")
+        shown = field.alias or name
+        rows.append(f"| `{shown}` | {_cell(_type(field.annotation))} | {default} | {_cell(field.description or '')} |")
     return "\n".join(rows) + "\n"
 
 

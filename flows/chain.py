@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pipeline.config.course import Course
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_order
-from pipeline.generate.order import generate_order, generator
+from pipeline.generate.mixture.order import other_of
+from pipeline.generate.order import generate_orders, generator
 from pipeline.run.order import Answerer, Missing, Order, only
 from pipeline.run.state import Iteration, Run, answers_of
 from pipeline.run.stopping import Pause, stop_of
@@ -79,7 +80,9 @@ def chain(
             step = Iteration(number, policy)
             run.iterations.append(step)
             here, train = (course.at(number), run.train_prompts) if number < config.iterations else (config, None)
-            answered = answers.answer(generate_order(config, number, policy, train, run.heldout_prompts, drawn=here))
+            other = other_of(here, answers, [one.policy for one in run.iterations]) if train else None
+            orders = generate_orders(config, number, policy, train, run.heldout_prompts, here, other)
+            answered = tuple(artifact for order in orders for artifact in answers.answer(order))
             step.answers = answers_of(answered, greedy=config.evaluate.greedy)
             if done("generate"):
                 break

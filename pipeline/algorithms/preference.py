@@ -210,9 +210,8 @@ IPO = DPO.replace(
 IPO_MD = IPO.replace(
     name="ipo-md",
     summary=(
-        "IPO on all pairs of a group with soft preferences, the loss of online IPO and IPO-MD. IPO-MD draws both completions "
-        "from a mixture of policy and reference, token by token; a snapshot is drawn from one policy, so only the ends of the "
-        "mixture are here: data of the policy itself (its first epoch), or of the reference (the base model's rollouts)."
+        "IPO on all pairs of a group with soft preferences, the loss of online IPO and IPO-MD. Online IPO draws both completions "
+        "from the policy itself, IPO-MD from a mixture of policy and reference, token by token: generate.mixture does that."
     ),
     formula="p (h - 1/(2 tau))^2 + (1-p) (-h - 1/(2 tau))^2,  p = sigmoid((r - r')/soft), 1/2 for equals",
     paper="arXiv:2403.08635",

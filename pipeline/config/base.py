@@ -12,7 +12,12 @@ class Model(BaseModel):
     """Base of every section: unknown keys, infinite numbers and truth values for numbers are errors; values do not change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        serialize_by_alias=True,
     )
 
     @field_validator("*", mode="before")

@@ -85,6 +85,15 @@ class SamplingConfig(Model):
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
+class MixtureConfig(Model):
+    with_: str = Field(alias="with", min_length=1)
+    """The other model: reference (of the iteration, as `reference` says), behavior (the policy of the iteration before, which
+    drew what this one was trained on), or a path or hub name of a model with the same tokens."""
+    share: float = Field(default=0.125, ge=-1, le=1)
+    """beta of pi' = pi^(1-beta) other^beta, normalized after every prefix. 0 is the policy, 1 the other model; below 0, away from
+    it, to -1 at most: pi^2 / other."""
+
+
 class GenerateConfig(SamplingConfig):
     prompts: int = Field(default=128, ge=1)
     """Training prompts per iteration, drawn without replacement until every prompt was used once."""
@@ -92,3 +101,5 @@ class GenerateConfig(SamplingConfig):
     """Completions per prompt: the size of a group."""
     shard_groups: int = Field(default=64, ge=1)
     """Groups per Parquet file: what a crash can cost, and what is held in memory."""
+    mixture: MixtureConfig | None = None
+    """A model that training completions are drawn by beside the policy, token by token. See docs/mixtures.md."""

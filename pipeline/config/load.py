@@ -157,4 +157,4 @@ def _keys_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
         if not nested:
             return []
         model = nested[0]
-    return sorted(model.model_fields)
+    return sorted(field.alias or name for name, field in model.model_fields.items())

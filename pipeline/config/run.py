@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Model
 from pipeline.config.data import DataConfig, ModelConfig
@@ -62,6 +62,15 @@ class RunConfig(Model):
     """When to end before the last iteration. Rules that are null never do."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
+
+    @model_validator(mode="after")
+    def _servers_hold_one_model(self) -> RunConfig:
+        if self.generate.mixture and self.engine.server:
+            raise ValueError(
+                "generate.mixture: needs engines of the run's own, and engine.server names servers, which hold one model; leave "
+                "one of them out"
+            )
+        return self
 
     @property
     def directory(self) -> Path:

@@ -13,6 +13,7 @@ from pipeline.common.device import has_gpu
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.common.room import address_space_limit
 from pipeline.config.engine import EngineConfig, SamplingConfig
+from pipeline.generate.mixture.folder import ARCHITECTURE, MixedWith, mixture_folder
 from pipeline.sources.layers import kinds_with_state
 from pipeline.sources.tokenizer import for_engine
 
@@ -100,8 +101,13 @@ class EngineSource(Protocol):
         reporter: Reporter,
         *,
         trust_remote_code: bool,
+        mixed: MixedWith | None,
     ) -> AnyEngine:
-        """What generates with a checkpoint's weights."""
+        """What generates with a checkpoint's weights.
+
+        Args:
+            mixed: the model that it is mixed with, token by token.
+        """
 
     def rest(self) -> None:
         """The work is done: give back what the next stage needs."""
@@ -110,8 +116,10 @@ class EngineSource(Protocol):
 class Engine:
     """A vLLM engine, with the weights of one checkpoint at a time."""
 
-    def __init__(self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool) -> None:
-        """Load a checkpoint.
+    def __init__(
+        self, model: Path, config: EngineConfig, dtype: str, *, trust_remote_code: bool, mixed: MixedWith | None = None
+    ) -> None:
+        """Load a checkpoint, and the one that it is mixed with.
 
         Raises:
             UserError: vLLM does not support or cannot load the model.
@@ -121,7 +129,7 @@ class Engine:
         on_gpu = has_gpu()
         self._scratch = tempfile.TemporaryDirectory(prefix="rollbook-")
         settings: dict[str, Any] = {
-            "model": str(model),
+            "model": str(_mixture(model, mixed, Path(self._scratch.name)) if mixed else model),
             "tokenizer": str(for_engine(model, Path(self._scratch.name), trust_remote_code=trust_remote_code)),
             "load_format": "safetensors",
             "dtype": dtype,
@@ -147,7 +155,7 @@ class Engine:
             given = f" with engine.args {', '.join(config.args)}" if config.args else ""
             raise UserError(f"vLLM cannot load {model}{given}: {reason_of(error)}") from error
         self._engine = self._llm.llm_engine
-        self.name = engine_name(dtype)
+        self.name = engine_name(dtype) + (f", {mixed.words}" if mixed else "")
         self._model = model
         self._has_run = False
         self._waiting: dict[str, CompletionRequest] = {}
@@ -229,6 +237,16 @@ class Engine:
         except (refusal, ValueError, TypeError) as error:
             return reason_of(error)
         return None
+
+
+def _mixture(model: Path, mixed: MixedWith, scratch: Path) -> Path:
+    """What vLLM loads for a mixture; its class is made known here, since vLLM would look at it in a process of its own."""
+    from vllm import ModelRegistry
+
+    from pipeline.generate.mixture.model import MixtureModel
+
+    ModelRegistry.register_model(ARCHITECTURE, MixtureModel)
+    return mixture_folder(model, mixed, scratch / "mixture")
 
 
 def _carries_state(model: Path, *, trust_remote_code: bool) -> bool:

@@ -19,6 +19,7 @@ from pipeline.generate.engine import CompletionRequest, Reply, reason_of
 from pipeline.generate.engines.devices import refuse_args
 from pipeline.generate.engines.fleet import Fleet
 from pipeline.generate.engines.member import spare
+from pipeline.generate.mixture.folder import MixedWith
 from pipeline.run.child import Child
 from pipeline.run.process import NeedsFreshProcess, Reporter
 from pipeline.store import Artifact
@@ -38,6 +39,7 @@ class _Fit:
     trust_remote_code: bool
     files: tuple[tuple[str, str], ...]
     """Name and sha256 of the model's files other than weights: configuration, tokenizer, code."""
+    mixed: MixedWith | None
 
 
 class LiveEngine:
@@ -64,11 +66,13 @@ class LiveEngine:
         reporter: Reporter,
         *,
         trust_remote_code: bool,
+        mixed: MixedWith | None,
     ) -> Fleet:
         """Engines with a checkpoint's weights.
 
         Args:
             probes: prompts that reloaded engines answer for their check.
+            mixed: the model that it is mixed with, token by token.
 
         Raises:
             UserError: vLLM does not support or cannot load the model, or there are not as many devices.
@@ -77,15 +81,23 @@ class LiveEngine:
         """
         refuse_args(config)
         self.notes = {"engine_args": dict(config.args)} if config.args else {}
-        fit = _Fit(config, dtype, trust_remote_code, _files_of(policy))
+        fit = _Fit(config, dtype, trust_remote_code, _files_of(policy), mixed)
         if self._fleet is None:
             reporter.note("starting vLLM")
             self._fleet = Fleet(
-                policy.path, config, dtype, trust_remote_code=trust_remote_code, reporter=reporter, spare=self._spare
+                policy.path,
+                config,
+                dtype,
+                trust_remote_code=trust_remote_code,
+                reporter=reporter,
+                spare=self._spare,
+                mixed=mixed,
             )
         elif fit != self._fit:
             raise NeedsFreshProcess("the engine was started for another model or with other settings")
         elif policy.id != self._policy:
+            if mixed:
+                raise NeedsFreshProcess("the check of a reload knows models that are alone")
             self._reload(self._fleet, policy, dtype, probes, trust_remote_code=trust_remote_code)
         self._fit, self._policy = fit, policy.id
         self._fleet.begin(reporter)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.common.device import resolve_dtype
 from pipeline.config.engine_args import of_the_key
 from pipeline.config.run import RunConfig
+from pipeline.generate.mixture.order import MIXTURE, OTHER
 from pipeline.rewards.registry import recipe_of
 from pipeline.run.order import STAGES, Job, Order
 from pipeline.store import Artifact, Request
@@ -15,6 +17,30 @@ from pipeline.store import Artifact, Request
 def generator(config: RunConfig) -> str:
     """The module of the generate stage."""
     return "pipeline.generate.server" if config.engine.server else "pipeline.generate"
+
+
+def generate_orders(
+    config: RunConfig,
+    iteration: int,
+    policy: Artifact,
+    train: Artifact | None,
+    heldout: Artifact,
+    drawn: RunConfig,
+    other: Artifact | None,
+) -> tuple[Order, ...]:
+    """Everything that an iteration's policy is asked: in one order, or in two where training prompts are answered by a mixture.
+
+    Args:
+        drawn: settings that this iteration's training completions are drawn by.
+        other: the answer of `other_of`. Held-out answers are the policy's own, whatever it is mixed with.
+    """
+    if train is None or other is None:
+        return (generate_order(config, iteration, policy, train, heldout, drawn),)
+    assert drawn.generate.mixture
+    job = rollouts_job(rollouts_request(drawn, iteration, policy, train, other), train)
+    mixed = answers_order(config, f"generate {iteration}", policy, job)
+    mixture = {"other": str(other.path), "share": drawn.generate.mixture.share}
+    return generate_order(config, iteration, policy, None, heldout), replace(mixed, told={**mixed.told, "mixture": mixture})
 
 
 def generate_order(
@@ -55,12 +81,18 @@ def rollouts_job(request: Request, prompts: Artifact) -> Job:
     return Job(request=request, told={"prompts": str(prompts.path)})
 
 
-def rollouts_request(config: RunConfig, iteration: int, policy: Artifact, prompts: Artifact) -> Request:
-    """Completions of this iteration's training prompts."""
+def rollouts_request(
+    config: RunConfig, iteration: int, policy: Artifact, prompts: Artifact, other: Artifact | None = None
+) -> Request:
+    """Completions of this iteration's training prompts, of the policy or of its mixture with another model."""
     section = config.generate
     selection = {"prompts": section.prompts, "iteration": iteration, "seed": config.seed}
     sampling = _sampling(config, temperature=section.temperature)
-    return _generate(config, "train", selection, section.samples, sampling, policy, prompts)
+    request = _generate(config, "train", selection, section.samples, sampling, policy, prompts)
+    if other is None or section.mixture is None:
+        return request
+    recipe = {**request.recipe, MIXTURE: {"share": section.mixture.share}}
+    return replace(request, recipe=recipe, parents=(*request.parents, other.as_parent(OTHER)))
 
 
 def heldout_request(config: RunConfig, policy: Artifact, prompts: Artifact, *, greedy: bool) -> Request:

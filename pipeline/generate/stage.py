@@ -16,6 +16,7 @@ from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource
+from pipeline.generate.mixture.folder import MixedWith
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
 from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of
@@ -42,7 +43,8 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
 
     Args:
         spec: store, policy (path of the checkpoint artifact), trust_remote_code, engine, reward, and jobs: a list of
-            {request, prompts (path of the artifact)}.
+            {request, prompts (path of the artifact)}. With mixture {other (path of a checkpoint artifact), share}, tokens are
+            drawn from the policy's mixture with it.
         live: the engines of this process, or the servers that it asks.
 
     Returns:
@@ -68,6 +70,8 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
                 made = load_artifact(spec["jobs"][number]["prompts"])
                 check_prompts(reward.components, partial(rows_of, made), made.url)
             policy.verify()
+            if "mixture" in spec:
+                verified(spec["mixture"]["other"])
             jobs = _Jobs(spec, policy, reward, open_works, store)
             jobs.generate(reporter, live)
         done = [work if isinstance(work, Artifact) else _finish(work, reward, live.notes) for _, work in sorted(works.items())]
@@ -156,7 +160,13 @@ class _Jobs:
         probes = [shard.job.groups[shard.start].prompt_token_ids for shard in self.shards[:PROBES]]
         trust_remote_code = self.spec["trust_remote_code"]
         engine = live.engine_for(
-            self.policy, self.engine_config, self.dtype, probes, reporter, trust_remote_code=trust_remote_code
+            self.policy,
+            self.engine_config,
+            self.dtype,
+            probes,
+            reporter,
+            trust_remote_code=trust_remote_code,
+            mixed=MixedWith(**self.spec["mixture"]) if "mixture" in self.spec else None,
         )
         for shard in self.shards:
             shard.engine = engine.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.algorithms import Algorithm, resolve
@@ -109,7 +109,8 @@ def check_config(config: RunConfig) -> list[str]:
     if "tokenizer.json" in files:
         for here, _ in settings:
             check_tokens(here.replay, files["tokenizer.json"])
-            check_reference(here, files["tokenizer.json"])
+            check_reference(here, files)
+            check_mixture(here, files)
     absent = absent_tokens(files["config.json"].parent)
     template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
@@ -158,23 +159,52 @@ def check_config(config: RunConfig) -> list[str]:
     return [*(visible(line) for line in lines), "ok"]
 
 
-def check_reference(config: RunConfig, tokenizer: Path) -> None:
+def check_reference(config: RunConfig, files: Mapping[str, Path]) -> None:
     """Look at a reference that is no checkpoint of the run.
 
     Args:
-        tokenizer: the run's model's tokenizer.json.
+        files: of the run's model, by name.
 
     Raises:
         UserError: no model there, or one of other tokens.
     """
-    if config.reference.path is None:
+    if config.reference.path is not None:
+        _other_model(config, config.reference.path, files, "reference")
+
+
+def check_mixture(config: RunConfig, files: Mapping[str, Path]) -> None:
+    """Look at a model that completions are drawn by beside the policy and that is no checkpoint of the run.
+
+    Args:
+        files: of the run's model, by name.
+
+    Raises:
+        UserError: no model there, or one of other tokens, or whose logits are of another number of them.
+    """
+    mixture, place = config.generate.mixture, "generate.mixture.with"
+    if mixture is None or mixture.share == 0 or mixture.with_ == "behavior":
         return
-    section = config.model.model_copy(update={"path": config.reference.path, "revision": None})
+    path = config.reference.path if mixture.with_ == "reference" else mixture.with_
+    if path is None:
+        return
+    other = _other_model(config, path, files, place)
+    ours, theirs = (base_model.vocabulary(one["config.json"]) for one in (files, other))
+    if ours != theirs:
+        raise UserError(
+            f"{place}: {path}: its vocabulary has {theirs} entries, and that of this run's model {ours}; a mixture adds logits "
+            "entry by entry. Name a model whose config.json has the same vocab_size"
+        )
+
+
+def _other_model(config: RunConfig, path: str, files: Mapping[str, Path], where: str) -> dict[str, Path]:
+    """The files of a model with the same tokens."""
+    section = config.model.model_copy(update={"path": path, "revision": None})
     try:
-        files = base_model.model_files(base_model.locate(section), trust_remote_code=section.trust_remote_code)
+        other = base_model.model_files(base_model.locate(section), trust_remote_code=section.trust_remote_code)
     except UserError as error:
-        raise UserError(f"reference: {str(error).removeprefix('model.path: ')}") from None
-    check_same_tokens(tokenizer, files.get("tokenizer.json", Path("none")), f"reference: {config.reference.path}")
+        raise UserError(f"{where}: {str(error).removeprefix('model.path: ')}") from None
+    check_same_tokens(files["tokenizer.json"], other.get("tokenizer.json", Path("none")), f"{where}: {path}")
+    return other
 
 
 def _engines(config: EngineConfig) -> str | None:

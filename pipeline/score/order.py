@@ -11,7 +11,7 @@ from pipeline.common.device import resolve_dtype
 from pipeline.config.run import RunConfig
 from pipeline.run.order import STAGES, Answerer, Job, Order, only
 from pipeline.run.parts import Part
-from pipeline.sources.order import REFERENCE_MODEL, import_order
+from pipeline.sources.order import other_model_order
 from pipeline.store import Artifact, Request
 
 
@@ -26,8 +26,8 @@ def reference_of(config: RunConfig, answers: Answerer, policies: Sequence[Artifa
     version = config.reference.version(len(policies) - 1)
     if version is not None:
         return policies[version]
-    section = config.model.model_copy(update={"path": config.reference.path, "revision": None})
-    return only(answers.answer(import_order(config.model_copy(update={"model": section}), REFERENCE_MODEL)))
+    assert config.reference.path is not None
+    return only(answers.answer(other_model_order(config, config.reference.path)))
 
 
 def scored(

@@ -132,6 +132,14 @@ def chat_template_text(directory: Path) -> str:
     return str(_json_object(settings).get("chat_template") or "") if settings.is_file() else ""
 
 
+def vocabulary(config: Path) -> int | None:
+    """Entries of a model's logits, if its config.json says so."""
+    settings = _json_object(config)
+    text = settings.get("text_config", settings)
+    found = text.get("vocab_size") if isinstance(text, dict) else None
+    return found if isinstance(found, int) else None
+
+
 def positions(config: Path) -> int | None:
     """Tokens that a model's prompt and completion may have together, if its config.json says so."""
     settings = _json_object(config)

@@ -45,6 +45,19 @@ def import_order(config: RunConfig, title: str = BASE) -> Order:
     return Order(title=title, module="pipeline.sources.models", jobs=(job,), here=True)
 
 
+def other_model_order(config: RunConfig, path: str) -> Order:
+    """A model that an iteration reads or draws by beside its policy, as a checkpoint.
+
+    Args:
+        path: a checkpoint, a model directory or a hub name.
+
+    Raises:
+        UserError: as `import_order`.
+    """
+    section = config.model.model_copy(update={"path": path, "revision": None})
+    return import_order(config.model_copy(update={"model": section}), REFERENCE_MODEL)
+
+
 def links(wanted: str, directory: Path, kept: object) -> bool | None:
     """Whether weights may be hard links: True, or None if only copies that share blocks; False for plain copies.
 

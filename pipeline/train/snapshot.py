@@ -23,6 +23,7 @@ from pipeline.algorithms import Algorithm
 from pipeline.algorithms.cells.cell import PAIRS
 from pipeline.common.errors import DataError
 from pipeline.common.lengths import length
+from pipeline.generate.mixture.order import MIXTURE
 from pipeline.run.parts import Part
 from pipeline.shape.behavior import has_behavior
 from pipeline.store import Artifact, read_table
@@ -232,12 +233,13 @@ class _Layout:
 def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefix: str) -> None:
     """Add the kept completions of a part, file by file, their groups' names behind a prefix."""
     named = (pl.lit(prefix) + pl.col("group_id")).alias("group_id")
+    drew = "" if MIXTURE in part.rollouts.recipe else policy  # a mixture's logprobs are not those of any checkpoint
     found = 0
     paths = part.rollouts.tables("rollouts")
     for number, (path, here) in enumerate(zip(paths, _by_file(paths, kept), strict=True)):
         if number and here.is_empty():
             continue
-        rows = _read(path, policy).join(here, on=KEY, how="inner")
+        rows = _read(path, drew).join(here, on=KEY, how="inner")
         for role, artifact in part.scores.items():
             rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
         found += len(rows)

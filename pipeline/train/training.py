@@ -197,7 +197,7 @@ class Training:
         if found is None:
             self.reporter.note(
                 "the stored logprobs are not compared with the trainer's: no completion is by the policy that training starts "
-                f"from (policy_id {self.parent.id[:16]})"
+                f"from (policy_id {self.parent.id[:16]}), or by it alone"
             )
         return found or {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,6 +18,7 @@ from pipeline.config.engine import EngineConfig
 from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.engines.devices import shares
 from pipeline.generate.engines.member import Bundle, Member, Said
+from pipeline.generate.mixture.folder import MixedWith
 from pipeline.run.child import Child
 from pipeline.run.process import Reporter, own_log
 
@@ -36,17 +38,24 @@ class Fleet:
         trust_remote_code: bool,
         reporter: Reporter,
         spare: Child | None = None,
+        mixed: MixedWith | None = None,
     ) -> None:
         """Start them, and wait until each has the checkpoint.
 
         Args:
             spare: a process that was started early, for the only engine.
+            mixed: the model that the checkpoint is mixed with.
 
         Raises:
             UserError: vLLM does not support or cannot load the model, or there are not as many devices.
             StageFailed: an engine died.
         """
-        self._load = {"config": config.model_dump(mode="json"), "dtype": dtype, "trust_remote_code": trust_remote_code}
+        self._load = {
+            "config": config.model_dump(mode="json"),
+            "dtype": dtype,
+            "trust_remote_code": trust_remote_code,
+            "mixture": asdict(mixed) if mixed else None,
+        }
         self._shares = shares(config)
         self._most = config.max_num_seqs
         self._said: SimpleQueue[tuple[Member, Said]] = SimpleQueue()

@@ -14,6 +14,7 @@ from pipeline.common.errors import StageFailed
 from pipeline.config.engine import EngineConfig
 from pipeline.generate.engine import Engine, Reply, reason_of
 from pipeline.generate.engines.wire import asks_from_json, reply_to_json
+from pipeline.generate.mixture.folder import MixedWith
 from pipeline.run.process import Event, Reporter, answering, as_child, log_to
 
 
@@ -70,7 +71,8 @@ class _Worker:
 
     def _loaded(self, given: dict[str, Any]) -> Engine:
         config = EngineConfig.model_validate(given["config"])
-        return Engine(Path(given["model"]), config, given["dtype"], trust_remote_code=given["trust_remote_code"])
+        mixed = MixedWith(**given["mixture"]) if given["mixture"] else None
+        return Engine(Path(given["model"]), config, given["dtype"], trust_remote_code=given["trust_remote_code"], mixed=mixed)
 
     def _reload(self, model: Path) -> None:
         try:

@@ -15,6 +15,7 @@ from pipeline.config.engine import EngineConfig
 from pipeline.config.server import ServerConfig
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import CompletionRequest, Reply
+from pipeline.generate.mixture.folder import MixedWith
 from pipeline.generate.server.client import Client, ServerRefused, Unanswered
 from pipeline.generate.server.protocol import reply_of, request_of
 from pipeline.generate.server.served import Expected, Served, WrongModelServed, examine
@@ -53,6 +54,7 @@ class Servers:
         reporter: Reporter,
         *,
         trust_remote_code: bool,
+        mixed: MixedWith | None,
     ) -> ServedEngine:
         """Servers that hold a checkpoint.
 
@@ -63,7 +65,7 @@ class Servers:
             StageFailed: a server does not answer, or holds another checkpoint; says what to start.
             UserError: a server that cannot give what rollouts need.
         """
-        assert config.server
+        assert config.server and mixed is None, "the config refuses a mixture by servers"
         self._config, self._policy = config.server, policy
         client = Client(config.server)
         context = context_length(policy.path, config, trust_remote_code=trust_remote_code)

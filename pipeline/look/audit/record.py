@@ -16,6 +16,7 @@ from pipeline.config.course import Course
 from pipeline.config.reward import RewardComponent
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_request
+from pipeline.generate.mixture.order import OTHER, version_of
 from pipeline.generate.order import heldout_request, rollouts_request
 from pipeline.look.audit.findings import Ledger, Spot
 from pipeline.look.audit.holdings import Held, Shelf, unique_keys
@@ -127,6 +128,9 @@ class _References:
     def get(self, reference: Mapping[str, str] | None) -> Held | None:
         return self._shelf.get(reference["id"]) if reference else None
 
+    def parent(self, held: Held, role: str) -> Held | None:
+        return self._shelf.parent(held, role)
+
 
 class _Recipes:
     """Whether the store's artifacts are those that the record's config asks for."""
@@ -157,10 +161,12 @@ class _Recipes:
                 options = {"model": model, "disjoint_from": _artifact(apart)}
                 yield prompts, prompts_request(self._config, source, digest, **options)
         for entry in record["iterations"]:
-            yield from self._answers(entry, train, heldout)
+            yield from self._answers(entry, record, train, heldout)
             yield from self._trained(entry, record)
 
-    def _answers(self, entry: Mapping[str, Any], train: Held | None, heldout: Held | None) -> Iterator[tuple[Held, Request]]:
+    def _answers(
+        self, entry: Mapping[str, Any], record: Mapping[str, Any], train: Held | None, heldout: Held | None
+    ) -> Iterator[tuple[Held, Request]]:
         get = self._there.get
         policy, sampled, greedy = get(entry["policy"]), get(entry["sampled"]), get(entry["greedy"])
         rollouts, evaluation = get(entry["rollouts"]), get(entry["evaluation"])
@@ -173,7 +179,8 @@ class _Recipes:
                 yield answers, self._graded(request, answers)
         if rollouts is not None and train is not None:
             here = self._on(rollouts, self._course.at(entry["iteration"]))
-            request = rollouts_request(here, entry["iteration"], policy.artifact, train.artifact)
+            other = self._other(here, record, entry["iteration"], rollouts)
+            request = rollouts_request(here, entry["iteration"], policy.artifact, train.artifact, _artifact(other))
             yield rollouts, self._graded(request, rollouts)
         if evaluation is not None and sampled is not None:
             yield (
@@ -224,6 +231,17 @@ class _Recipes:
         entries = [entry for entry in record["iterations"] if entry["iteration"] == (number if version is None else version)]
         references = [entry.get("reference") if version is None else entry["policy"] for entry in entries]
         return self._there.get(references[0]) if references else None
+
+    def _other(self, here: RunConfig, record: Mapping[str, Any], number: int, rollouts: Held) -> Held | None:
+        """The model that an iteration's completions were to be drawn by beside its policy; None for the policy alone."""
+        mixture = here.generate.mixture
+        if mixture is None or mixture.share == 0:
+            return None
+        version = version_of(here, number)
+        if version is None:  # a model from elsewhere: the rollouts say which one
+            return self._there.parent(rollouts, OTHER)
+        found = {entry["iteration"]: entry["policy"] for entry in record["iterations"]}
+        return None if found[version]["id"] == found[number]["id"] else self._there.get(found[version])
 
     def _on(self, held: Held, config: RunConfig) -> RunConfig:
         """A config on the machine that made an artifact: there, dtype auto was resolved."""

@@ -224,7 +224,7 @@ class Bench:
         path = path or self.model_path()
         return self._artifact(Request("checkpoint", "import/1", {"path": str(path)}), (), None, {"iteration": 0}, path)
 
-    def rollouts(self, rows: Rows | None = None, *, files: int = 2, backwards: bool = False) -> Artifact:
+    def rollouts(self, rows: Rows | None = None, *, files: int = 2, backwards: bool = False, **recipe: Any) -> Artifact:
         """Rollouts, whole groups to a file. `backwards`: files, and rows within them, the other way round.
 
         The policy "base" stands for the one that `policy` gives.
@@ -235,7 +235,7 @@ class Bench:
         parts = [[row for row in rows if ids.index(row["group_id"]) * files // len(ids) == part] for part in range(files)]
         if backwards:
             parts = [part[::-1] for part in parts[::-1]]
-        recipe = {"rows": str(rows), "files": files, "backwards": backwards}
+        recipe |= {"rows": str(rows), "files": files, "backwards": backwards}
         tokens = sum(len(row["completion_token_ids"]) for row in rows)
         summary = {"groups": len(ids), "completions": len(rows), "tokens": tokens}
         return self._artifact(Request("rollouts", "generate/1", recipe), parts, Rollouts, summary)

@@ -228,6 +228,11 @@ def test_groups_of_the_same_name_stay_apart(bench: Any, rows: Rows) -> None:
     assert snapshot.sizes == [3] * 16
 
 
+def test_what_a_mixture_drew_is_not_compared_with_the_policys_own_logprobs(bench: Any, rows: Rows) -> None:
+    assert any(bench.snapshot(bench.rollouts(rows)).from_parent)
+    assert not any(bench.snapshot(bench.rollouts(rows, mixture={"share": 0.125})).from_parent)
+
+
 def test_the_order_of_replayed_rollouts_does_not_matter(bench: Any, rows: Rows) -> None:
     fresh = bench.rollouts(rows[:6])
     parts = [replayed(bench, bench.rollouts(older(rows[9:15]))), replayed(bench, bench.rollouts(older(rows[15:])))]

@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
+from pipeline.generate.mixture.order import MIXTURE, OTHER
 from pipeline.look.audit.deep.rerun import CannotRerun
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.world import World
@@ -70,13 +71,20 @@ def check_logprobs(held: Held, world: World, scratch: Path, samples: int) -> Dis
     """
     rollouts = held if held.kind == "rollouts" else world.shelf.parent(held, "rollouts")
     checkpoint = world.shelf.parent(held, "policy" if held.kind == "rollouts" else "checkpoint")
-    if rollouts is None or checkpoint is None or not all(world.intact(other) for other in (held, rollouts, checkpoint)):
+    other = world.shelf.parent(held, OTHER) if MIXTURE in held.recipe else checkpoint
+    if not (rollouts and checkpoint and other) or not all(world.intact(one) for one in (held, rollouts, checkpoint, other)):
         return None
     rows = _sampled(rollouts, held, world, samples)
     dtype = str(held.recipe.get("dtype", "float32"))
     if rows is None or rows.is_empty() or dtype not in LIMITS:
         return None
-    again = _again(rows, checkpoint, dtype, scratch / f"{held.folder.name}.parquet")
+    if other is checkpoint:
+        again = _again(rows, checkpoint, dtype, scratch / f"{held.folder.name}.parquet")
+    else:
+        from pipeline.generate.mixture.reference import mixture_logprobs
+
+        share, places = float(held.recipe[MIXTURE]["share"]), [Path(str(one.folder.place.path)) for one in (checkpoint, other)]
+        again = mixture_logprobs(rows, places[0], places[1], share, dtype)
     both = rows.join(again, on=KEY, how="inner", maintain_order="left")
     differences = [_difference(row) for row in both.iter_rows(named=True)]
     found = _distribution(held, checkpoint, dtype, differences)

@@ -1,0 +1,1 @@
+"""MixedWith decoding: every token from the normalized product of two models' distributions."""
