@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.answers import looking
 from flows.chain import chain
+from flows.firings import Clock, Watch, aside
 from flows.iterate import iterate
 from flows.server import check_named_server
 from flows.times import is_missed
@@ -26,6 +29,7 @@ from pipeline.config.run import RunConfig
 from pipeline.look.report.page import write_report
 from pipeline.look.report.terminal import closing_lines
 from pipeline.prepare.check import check_config
+from pipeline.run.deed import deed_of
 from pipeline.run.record import load_run, recorded_config, save_run
 from pipeline.run.state import Run
 from pipeline.store.lock import Lock
@@ -61,19 +65,31 @@ def scheduled(
         return Completed(name="Missed", message=f"planned for {planned:%Y-%m-%d %H:%M %Z}, and the next firing is due")
     os.chdir(directory)
     settings = load_config(config, overrides or ())
+    try:
+        found, did = _fire(settings, max_hours)
+    except UserError as error:
+        get_run_logger().error(str(error))
+        return Failed(message=str(error))
+    for line in closing_lines(found):
+        get_run_logger().info(line)
+    return _conclude(found, did)
+
+
+def _fire(settings: RunConfig, max_hours: float | None) -> tuple[Run, str]:
+    """Do what a firing does. Returns the run, and in words what was done."""
+    started = time.monotonic()
     with Lock(settings.directory / "schedule.lock"):
-        found, target = look(settings)
-        if found.stopped:
-            save_run(found, settings.directory)
+        before, target = look(settings)
+        found = before
+        if before.stopped:
+            save_run(before, settings.directory)
         else:
             target_config = change_config(settings, [f"iterations={target}"])
             check_config(target_config)
             iterate(settings.name, target_config.model_dump(mode="json"), max_hours=max_hours)
             found = load_run(settings.directory)
         write_report(found, settings.directory / "report.html")
-    for line in closing_lines(found):
-        get_run_logger().info(line)
-    return _conclude(found)
+    return found, deed_of(before, found, time.monotonic() - started)
 
 
 def look(config: RunConfig) -> tuple[Run, int]:
@@ -94,12 +110,11 @@ def look(config: RunConfig) -> tuple[Run, int]:
         aim += config.iterations
 
 
-def _conclude(run: Run) -> State[Any]:
+def _conclude(run: Run, did: str) -> State[Any]:
     if run.stopped is None:
-        at = f"at iteration {run.iterations[-1].iteration}"
-        return Completed(message=f"{at}, paused before {run.missing}" if run.missing else at)
+        return Completed(message=did)
     _pause()
-    why = f"stopped after iteration {run.stopped.iteration}: {run.stopped.why}"
+    why = f"stopped after iteration {run.stopped.iteration}: {run.stopped.why}; {did}"
     place = {"prefect.resource.id": f"rollbook.run.{run.config.name}", "prefect.resource.name": run.config.name}
     emit_event("rollbook.run.stopped", resource=place, payload={"rule": run.stopped.rule, "why": run.stopped.why})
     return Completed(name="Stopped", message=why) if run.stopped.healthy else Failed(name="Stopped", message=why)
@@ -128,8 +143,8 @@ class Firings:
         return Cron(self.cron, timezone=self.timezone) if self.cron else None
 
 
-def parameters_of(config: Path, overrides: list[str], firings: Firings) -> dict[str, Any]:
-    """What a firing is told; the config is checked first, so that a typo shows now and not at night."""
+def parameters_of(config: Path, overrides: list[str], firings: Firings) -> tuple[RunConfig, dict[str, Any]]:
+    """The run, and what a firing is told; the config is checked first, so that a typo shows now and not at night."""
     settings = load_config(config, overrides)
     if settings.phases and settings.phases[-1].last is not None:
         place, first = len(settings.phases) - 1, settings.phases[-1].first
@@ -138,37 +153,50 @@ def parameters_of(config: Path, overrides: list[str], firings: Firings) -> dict[
             f"expected {first}-, which holds for all from there on"
         )
     check_config(settings)
-    return {"directory": str(Path.cwd()), "config": str(config), "overrides": overrides, **asdict(firings)}
+    return settings, {"directory": str(Path.cwd()), "config": str(config), "overrides": overrides, **asdict(firings)}
 
 
-def serve(config: Path, overrides: list[str], firings: Firings) -> None:
-    """Serve the schedule from this process until it is stopped. Needs PREFECT_API_URL.
+def serve(settings: RunConfig, told: dict[str, Any], firings: Firings) -> None:
+    """Serve a schedule from this process until it is stopped. Needs PREFECT_API_URL.
+
+    What Prefect and the firings print goes to `logs/schedule.log` of the run; standard error has a line for each firing.
+
+    Args:
+        settings: the run.
+        told: what a firing is told, by `parameters_of`.
+        firings: when; with a cron line.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, which Prefect answers by returning.
+        SystemExit: SIGTERM, which Prefect answers with status 0.
     """
-    told = parameters_of(config, overrides, firings)
-    scheduled.serve(
-        name=deployment_name(config, overrides),
-        schedule=firings.schedule,
-        parameters=told,
-        global_limit=ALONE,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-        print_starting_message=False,
-        paused=False,
-    )
+    assert firings.cron
+    clock = Clock(firings.cron, firings.timezone)
+    with aside(settings.directory / "logs" / "schedule.log") as say, Watch(settings.name, clock, say).watching():
+        try:
+            scheduled.serve(
+                name=settings.name,
+                schedule=firings.schedule,
+                parameters=told,
+                global_limit=ALONE,
+                entrypoint_type=EntrypointType.MODULE_PATH,
+                print_starting_message=False,
+                paused=False,
+            )
+        except SystemExit:
+            raise SystemExit(128 + signal.SIGTERM) from None
     raise KeyboardInterrupt
 
 
 def deploy(config: Path, pool: str, overrides: list[str], firings: Firings) -> str:
-    """Register the schedule with a work pool. Returns the deployment's name.
+    """Register the schedule with a work pool. Returns the deployment's name, which ends with the run's.
 
     Raises:
         UserError: there is no such work pool, or no server where PREFECT_API_URL says.
     """
     from prefect.exceptions import ObjectNotFound
 
-    told = parameters_of(config, overrides, firings)
+    settings, told = parameters_of(config, overrides, firings)
     check_named_server()
     with get_client(sync_client=True) as client:
         try:
@@ -177,11 +205,10 @@ def deploy(config: Path, pool: str, overrides: list[str], firings: Firings) -> s
             raise UserError(
                 f"there is no work pool {pool!r}; make one with `prefect work-pool create {pool} --type process`"
             ) from None
-    name = deployment_name(config, overrides)
     code = Path(__file__).parent.parent
     flow_of_code: Any = scheduled.from_source(source=str(code), entrypoint="flows/schedule.py:scheduled")
     flow_of_code.deploy(
-        name=name,
+        name=settings.name,
         work_pool_name=pool,
         schedule=firings.schedule,
         parameters=told,
@@ -191,9 +218,4 @@ def deploy(config: Path, pool: str, overrides: list[str], firings: Firings) -> s
         print_next_steps=False,
         ignore_warnings=True,
     )
-    return f"{scheduled.name}/{name}"
-
-
-def deployment_name(config: Path, overrides: list[str]) -> str:
-    """One deployment per run: the run's name."""
-    return load_config(config, overrides).name
+    return f"{scheduled.name}/{settings.name}"

@@ -59,7 +59,12 @@ def shifted_firing(cron: str, timezone: str, start: datetime) -> datetime | None
 
 def is_missed(cron: str, timezone: str, planned: datetime, now: datetime) -> bool:
     """Whether a firing comes so late that the next one is due too: of those that wait, only the newest works."""
-    return now - planned > LATE and _firings(cron, timezone, planned + timedelta(seconds=1), 1)[0] <= now
+    return now - planned > LATE and firing_after(cron, timezone, planned) <= now
+
+
+def firing_after(cron: str, timezone: str, moment: datetime) -> datetime:
+    """The first time after a moment at which a sound cron line fires, in its zone."""
+    return _firings(cron, timezone, moment + timedelta(seconds=1), 1)[0]
 
 
 def _firings(cron: str, timezone: str, start: datetime, count: int) -> Sequence[datetime]:

@@ -39,13 +39,16 @@ def schedule(
     server = LocalServer(whole=True, port=port)
     try:
         told = _when(cron, timezone)
-        from flows.schedule import Firings, deployment_name, parameters_of, serve
+        from flows.firings import endless
+        from flows.schedule import Firings, parameters_of, serve
 
         firings = Firings(cron, timezone, max_hours)
-        parameters_of(config, overrides or [], firings)
+        settings, parameters = parameters_of(config, overrides or [], firings)
         server.wait()
-        typer.echo(f"{deployment_name(config, overrides or [])}: {told}; Prefect's UI: {server.ui}", err=True)
-        serve(config, overrides or [], firings)
+        typer.echo(f"{settings.name}: {told}; Prefect's UI: {server.ui}", err=True)
+        if warning := endless(settings.stop):
+            typer.echo(f"rollbook: {warning}", err=True)
+        serve(settings, parameters, firings)
     finally:
         server.stop()
 

@@ -87,9 +87,9 @@ def test_a_collapse_ends_a_firing_as_failed_and_a_target_reached_does_not(
     collapsed = Run(make_config(), stopped=Stop("min_entropy", 3, "entropy fell", healthy=False))
     reached = Run(make_config(), stopped=Stop("target_pass_at_1", 3, "pass@1 is 0.900", healthy=True))
     for run, failed in ((collapsed, True), (reached, False)):
-        state = schedule._conclude(run)
+        state = schedule._conclude(run, "0 tokens, 1.0 s")
         assert (state.name, state.is_failed()) == ("Stopped", failed)
-        assert state.message == f"stopped after iteration 3: {run.stopped.why}" if run.stopped else ""
+        assert run.stopped and state.message == f"stopped after iteration 3: {run.stopped.why}; 0 tokens, 1.0 s"
     assert told[0] == {"rollbook.run.stopped": {"rule": "min_entropy", "why": "entropy fell"}}
 
 

@@ -1,0 +1,171 @@
+"""What a schedule says of its firings: one line each, with what it did and when the next one comes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+)
+from prefect.client.schemas.objects import StateType
+
+from flows.times import firing_after
+from pipeline.common.text import visible
+from pipeline.config.stop import StopConfig
+from pipeline.run.process import log_to
+
+POLL_SECONDS = 5.0
+"""How often the server is asked for firings that ended."""
+ENDS = ("target_pass_at_1", "patience", "max_drop", "min_entropy", "max_entropy", "max_kl", "max_failed_rewards", "max_tokens")
+"""Rules of `stop` that are off unless they are set."""
+LONGEST = 400
+"""Characters of a firing's message in its line."""
+
+
+class FiringState(Protocol):
+    """A state of Prefect's, as far as a line goes into it."""
+
+    @property
+    def type(self) -> StateType: ...
+
+    @property
+    def name(self) -> str | None: ...
+
+    @property
+    def message(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a schedule fires."""
+
+    cron: str
+    timezone: str
+
+    def after(self, moment: datetime) -> str:
+        return f"{firing_after(self.cron, self.timezone, moment):%Y-%m-%d %H:%M %Z}"
+
+
+def firing_line(planned: datetime, state: FiringState, clock: Clock, now: datetime) -> str:
+    """One line on a firing that ended.
+
+    Args:
+        planned: when it was to start.
+        state: how it ended.
+        clock: when the next one comes.
+        now: what is not before this is still to come.
+    """
+    message = (state.message or "").split("\n")[0][:LONGEST]
+    if state.name == "Missed":
+        said = f"skipped: {message}"
+    elif state.type == StateType.CANCELLED:
+        limit = "concurrency limit" in message.lower()
+        said = "skipped: an earlier firing is still at work" if limit else f"cancelled: {message or 'by hand'}"
+    elif state.type == StateType.CRASHED:
+        said = f"crashed: {message}"
+    elif state.type == StateType.FAILED and state.name != "Stopped":
+        said = f"failed: {message}"
+    else:
+        said = message
+    then = f"next {clock.after(max(now, planned))}"
+    if state.name == "Stopped":
+        then = "the schedule is paused, and nothing fires until it is resumed"
+    return visible(f"{clock_time(planned, clock)}  {said}; {then}")
+
+
+def clock_time(moment: datetime, clock: Clock) -> str:
+    """A moment in the zone of a schedule.
+
+    >>> clock_time(datetime(2026, 12, 1, 1, 0, tzinfo=UTC), Clock("0 2 * * *", "Europe/Berlin"))
+    '2026-12-01 02:00'
+    """
+    from zoneinfo import ZoneInfo
+
+    return f"{moment.astimezone(ZoneInfo(clock.timezone)):%Y-%m-%d %H:%M}"
+
+
+def endless(stop: StopConfig) -> str | None:
+    """What is said at the start of a schedule that no rule ends; None if one may."""
+    if any(getattr(stop, rule) is not None for rule in ENDS):
+        return None
+    only = ", other than rewards that teach nothing (stop.no_signal)" if stop.no_signal else ""
+    return (
+        f"no rule ends this run{only}: it fires until it is stopped by hand. stop.target_pass_at_1, stop.patience, stop.max_drop "
+        "or stop.max_tokens end it"
+    )
+
+
+class Watch:
+    """Tells of every firing of a deployment that ends, from the start on.
+
+    Args:
+        name: of the deployment of the flow `scheduled`.
+        clock: when it fires.
+        say: given the lines.
+    """
+
+    def __init__(self, name: str, clock: Clock, say: Callable[[str], None]) -> None:
+        self._name, self._clock, self._say = name, clock, say
+        self._since: Any = datetime.now(UTC)
+        self._told: set[object] = set()
+        self._over = threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        threading.Thread(target=self._follow, daemon=True).start()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+    def _follow(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            with suppress(Exception):  # a server that is away for a moment costs a look, and not the schedule
+                self._look()
+
+    def _look(self) -> None:
+        with get_client(sync_client=True) as client:
+            ended = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=["scheduled"])),
+                deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[self._name])),
+                flow_run_filter=FlowRunFilter(end_time=FlowRunFilterEndTime(after_=self._since)),
+            )
+        for run in sorted(ended, key=lambda run: run.end_time or self._since):
+            planned = run.expected_start_time
+            if run.id not in self._told and run.state is not None and planned is not None:
+                self._told.add(run.id)
+                self._say(firing_line(planned, run.state, self._clock, datetime.now(UTC)))
+
+
+@contextmanager
+def aside(log: Path) -> Iterator[Callable[[str], None]]:
+    """Have all that this process and those that it starts print go to a file. Yields what still prints to standard error."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handles = [os.dup(1), os.dup(2)]
+
+    def say(line: str) -> None:
+        os.write(handles[1], f"{line}\n".encode(errors="replace"))
+
+    try:
+        log_to(str(log))
+        yield say
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, handle in enumerate(handles, start=1):
+            os.dup2(handle, number)
+            os.close(handle)
