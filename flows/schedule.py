@@ -32,6 +32,7 @@ from pipeline.prepare.check import check_config
 from pipeline.run.deed import deed_of
 from pipeline.run.record import load_run, recorded_config, save_run
 from pipeline.run.state import Run
+from pipeline.run.telling import Warn, tell_of_end, telling_of_failure
 from pipeline.store.lock import Lock
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
@@ -65,8 +66,10 @@ def scheduled(
         return Completed(name="Missed", message=f"planned for {planned:%Y-%m-%d %H:%M %Z}, and the next firing is due")
     os.chdir(directory)
     settings = load_config(config, overrides or ())
+    warn = get_run_logger().warning
     try:
-        found, did = _fire(settings, max_hours)
+        with telling_of_failure(settings, warn):
+            found, did = _fire(settings, max_hours, warn)
     except UserError as error:
         get_run_logger().error(str(error))
         return Failed(message=str(error))
@@ -75,7 +78,7 @@ def scheduled(
     return _conclude(found, did)
 
 
-def _fire(settings: RunConfig, max_hours: float | None) -> tuple[Run, str]:
+def _fire(settings: RunConfig, max_hours: float | None, warn: Warn) -> tuple[Run, str]:
     """Do what a firing does. Returns the run, and in words what was done."""
     started = time.monotonic()
     with Lock(settings.directory / "schedule.lock"):
@@ -88,6 +91,7 @@ def _fire(settings: RunConfig, max_hours: float | None) -> tuple[Run, str]:
             check_config(target_config)
             iterate(settings.name, target_config.model_dump(mode="json"), max_hours=max_hours)
             found = load_run(settings.directory)
+            tell_of_end(found, warn)
         write_report(found, settings.directory / "report.html")
     return found, deed_of(before, found, time.monotonic() - started)
 

@@ -127,18 +127,22 @@ def _work(config: Any, until: tuple[Stage, int] | None) -> Any:
     """Run the flow with a Prefect server that starts beside it."""
     from flows.server import LocalServer
 
+    warn = lambda text: typer.echo(f"rollbook: {text}", err=True)  # noqa: E731
     server = LocalServer()
     try:
         from flows.commands.console import StageConsole
         from flows.iterate import iterate
         from pipeline.run.record import load_run
+        from pipeline.run.telling import tell_of_end, telling_of_failure
 
         server.wait()
-        with StageConsole(Console(stderr=True)) as console:
+        with telling_of_failure(config, warn), StageConsole(Console(stderr=True)) as console:
             iterate(config.name, config.model_dump(mode="json"), list(until) if until else None, console.tell)
     finally:
         server.stop()
-    return load_run(config.directory)
+    found = load_run(config.directory)
+    tell_of_end(found, warn)
+    return found
 
 
 def _conclude(found: Any, until: tuple[Stage, int] | None, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from pipeline.config.phases import Phase, ReferenceConfig, Schedule
 from pipeline.config.reward import RewardConfig
 from pipeline.config.shape import ReplayConfig, ShapeConfig
 from pipeline.config.stop import StopConfig
+from pipeline.config.tell import TellConfig
 from pipeline.config.train import TrainConfig
 
 
@@ -60,6 +61,8 @@ class RunConfig(Model):
     """Numbers that move with the iterations, by dotted name: {train.learning_rate: {linear: [1e-5, 1e-6], until: 9}}."""
     stop: StopConfig = StopConfig()
     """When to end before the last iteration. Rules that are null never do."""
+    tell: TellConfig = TellConfig()
+    """Who is told when the run stops or fails. It decides nothing of the results."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
 

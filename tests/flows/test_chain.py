@@ -64,10 +64,12 @@ class Recorded:
         self.missing = missing
         self.asked: list[str] = []
         self.names: dict[str, str] = {}
+        self.keys: list[str] = []
 
     def answer(self, order: Order) -> tuple[Artifact, ...]:
         if order.title == self.missing:
             raise Missing(order.title)
+        self.keys += [request.key for request in order.requests]
         self.asked.append(self._words(order))
         return tuple(self._made(order, job.request) for job in order.jobs)
 
@@ -118,6 +120,16 @@ def test_a_run_goes_round_and_ends_with_an_evaluation(config_of: Config, make_ar
     assert [step.policy.summary["iteration"] for step in run.iterations] == [0, 1, 2]
     assert [step.checkpoint is None for step in run.iterations] == [False, False, True]
     assert all(step.evaluation for step in run.iterations)
+
+
+@pytest.mark.parametrize("setting", [{"tell.command": "mail me@example.org"}], ids=str)
+def test_who_is_told_of_a_run_decides_nothing_of_its_results(
+    config_of: Config, make_artifact: Make, setting: dict[str, str]
+) -> None:
+    quiet, told = Recorded(make_artifact), Recorded(make_artifact)
+    chain(config_of(), quiet)
+    chain(config_of(setting), told)
+    assert told.keys == quiet.keys and len(told.keys) > 10
 
 
 @pytest.mark.parametrize(

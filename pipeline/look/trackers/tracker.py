@@ -15,7 +15,7 @@ from schemas.manifest import digest
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 """Name, which is also the module beside this one, and the package that it needs."""
 
-MAY_CHANGE = ("iterations", "stop", "run_dir", "store", "trackers")
+MAY_CHANGE = ("iterations", "stop", "run_dir", "store", "tell")
 """Settings that do not make it another run."""
 
 LONGEST_WHY = 300
