@@ -32,6 +32,8 @@ POLL_SECONDS = 5.0
 """How often the server is asked for firings that ended."""
 ENDS = ("target_pass_at_1", "patience", "max_drop", "min_entropy", "max_entropy", "max_kl", "max_failed_rewards", "max_tokens")
 """Rules of `stop` that are off unless they are set."""
+INTERRUPTED = "aborted by an interrupt signal"
+"""What Prefect says of a firing that Ctrl-C ended, together with its schedule."""
 LONGEST = 400
 """Characters of a firing's message in its line."""
 
@@ -146,9 +148,10 @@ class Watch:
             )
         for run in sorted(ended, key=lambda run: run.end_time or self._since):
             planned = run.expected_start_time
-            if run.id not in self._told and run.state is not None and planned is not None:
-                self._told.add(run.id)
-                self._say(firing_line(planned, run.state, self._clock, datetime.now(UTC)))
+            if run.id in self._told or run.state is None or planned is None or INTERRUPTED in (run.state.message or ""):
+                continue
+            self._told.add(run.id)
+            self._say(firing_line(planned, run.state, self._clock, datetime.now(UTC)))
 
 
 @contextmanager

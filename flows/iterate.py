@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -23,6 +23,7 @@ from flows.chain import chain, generates_next
 from pipeline.common.errors import StageCrashed
 from pipeline.config.run import RunConfig
 from pipeline.generate.order import generator
+from pipeline.look.trackers.live import Live
 from pipeline.run.answers import Listener
 from pipeline.run.order import Answerer, Missing, Order
 from pipeline.run.process import Event
@@ -126,21 +127,31 @@ def iterate(
     pause: Pause = lambda run: max_hours is not None and time.monotonic() - started > 3600 * max_hours  # noqa: E731
     settings = RunConfig.model_validate(config)
     last = (str(until[0]), int(until[1])) if until else None
-    tell = told(ProgressArtifacts(), on_stage or _log)
-    with hands() as processes:
+    also: Listener = on_stage or _log
+    warn = lambda text: also("tracker", {"event": "note", "message": text})  # noqa: E731
+    live = Live(settings, warn) if settings.track.to else None
+    tell = told(ProgressArtifacts(), *([live.tell] if live else []), also)
+
+    def changed(run: Run) -> None:
+        save_run(run, settings.directory)
+        if live:
+            live.see(run)
+
+    with hands() as processes, closing(live) if live else nullcontext():
         if generates_next(chain(settings, looking(settings), until=last)):
             local(settings, processes).warm_up(generator(settings))
         answers = AsTask(working(settings, processes, tell), looking(settings))
-        run = chain(settings, answers, lambda run: save_run(run, settings.directory), last, pause)
+        run = chain(settings, answers, changed, last, pause)
     publish(run)
 
 
-def told(bars: ProgressArtifacts, also: Listener) -> Listener:
-    """Tells progress bars of Prefect's UI, and somebody else."""
+def told(bars: ProgressArtifacts, *others: Listener) -> Listener:
+    """Tells progress bars of Prefect's UI, and others."""
 
     def tell(title: str, event: Event) -> None:
         bars.tell(title, event)
-        also(title, event)
+        for other in others:
+            other(title, event)
 
     return tell
 

@@ -17,6 +17,7 @@ from pipeline.config.reward import RewardConfig
 from pipeline.config.shape import ReplayConfig, ShapeConfig
 from pipeline.config.stop import StopConfig
 from pipeline.config.tell import TellConfig
+from pipeline.config.track import TrackConfig
 from pipeline.config.train import TrainConfig
 
 
@@ -63,6 +64,8 @@ class RunConfig(Model):
     """When to end before the last iteration. Rules that are null never do."""
     tell: TellConfig = TellConfig()
     """Who is told when the run stops or fails. It decides nothing of the results."""
+    track: TrackConfig = TrackConfig()
+    """Where the run's figures go while it works. It decides nothing of the results."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
 

@@ -17,6 +17,7 @@ from pipeline.config.phases import ReferenceConfig
 from pipeline.config.run import RunConfig
 from pipeline.generate.engines.devices import described as described_engines
 from pipeline.generate.engines.devices import refuse_args, shares
+from pipeline.look.trackers.tracker import tracker_module
 from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.room import lines_of, refuse_unfit, room_for
@@ -99,6 +100,8 @@ def check_config(config: RunConfig) -> list[str]:
         UserError: the first thing that is wrong.
     """
     settings = check_algorithms(config)
+    if config.track.to:
+        tracker_module(config.track.to)
     algorithms = {algorithm.name: algorithm for _, algorithm in settings}
     for algorithm in algorithms.values():
         if algorithm.source:

@@ -117,6 +117,8 @@ class Training:
         done, self.records = resume.load(self._scratch, self.policy.parameters, self.stepper.optimizer, self.team)
         if not done and self.state:
             resume.load_moments(self.state.path, self.policy.parameters, self.stepper.optimizer, self.team)
+        if done:  # whoever was told of a step may not have heard it
+            self.reporter.send("resumed", steps=[self._figures(number) for number in range(done)])
         self.policy.masters.refresh()
         self.records.ranks.append({"from_step": done, "processes": self.team.size})
         print(f"attention: {self.policy.attention}, processes: {self.team.size}, device: {self.team.device}", flush=True)
@@ -134,14 +136,15 @@ class Training:
                 if step is None:
                     return True
                 try:
-                    row = self._take(step, began, time.monotonic() - began)
+                    self._take(step, began, time.monotonic() - began)
                 except torch.OutOfMemoryError:
                     if self.team.size > 1 or len(self.records.metrics) > step.number:
                         raise  # others wait within an exchange, or the step was taken
                     return False
                 tokens += step.tokens
                 speed = tokens / (time.monotonic() - started)
-                self.reporter.progress(step.number + 1, total, "steps", tokens_per_second=speed, loss=row["loss"])
+                figures = self._figures(step.number)
+                self.reporter.progress(step.number + 1, total, "steps", tokens_per_second=speed, figures=figures)
                 if (step.number + 1) % self.config.save_every_steps == 0 and step.number + 1 < total:
                     self._save(self._scratch, step.number + 1, work)
 
@@ -157,8 +160,8 @@ class Training:
         self.reporter.note(f"the GPU ran out of memory: the step is begun anew with {self.fit.tokens:,} tokens a pass")
         self.feed = self.feed.with_budget(settled(self.config, self.fit))
 
-    def _take(self, step: Step, began: float, waited: float) -> dict[str, Any]:
-        """Take a step and record it. Returns its row of the metrics table."""
+    def _take(self, step: Step, began: float, waited: float) -> None:
+        """Take a step and record it."""
         record, norm = self.stepper.gradient(step, self._record())
         self.packing += step.packing
         row = record.row(step.groups, step.completions)
@@ -176,7 +179,10 @@ class Training:
         timing = {"seconds": seconds, "tokens_per_second": step.tokens / seconds, "data_seconds": waited}
         self.records.metrics.append(row)
         self.records.timing.append({"step": step.number, **timing})
-        return row
+
+    def _figures(self, number: int) -> dict[str, Any]:
+        """The rows of a step that was taken, of both tables."""
+        return {**self.records.metrics[number], **self.records.timing[number]}
 
     def leave_moments(self, directory: Path) -> None:
         """Have every rank write its part of what the optimizer knows in the end."""

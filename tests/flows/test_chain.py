@@ -122,8 +122,8 @@ def test_a_run_goes_round_and_ends_with_an_evaluation(config_of: Config, make_ar
     assert all(step.evaluation for step in run.iterations)
 
 
-@pytest.mark.parametrize("setting", [{"tell.command": "mail me@example.org"}], ids=str)
-def test_who_is_told_of_a_run_decides_nothing_of_its_results(
+@pytest.mark.parametrize("setting", [{"tell.command": "mail me@example.org"}, {"track.to": "tensorboard"}], ids=str)
+def test_who_is_told_of_a_run_and_where_its_figures_go_decides_nothing_of_its_results(
     config_of: Config, make_artifact: Make, setting: dict[str, str]
 ) -> None:
     quiet, told = Recorded(make_artifact), Recorded(make_artifact)

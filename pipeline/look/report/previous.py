@@ -10,7 +10,7 @@ from pipeline.look.report.sections import Grid
 from pipeline.run.record import RECORD, load_run
 from pipeline.run.state import Run
 
-OWN = {"name", "run_dir", "store", "tell"}
+OWN = {"name", "run_dir", "store", "tell", "track"}
 """Settings that differ between runs by their nature."""
 
 

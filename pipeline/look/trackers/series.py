@@ -28,13 +28,14 @@ class Point:
     """By name: train/loss, train/kl_behavior, eval/pass_at_1 and so on. What is undefined or not finite is left out."""
 
 
-def points(run: Run) -> Iterator[Point]:
-    """Every point of a run, in the order of steps."""
-    step = 0
-    for iteration, row in zip(run.iterations, status(run)["iterations"], strict=True):
+def points(run: Run, first: int = 0) -> Iterator[Point]:
+    """Every point of a run from an iteration on, in the order of steps."""
+    step = sum(steps_of(iteration.checkpoint) for iteration in run.iterations[:first] if iteration.checkpoint)
+    rows = status(run)["iterations"]
+    for iteration, row in zip(run.iterations[first:], rows[first:], strict=True):
         if iteration.evaluation:
             figures = {f"eval/{name}": row[name] for name in EVALUATED}
-            yield Point(step, _finished(iteration.evaluation), {"iteration": iteration.iteration, **_finite(figures)})
+            yield Point(step, _finished(iteration.evaluation), {"iteration": iteration.iteration, **finite(figures)})
         if iteration.checkpoint is None:
             continue
         when = _finished(iteration.checkpoint)
@@ -42,11 +43,18 @@ def points(run: Run) -> Iterator[Point]:
         metrics, timing = read_table(iteration.checkpoint, Metrics), read_table(iteration.checkpoint, Timing)
         for figures in metrics.join(timing, on="step", how="left").sort("step").iter_rows(named=True):
             named = {f"train/{name}": value for name, value in figures.items() if name not in NOT_FIGURES}
-            yield Point(step, when, {"iteration": iteration.iteration, **_finite(named), **_finite(scheduled)})
+            yield Point(step, when, {"iteration": iteration.iteration, **finite(named), **finite(scheduled)})
             step += 1
 
 
-def _finite(figures: dict[str, float | int | None]) -> dict[str, float]:
+def steps_of(checkpoint: Artifact) -> int:
+    """Optimizer steps that a checkpoint was trained for."""
+    table = f"{Metrics.__name__.lower()}/"
+    return sum(file.rows or 0 for file in checkpoint.files if file.table and file.table.startswith(table))
+
+
+def finite(figures: dict[str, float | int | None]) -> dict[str, float]:
+    """Figures that a tracker can draw."""
     return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.run import RunConfig
 from pipeline.look.trackers.series import Point, points
 from pipeline.run.state import Run
 from schemas.manifest import digest
@@ -15,7 +16,7 @@ from schemas.manifest import digest
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 """Name, which is also the module beside this one, and the package that it needs."""
 
-MAY_CHANGE = ("iterations", "stop", "run_dir", "store", "tell")
+MAY_CHANGE = ("iterations", "stop", "run_dir", "store", "tell", "track")
 """Settings that do not make it another run."""
 
 LONGEST_WHY = 300
@@ -52,20 +53,37 @@ def send(run: Run, tracker: str, place: Path) -> str:
         raise UserError(f"no tracker {tracker!r}; there are {', '.join(TRACKERS)}")
     if not run.iterations:
         raise UserError(f"{run.config.name}: the run has no figures yet; send them once it has begun to generate")
-    try:
-        module = importlib.import_module(f"pipeline.look.trackers.{tracker}_tracker")
-    except ImportError as error:
-        raise UserError(f"{tracker} is not installed ({error}); `pip install {TRACKERS[tracker]}`") from None
-    to: Send = module.send
-    settings = run.config.model_dump(mode="json")
-    same = {key: value for key, value in settings.items() if key not in MAY_CHANGE}
-    identity = digest({"base": run.iterations[0].policy.id, "config": same})[:16]
+    to: Send = tracker_module(tracker).send
     figures = list(points(run))
     try:
-        return to(run.config.name, identity, dict(_flat(settings)), figures, place)
+        return to(run.config.name, identity_of(run), dict(flat_settings(run.config)), figures, place)
     except Exception as error:  # each library has kinds of its own: no login, no such server, a full disk
         why = " ".join(str(error).split())[:LONGEST_WHY] or type(error).__name__
         raise StageFailed(f"{tracker}: {why}. Mend that and run the same command again.") from error
+
+
+def tracker_module(tracker: str) -> Any:
+    """The module of a tracker.
+
+    Raises:
+        UserError: its library is not installed.
+    """
+    try:
+        return importlib.import_module(f"pipeline.look.trackers.{tracker}_tracker")
+    except ImportError as error:
+        raise UserError(f"{tracker} is not installed ({error}); `pip install {TRACKERS[tracker]}`") from None
+
+
+def identity_of(run: Run) -> str:
+    """16 hex digits that stay the same while a run that has begun goes on."""
+    settings = run.config.model_dump(mode="json")
+    same = {key: value for key, value in settings.items() if key not in MAY_CHANGE}
+    return digest({"base": run.iterations[0].policy.id, "config": same})[:16]
+
+
+def flat_settings(config: RunConfig) -> Iterable[tuple[str, Any]]:
+    """A run's settings by dotted key."""
+    return _flat(config.model_dump(mode="json"))
 
 
 def _flat(tree: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
