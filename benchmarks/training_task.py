@@ -74,11 +74,13 @@ SIZES = {
     "1M": Size(128, 384, 5, 4, 2),
     "20M": Size(384, 1024, 12, 6, 2),
     "100M": Size(768, 2048, 17, 12, 2),
+    "135M": Size(576, 1536, 30, 9, 3),
     "0.5B": Size(896, 4864, 24, 14, 2),
 }
-"""By the parameters of their layers; the vocabulary's come on top. 0.5B is Qwen2.5-0.5B's."""
-VOCABULARIES = {"8k": 8192, "150k": 151936}
-"""150k is Qwen2.5's."""
+"""By the parameters of their layers; the vocabulary's come on top. 135M counts one of 49k: it is SmolLM2-135M's. 0.5B is
+Qwen2.5-0.5B's."""
+VOCABULARIES = {"8k": 8192, "49k": 49152, "150k": 151936}
+"""49k is SmolLM2's, 150k Qwen2.5's."""
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,11 @@ def _kept(policy: Policy, length: int) -> int:
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        """An output that a graph holds, and that holds the graph, would stay for good, the weights with it: so cut it off."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         policy.hidden(batch, policy.cut(batch))

@@ -16,11 +16,18 @@ _DEFAULT_TRIM_BYTES, _DEFAULT_MMAPS = 128 << 10, 65536
 _NEVER = -1
 
 
+def give_back() -> None:
+    """Give memory that is free to the system. Without glibc, nothing happens."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 @contextmanager
 def memory_kept() -> Iterator[None]:
     """Keep what is freed inside, and give it back to the system at the end. Without glibc, nothing happens."""
     libc = ctypes.CDLL(None)
-    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+    if not hasattr(libc, "mallopt"):
         yield
         return
     libc.mallopt(_MMAP_MAX, 0)
@@ -30,4 +37,4 @@ def memory_kept() -> Iterator[None]:
     finally:
         libc.mallopt(_MMAP_MAX, _DEFAULT_MMAPS)
         libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
-        libc.malloc_trim(0)
+        give_back()

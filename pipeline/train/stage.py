@@ -64,7 +64,6 @@ def train(spec: Event, reporter: Reporter) -> Event:
         return {"artifact": str(path)}
 
 
-@memory_kept()
 def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team: Team, reporter: Reporter) -> Training:
     """A rank's part of the training, to the written checkpoint. `work` is given to the leading rank."""
     config, recipe = TrainConfig.model_validate(spec["train"]), request.recipe
@@ -103,11 +102,13 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
         nothing=nothing,
         state=state,
     )
-    training.run(work)
-    trusted: bool = spec["trust_remote_code"]
-    export(training.policy, parent.path, scratch.parent, scratch, config.lora, team, trust_remote_code=trusted)
+    with memory_kept():
+        training.run(work)
     if config.carries:
         training.leave_moments(scratch / carried.DIRECTORY)
+    training.forget_moments()
+    trusted: bool = spec["trust_remote_code"]
+    export(training.policy, parent.path, scratch.parent, scratch, config.lora, team, trust_remote_code=trusted)
     return training
 
 

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss
+from pipeline.common.room import resident
 from pipeline.config.train import TrainConfig
 from pipeline.run.process import Reporter
 from pipeline.store import Artifact, Work
@@ -22,6 +23,7 @@ from pipeline.train.batch import collate
 from pipeline.train.check import check_difference, make_ready
 from pipeline.train.feed import Feed, Step
 from pipeline.train.fit import fitted, halved, record, settled
+from pipeline.train.memory import give_back
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
 from pipeline.train.needs import TrainingFit
@@ -177,6 +179,8 @@ class Training:
         }
         seconds = time.monotonic() - began
         timing = {"seconds": seconds, "tokens_per_second": step.tokens / seconds, "data_seconds": waited}
+        if self._is_full_of_holes():
+            give_back()
         self.records.metrics.append(row)
         self.records.timing.append({"step": step.number, **timing})
 
@@ -184,9 +188,18 @@ class Training:
         """The rows of a step that was taken, of both tables."""
         return {**self.records.metrics[number], **self.records.timing[number]}
 
+    def _is_full_of_holes(self) -> bool:
+        """Whether this process has more memory between two steps than one should need within."""
+        return self.fit is not None and self.team.device.type == "cpu" and resident() > self.fit.bytes
+
     def leave_moments(self, directory: Path) -> None:
         """Have every rank write its part of what the optimizer knows in the end."""
         resume.save_moments(directory, self.policy.parameters, self.stepper.optimizer, self.team)
+
+    def forget_moments(self) -> None:
+        """No step follows: what the optimizer holds makes room for the checkpoint that is written."""
+        self.stepper.optimizer.state.clear()
+        give_back()
 
     def _save(self, scratch: Path, step: int, work: Work | None) -> None:
         point = resume.save(scratch, step, self.policy.parameters, self.stepper.optimizer, self.records, self.team)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,15 @@ def test_weighing_leaves_no_gradient_and_no_other_state(make_policy: Callable[..
     policy = make_policy()
     weigh(policy, 40, alone())
     assert all(parameter.grad is None for parameter in policy.model.parameters()) and not policy.model.training
+
+
+def test_weighing_holds_nothing_of_the_model(make_policy: Callable[..., Policy]) -> None:
+    policy = make_policy()
+    weigh(policy, 40, alone())
+    one = weakref.ref(next(policy.model.parameters()))
+    del policy
+    gc.collect()
+    assert one() is None
 
 
 @pytest.fixture
