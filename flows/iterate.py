@@ -28,10 +28,11 @@ from pipeline.run.answers import Listener
 from pipeline.run.order import Answerer, Missing, Order
 from pipeline.run.process import Event
 from pipeline.run.record import save_run
+from pipeline.run.retention import Retention
 from pipeline.run.state import Run
 from pipeline.run.status import status
 from pipeline.run.stopping import Pause
-from pipeline.store import Artifact
+from pipeline.store import Artifact, Store
 
 PROGRESS_SECONDS = 2.0
 """Seconds between updates of a progress bar in Prefect's UI: each is a request."""
@@ -132,8 +133,11 @@ def iterate(
     live = Live(settings, warn) if settings.track.to else None
     tell = told(ProgressArtifacts(), *([live.tell] if live else []), also)
 
+    retention = Retention(Store(settings.store_url), lambda message: also("keep", {"event": "note", "message": message}))
+
     def changed(run: Run) -> None:
         save_run(run, settings.directory)
+        retention.apply(run)
         if live:
             live.see(run)
 

@@ -12,6 +12,7 @@ from pipeline.config.base import Model
 from pipeline.config.data import DataConfig, ModelConfig
 from pipeline.config.engine import EngineConfig, GenerateConfig
 from pipeline.config.evaluate import EvaluateConfig
+from pipeline.config.keep import KeepConfig
 from pipeline.config.phases import Phase, ReferenceConfig, Schedule
 from pipeline.config.reward import RewardConfig
 from pipeline.config.shape import ReplayConfig, ShapeConfig
@@ -60,6 +61,8 @@ class RunConfig(Model):
     """Stretches of iterations with settings of their own, which change those of the sections above. See docs/phases.md."""
     schedules: dict[str, Schedule] = {}
     """Numbers that move with the iterations, by dotted name: {train.learning_rate: {linear: [1e-5, 1e-6], until: 9}}."""
+    keep: KeepConfig = KeepConfig()
+    """Which checkpoints keep their weights, once nothing needs them. No rule named: all of them. See docs/storage.md."""
     stop: StopConfig = StopConfig()
     """When to end before the last iteration. Rules that are null never do."""
     tell: TellConfig = TellConfig()

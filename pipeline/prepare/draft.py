@@ -150,6 +150,8 @@ class Draft:
             "evaluate:",
             _said("  samples: 4", "sampled completions per held-out question; one greedy comes besides"),
             _said("  k: [1, 4]", "pass@k is reported for these"),
+            "",
+            _said("# keep: {last: 2, best: true}", "which checkpoints keep their weights; without it, all"),
         ]
         return "\n".join(lines) + "\n"
 

@@ -38,6 +38,8 @@ class RoomOnMachine:
     engines: int
     """How many of them there will be."""
     disk: int
+    disk_without: int
+    """The same if every checkpoint kept its weights."""
     free_disk: int
 
 
@@ -61,7 +63,8 @@ def room_for(config: RunConfig, files: Mapping[str, Path], longest: int) -> Room
         longest=longest,
         engine=_engine(config, size) if kind == "cpu" and not config.engine.server else 0,
         engines=len(shares_of_cores(config.engine, 1)),
-        disk=_disk(config, size),
+        disk=_disk(config, size, config.keep.most(config.iterations)),
+        disk_without=_disk(config, size, config.iterations),
         free_disk=_free_disk(config),
     )
 
@@ -76,7 +79,11 @@ def lines_of(room: RoomOnMachine) -> Iterator[str]:
         engine = f"; {room.engines} engines about {readable_gb(room.engines * room.engine)}"
     there = f"{readable_gb(fit.free)} {fit.limited_by}"
     yield f"memory     training takes about {readable_gb(fit.bytes)} of {where} ({how}){engine}; {there}"
-    yield f"disk       about {readable_gb(room.disk)} in all, {readable_gb(room.free_disk)} free"
+    yield f"disk       about {readable_gb(room.disk)} in all{_spared(room)}, {readable_gb(room.free_disk)} free"
+
+
+def _spared(room: RoomOnMachine) -> str:
+    return f" ({readable_gb(room.disk_without)} without `keep`)" if room.disk_without > room.disk else ""
 
 
 def refuse_unfit(room: RoomOnMachine, config: RunConfig) -> None:
@@ -117,9 +124,13 @@ def _asked(config: RunConfig) -> int:
     return config.generate.prompts * config.generate.samples
 
 
-def _disk(config: RunConfig, size: ModelSize) -> int:
-    """Checkpoints (the base's copy among them), the resume points of one training, rollouts and answers."""
-    checkpoints = (config.iterations + 1) * EXPORTED * size.weights
+def _disk(config: RunConfig, size: ModelSize, kept: int) -> int:
+    """Checkpoints (the base's copy among them), the resume points of one training, rollouts and answers.
+
+    Args:
+        kept: checkpoints that have weights at once, beside the base's.
+    """
+    checkpoints = (kept + 1) * EXPORTED * size.weights
     steps = config.train.epochs * max(_asked(config) // config.train.batch_completions, 1)
     points = min(2, (steps - 1) // config.train.save_every_steps) * 12 * size.trained
     return checkpoints + points + config.iterations * rollouts_bytes(_asked(config), config.generate.max_tokens)

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.common.near import did_you_mean
-from pipeline.store.layout import MANIFEST
+from pipeline.store.layout import MANIFEST, REMOVED
 from pipeline.store.place import REMEDY, Place
+from pipeline.store.removed import Removal
 from schemas.manifest import FORMAT, File, Kind, Manifest, Parent, digest
 
 
@@ -68,14 +69,25 @@ class Artifact:
         """A file by its name, on this machine. Whether there is one is for the caller to see."""
         return next((self.place.have(file) for file in self.files if file.path == name), self.path / name)
 
+    @property
+    def removal(self) -> Removal | None:
+        """The note on weights that were removed on purpose; only checkpoints have one."""
+        return self.place.removal() if self.kind == "checkpoint" else None
+
     def verify(self) -> None:
         """Have every file on this machine, and compare it with the manifest, size and hash.
 
         A large file that has not changed on this machine's disk since it was hashed is not read again.
 
         Raises:
+            UserError: its weights were removed on purpose.
             IntegrityError: names the first file that is missing, differs, or is not listed.
         """
+        if removal := self.removal:
+            raise UserError(
+                f"{self.url}: its weights were {removal}. To have them again, restore {', '.join(removal.files)} from a copy and "
+                f"delete {REMOVED}; or delete the directory and run the same config again, which trains it anew from its parent"
+            )
         self.place.verify(self.files)
         self.place.refuse_others(self.files)
         if self.manifest.expected_id() != self.manifest.id:

@@ -13,8 +13,9 @@ from pipeline.common.errors import IntegrityError
 from pipeline.store.bucket import Bucket
 from pipeline.store.cache import Cache
 from pipeline.store.files import sha256_of, whole_file, write_text
-from pipeline.store.layout import MANIFEST, SCRATCH
+from pipeline.store.layout import MANIFEST, REMOVED, SCRATCH
 from pipeline.store.remembered import known_sha256
+from pipeline.store.removed import Removal
 from schemas.manifest import File
 
 AT_ONCE = 8
@@ -147,6 +148,10 @@ class BucketFiles:
                 raise IntegrityError(
                     f"{self._url_of(file.path)}: was changed after it was written (sha256 differs from the manifest). {REMEDY}"
                 )
+
+    def removal(self) -> Removal | None:
+        found = self._bucket.read(self._prefix + REMOVED)
+        return Removal.read(found[0].decode(errors="replace")) if found else None
 
     def refuse_others(self, files: Sequence[File]) -> None:
         """Only files that the manifest lists are fetched."""

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.store.files import TEMPORARY, sha256_of, write_text
-from pipeline.store.layout import LOCKS, MANIFEST, SCRATCH
+from pipeline.store.layout import LOCKS, MANIFEST, REMOVED, SCRATCH
 from pipeline.store.lock import Lock
 from pipeline.store.place import REMEDY, Notify, Place
 from pipeline.store.remembered import known_sha256
+from pipeline.store.removed import Removal
 from pipeline.store.space import free_bytes, readable, refuse_full
 from schemas.manifest import File
 
@@ -64,6 +65,17 @@ class Directory:
         files = (Path(folder, name).relative_to(self._path) for folder, _, names in os.walk(self._path) for name in names)
         whole = (file for file in files if file.parts[0] != SCRATCH and not file.name.startswith(TEMPORARY))
         return sorted(file.as_posix() for file in whole)
+
+    def removal(self) -> Removal | None:
+        try:
+            return Removal.read((self._path / REMOVED).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def remove(self, removal: Removal) -> None:
+        write_text(self._path / REMOVED, removal.text)
+        for name in removal.files:
+            (self._path / name).unlink(missing_ok=True)
 
     def refuse_others(self, files: Sequence[File]) -> None:
         listed = {MANIFEST, *(file.path for file in files)}

@@ -1,6 +1,7 @@
 """What lies where in a store, by name.
 
 <store>/<kind>/<first 16 hex digits of the key>/   an artifact: manifest.json and the files it lists
+<store>/<kind>/<key>/removed.json                  which of these were removed, when and why, if some were
 <store>/<kind>/<key>.sig                           its signature, if it was signed
 <store>/locks/<kind>-<key>.lock                    held by the process that makes it
 <store>/damaged/<kind>/<key>/<number>/             what `rollbook repair` replaced
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 MANIFEST = "manifest.json"
 """Written last: an artifact exists exactly when its manifest does."""
+REMOVED = "removed.json"
+"""In a finished artifact, the note on files that were removed on purpose."""
 LOCKS = "locks"
 """Folder of a store for its locks."""
 ASIDE = "damaged"

@@ -23,9 +23,10 @@ from pipeline.store.bucket import ABSENT, Bucket, Changed
 from pipeline.store.bucket_files import AT_ONCE, BucketFiles
 from pipeline.store.cache import Cache, working
 from pipeline.store.files import TEMPORARY, sha256_of, sync, whole_file, write_text
-from pipeline.store.layout import LOCKS, MANIFEST
+from pipeline.store.layout import LOCKS, MANIFEST, REMOVED
 from pipeline.store.lease import Lease, LeaseLost, holder_of
 from pipeline.store.place import Notify, Place
+from pipeline.store.removed import Removal
 
 KEPT = "kept.json"
 """Object that lists the files of the newest resume point; written after them."""
@@ -231,6 +232,14 @@ class BucketPlace(BucketFiles):
                 raise StageFailed(f"{self._url_of(MANIFEST)}: another process wrote there. Run the same command again") from None
         shutil.rmtree(scratch, ignore_errors=True)
         write_text(self._path / MANIFEST, self._manifest or manifest)
+
+    def remove(self, removal: Removal) -> None:
+        key = self._prefix + REMOVED
+        there = self._bucket.head(key)
+        self._bucket.write(key, removal.text.encode(), there.etag if there else ABSENT)
+        self._bucket.delete([self._prefix + name for name in removal.files])
+        for name in removal.files:
+            (self._path / name).unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Drop what was not sent when the work ended with an error; it is here."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.store.removed import Removal
 from schemas.manifest import File
 
 REMEDY = "Restore it from a copy, or have it made anew: `rollbook audit` on its run prints the command."
@@ -50,6 +51,12 @@ class Place(Protocol):
 
         What a process is at work on is none of them, nor is what one that was killed left of that.
         """
+
+    def removal(self) -> Removal | None:
+        """The note on files that were removed on purpose; None if there is none, or none that can be read."""
+
+    def remove(self, removal: Removal) -> None:
+        """Remove files of a finished artifact: the note first. Files that are gone already are passed over."""
 
     def refuse_others(self, files: Sequence[File]) -> None:
         """Refuse files on this machine that the manifest does not list. Raises IntegrityError."""

@@ -64,6 +64,10 @@ class Hashes:
         """What differs: severity, check, expected and found. None if nothing does."""
         if not safe(file):
             return _differs("path", "a path inside the artifact", file.path)
+        if file.path not in held.folder.entries and (removal := held.removal) and file.path in removal.files:
+            remedy = "Nothing to do. What it was is in the manifest; what needs the weights themselves was not checked."
+            said = _differs("removed", f"{file.bytes:,} bytes, or a note that they were removed", str(removal))
+            return {**said, "severity": "note", "remedy": remedy}
         if file.path not in held.folder.entries:
             return _differs("missing", f"{file.bytes:,} bytes", "no such file")
         size = held.folder.entries[file.path]

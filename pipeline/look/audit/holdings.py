@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipeline.common.errors import UserError
 from pipeline.look.audit.findings import Ledger, Spot
 from pipeline.look.audit.folders import Folder, is_scratch
 from pipeline.store import Artifact, Request
-from pipeline.store.layout import MANIFEST
+from pipeline.store.layout import MANIFEST, REMOVED
+from pipeline.store.removed import Removal, is_weights
 from schemas.manifest import FORMAT, UNSEALED, File, Manifest, seal_holds
 
 RESTORE = "Restore it from a copy, or have it made anew by what made it."
@@ -32,6 +34,12 @@ class Held:
     @property
     def artifact(self) -> Artifact:
         return Artifact(self.folder.place, self.manifest)
+
+    @cached_property
+    def removal(self) -> Removal | None:
+        """The note on weights that were removed on purpose. One that names anything else is none."""
+        found = self.artifact.removal if REMOVED in self.folder.entries else None
+        return found if found and all(map(is_weights, found.files)) else None
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pipeline.look.audit.findings import Ledger
 from pipeline.look.audit.folders import StoreRoot, is_scratch
 from pipeline.look.audit.holdings import Held, Shelf
-from pipeline.store.layout import ASIDE, MANIFEST, SCRATCH
+from pipeline.store.layout import ASIDE, MANIFEST, REMOVED, SCRATCH
 
 DELETE = "Delete it, or move it out of the store: nobody knows what it is."
 
@@ -28,7 +28,7 @@ def check_listing(held: Held, ledger: Ledger) -> None:
     """Report entries of an artifact's directory that its manifest does not list."""
     listed = {file.path for file in held.files} | {MANIFEST}
     for name, size in held.folder.entries.items():
-        if name in listed:
+        if name in listed or (name == REMOVED and held.removal):
             continue
         found = "a link, a device or an empty directory" if size is None else f"a file of {size:,} bytes"
         said = {"expected": "nothing but the listed files", "found": found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.config.course import Course
 from pipeline.look.upkeep.inventory import Inventory, Item, Reason
 from pipeline.run.order import STAGES
+from pipeline.run.retention import freed, is_alone, removable, remove
 from pipeline.run.state import Run
 from pipeline.store import Artifact, Store
 from pipeline.store.store import load_artifact
@@ -18,6 +19,7 @@ ABOUT: dict[Reason, str] = {
     "temporary": "what a killed process was writing, or had no more use for",
     "unfinished": "work that no run goes on with, resume points in it included",
     "unreferenced": "finished artifacts that no run, comparison or kept artifact was made from",
+    "retention": "weights of checkpoints that no rule of `keep` keeps; their manifests and tables stay",
     "set aside": "damaged artifacts that `rollbook repair` replaced",
     "lock": "lock files that nobody holds",
 }
@@ -66,6 +68,7 @@ def find_garbage(inventory: Inventory, users: Users) -> Garbage:
         items += [Item(folder.name, "unfinished", folder.bytes) for folder in folders if not folder.finished]
         unreferenced = [f"{a.kind}/{a.path.name}" for a in _unreferenced(Store(inventory.url), users.runs)]
         items += [Item(name, "unreferenced", sizes.get(name, 0)) for name in unreferenced]
+    items += _spared(Store(inventory.url), users, {item.name for item in items})
     held, free = inventory.locks()
     gone = {item.name for item in items}
     unfinished_folders = {folder.name for folder in folders if not folder.finished}
@@ -84,8 +87,24 @@ def delete(inventory: Inventory, items: Sequence[Item]) -> Iterator[Item]:
             f"{inventory.url}: work goes on there ({'; '.join(held)}). Nothing was deleted; try again when it is done"
         )
     for item in items:
-        if inventory.remove(item):
+        if item.reason == "retention":
+            _remove_weights(Store(inventory.url), item)
             yield item
+        elif inventory.remove(item):
+            yield item
+
+
+def _spared(store: Store, users: Users, gone: Collection[str]) -> Iterator[Item]:
+    """Weights that the runs can spare: of a run with a store of its own, or where all runs are known."""
+    runs = users.runs if users.all_known else [run for run in users.runs if is_alone(run.config)]
+    for artifact, removal in removable(store, runs):
+        if (name := f"{artifact.kind}/{artifact.path.name}") not in gone:
+            yield Item(name, "retention", freed(artifact, removal), removal)
+
+
+def _remove_weights(store: Store, item: Item) -> None:
+    assert item.removal is not None
+    remove(store, load_artifact(f"{store.url}/{item.name}"), item.removal)
 
 
 def _unreferenced(store: Store, runs: Sequence[Run]) -> list[Artifact]:

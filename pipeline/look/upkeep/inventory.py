@@ -15,10 +15,11 @@ from typing import Literal, Protocol, get_args
 
 from pipeline.store.files import TEMPORARY
 from pipeline.store.layout import ASIDE, LOCKS, MANIFEST, SCRATCH, SIGNATURE
+from pipeline.store.removed import Removal
 from schemas.manifest import Kind
 
 KEY = re.compile(r"[0-9a-f]{16}")
-Reason = Literal["temporary", "unfinished", "unreferenced", "set aside", "lock"]
+Reason = Literal["temporary", "unfinished", "unreferenced", "retention", "set aside", "lock"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Item:
     """Relative to the store."""
     reason: Reason
     bytes: int
+    removal: Removal | None = None
+    """Of weights, the note that is left."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pipeline.look.show.subject import store_around
 from pipeline.run.order import STAGES
 from pipeline.store import Artifact, Request
 from pipeline.store.files import sha256_of, sync, whole_file
-from pipeline.store.layout import ASIDE, LOCKS, MANIFEST
+from pipeline.store.layout import ASIDE, LOCKS, MANIFEST, REMOVED
 from pipeline.store.lock import Lock
 from pipeline.store.mirror import BucketBackend
 from schemas import TABLES
@@ -72,13 +72,15 @@ class Damage:
 
 def find_damage(artifact: Artifact) -> Damage:
     """Compare every byte that the store has of an artifact with its manifest."""
+    removal = artifact.removal
+    removed = set(removal.files) if removal else set()
     broken = []
-    for file in artifact.files:
+    for file in (file for file in artifact.files if file.path not in removed):
         try:
             artifact.place.verify_there([file])
         except IntegrityError as error:
             broken.append(Broken(file, str(error).partition(": ")[2].partition(". ")[0]))
-    listed = {MANIFEST, *(file.path for file in artifact.files)}
+    listed = {MANIFEST, *([REMOVED] if removal else []), *(file.path for file in artifact.files)}
     return Damage(artifact, tuple(broken), tuple(name for name in artifact.place.names() if name not in listed))
 
 

@@ -16,6 +16,7 @@ from pipeline.common.errors import IntegrityError, UserError
 from pipeline.look.upkeep.bucket_inventory import BucketInventory
 from pipeline.store import Artifact, Request, Store, Work, mirror, read_table
 from pipeline.store import bucket as bucket_module
+from pipeline.store.removed import Removal
 from pipeline.store.store import load_artifact, verified
 from schemas import Shaped
 
@@ -238,3 +239,16 @@ def test_the_cache_is_bounded_and_spares_what_is_in_use(bucket: Any, start: Any,
     assert not Path(other).exists()
     verified(other)
     assert (Path(other) / "file").exists()
+
+
+def test_removed_weights_leave_a_note_in_the_bucket(bucket: Any) -> None:
+    store = Store(bucket.url)
+    with store.work(Request("checkpoint", "train/1", {})) as work:
+        assert isinstance(work, Work)
+        for name in ("config.json", "model.safetensors"):
+            (work.path / name).write_text(name)
+        made = work.finish({})
+    made.place.remove(Removal.now(["model.safetensors"], "keep: last 1"))
+    assert made.place.names() == ["config.json", "manifest.json", "removed.json"]
+    with pytest.raises(UserError, match=r"its weights were removed by retention \(keep: last 1\)"):
+        load_artifact(made.url).verify()
