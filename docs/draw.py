@@ -21,6 +21,7 @@ SAYS = {
     "shape": "advantages and weights",
     "regrade": "other grades",
     "generate": "vLLM: tokens and logprobs",
+    "environments": "what answers within an episode",
     "rewards": "graders",
     "sources": "models and prompts",
     "run": "orders, answers, processes",

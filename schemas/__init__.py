@@ -12,11 +12,12 @@ from schemas.scores import Scores
 from schemas.set_aside import SetAside
 from schemas.shaped import Shaped
 from schemas.table import Checked, Table
+from schemas.turns import Turns
 
 TABLES: dict[str, type[Table]] = {
     table.__name__.lower(): table
     for table in (
-        *(Prompts, SetAside, Rollouts, Remarks, Origins, Scores, Shaped, Pairs),
+        *(Prompts, SetAside, Rollouts, Turns, Remarks, Origins, Scores, Shaped, Pairs),
         *(Metrics, Timing, Evaluation, Comparison, ComparisonTiming),
     )
 }
@@ -38,4 +39,5 @@ __all__ = [
     "Shaped",
     "Table",
     "Timing",
+    "Turns",
 ]

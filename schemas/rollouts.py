@@ -6,6 +6,14 @@ import polars as pl
 from schemas.table import Table, column, one_of, rule
 
 STATUSES = ("ok", "truncated", "reward_error", "engine_error")
+ENVIRONMENT_ERROR = "environment_error"
+"""Status beside these of an episode whose environment could not go on."""
+FAILED = ("reward_error", "engine_error", ENVIRONMENT_ERROR)
+"""Statuses of rows without a reward, or without one that counts."""
+EPISODE_ENDS = ("turns", "tokens", "context")
+"""How an episode is cut: by its limit of turns, by its limit of tokens, by a context that is full."""
+CUT = ("length", *EPISODE_ENDS)
+"""`finish_reason` of completions with status truncated: length is a turn's, or a completion's, own limit."""
 SOURCES = ("self", "expert", "replay", "import")
 
 
@@ -13,7 +21,10 @@ class Rollouts(Table):
     """One completion of one prompt by one policy. A group never spans two files.
 
     Nothing is thrown away: a completion that failed is a row with a status and its error. `behavior_logprobs` and `action_mask`
-    have one value for each of `completion_token_ids`, in its order. Written by generate and by imports, one file a shard.
+    have one value for each of `completion_token_ids`, in its order; the logprob of a token that nobody drew is 0. Written by
+    generate and by imports, one file a shard. Of an episode, whose tokens are partly an environment's, `turns` beside it says who
+    spoke when, status may be environment_error, and finish_reason turns, tokens or context, where a limit of the episode or of
+    the context cut it.
 
     Example:
         {
@@ -84,7 +95,7 @@ class Rollouts(Table):
         check=one_of("processed_logprobs", "raw_logprobs", "scored", "unknown"),
     )
     engine = column(dy.String, "Program, version, device and number format that generated.")
-    status = column(dy.String, f"One of {', '.join(STATUSES)}.", check=one_of(*STATUSES))
+    status = column(dy.String, f"One of {', '.join(STATUSES)}.", check=one_of(*STATUSES, ENVIRONMENT_ERROR))
     error = column(dy.String, "Why the status is not ok.", nullable=True)
 
     @rule
@@ -99,10 +110,10 @@ class Rollouts(Table):
 
     @rule
     def a_graded_completion_has_a_finite_reward(cls) -> pl.Expr:
-        failed = pl.col("status").is_in(["reward_error", "engine_error"])
+        failed = pl.col("status").is_in(FAILED)
         return failed | (pl.col("reward").is_not_null() & pl.col("reward").is_finite())
 
     @rule
     def a_failed_completion_says_why(cls) -> pl.Expr:
-        failed = pl.col("status").is_in(["reward_error", "engine_error"])
+        failed = pl.col("status").is_in(FAILED)
         return ~failed | pl.col("error").is_not_null()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
+
+GRACE_SECONDS = 0.1
+"""How long a process that the user's code started may outlive it, so that one about to end may do so."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -35,6 +39,22 @@ def children(pid: int) -> set[int]:
             if int(fields[1]) == pid:
                 found.add(int(name))
     return found
+
+
+def left_processes(helpers: set[int]) -> bool:
+    """Whether a process below this one still runs, other than `helpers`, which started before the user's code ran."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        running = {pid for pid in children(os.getpid()) - helpers if os.waitpid(pid, os.WNOHANG) == (0, 0)}
+        if not running:
+            return False
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.002)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -10,12 +10,14 @@ not have is found as usual. In any other working directory a module has its own 
 from __future__ import annotations
 
 import builtins
+import difflib
 import functools
 import hashlib
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -24,9 +26,54 @@ from typing import Any
 
 import pipeline
 from pipeline.common.errors import UserError
+from pipeline.common.limits import within
 
 OURS = ("flows", "pipeline", "schemas")
 """Top-level packages of rollbook."""
+
+IMPORT_SECONDS = 110.0
+"""How long importing an own function may take: a little less than a worker may take to start."""
+
+OWN_FUNCTION = "your own function is named 'package.module:function'"
+
+
+def own_function(named: str, what: str) -> Callable[..., Any]:
+    """A function, or a class, of the user's by its name, 'package.module:function'. Its module is imported.
+
+    Args:
+        what: such a function is, for who names one of Python's own.
+
+    Raises:
+        UserError: there is none; the message has the nearest name.
+    """
+    module_name, _, path = named.partition(":")
+    if not module_name or not path:
+        raise UserError(f"incomplete; {OWN_FUNCTION}")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:  # subprocess:run would run what a model writes
+        raise UserError(f"{module_name} is part of Python; {what}")
+    late = f"importing {module_name} took longer than {IMPORT_SECONDS:g} s; what a module does when it is imported must end"
+    with within(IMPORT_SECONDS, late):
+        found: Any = import_own(module_name)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+            near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"callable in it: {', '.join(sorted(names)) or 'nothing'}"
+            raise UserError(f"module {module_name} has no {part!r}; {hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"{path} is a {type(found).__name__}, expected a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def source_sha256(function: Callable[..., Any]) -> str | None:
+    """sha256 of the file that a function or class is written in; None where there is no such file."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
 def import_own(name: str) -> ModuleType:

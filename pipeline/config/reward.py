@@ -12,8 +12,8 @@ from pipeline.config.base import Model
 
 class RewardComponent(Model):
     grader: str
-    """exact_match, regex, math_verify, reasoning_gym, reward_model, judge, from_file, human (see grading.md), or your own
-    function as 'package.module:function'."""
+    """exact_match, regex, math_verify, reasoning_gym, environment, reward_model, judge, from_file, human (see grading.md), or
+    your own function as 'package.module:function'."""
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """Column name: the score is kept as reward_<name>. Default: the grader's name."""
     weight: float = Field(default=1.0, allow_inf_nan=True)  # refused with the graders, by the component's name

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pipeline.config.base import Model
 from pipeline.config.data import DataConfig, ModelConfig
 from pipeline.config.engine import EngineConfig, GenerateConfig
+from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.keep import KeepConfig
 from pipeline.config.phases import Phase, ReferenceConfig, Schedule
@@ -44,6 +45,8 @@ class RunConfig(Model):
     """What vLLM may use."""
     generate: GenerateConfig = GenerateConfig()
     """Rollouts: how many, and how they are sampled."""
+    environment: EnvironmentConfig | None = None
+    """What answers within a completion, which is then an episode of several turns. See docs/episodes.md."""
     reward: RewardConfig
     """How completions are graded."""
     shape: ShapeConfig = ShapeConfig()

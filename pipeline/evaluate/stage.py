@@ -11,6 +11,7 @@ from pipeline.run.process import Event, Reporter
 from pipeline.store import Artifact, Request, Store, read_table
 from pipeline.store.store import verified
 from schemas import Evaluation, Rollouts
+from schemas.rollouts import FAILED
 
 COLUMNS = ["prompt_id", "sample_index", "reward", "completion_token_ids", "status"]
 
@@ -68,5 +69,5 @@ def summarize(frame: pl.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:
         "greedy": None if greedy.is_empty() else figure(greedy["solved"].cast(pl.Float64).to_numpy()),
         "reward_mean": sampled["reward"].mean(),
         "completion_tokens_mean": sampled["completion_tokens"].mean(),
-        "failed": int(frame["status"].is_in(["reward_error", "engine_error"]).sum()),
+        "failed": int(frame["status"].is_in(FAILED).sum()),
     }

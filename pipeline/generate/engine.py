@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -57,19 +58,50 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EpisodeTurn:
+    """One turn, as a row of `schemas.Turns` has it."""
+
+    start: int
+    length: int
+    who: str
+    name: str | None = None
+    reward: float | None = None
+    status: str = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What makes a completion one of several turns."""
+
+    mask: tuple[bool, ...]
+    """Of each token, whether the policy drew it."""
+    turns: tuple[EpisodeTurn, ...]
+    error: str | None = None
+    """Why the environment could not go on."""
+
+    @property
+    def reward(self) -> float | None:
+        """The sum of what the environment gave; None if it gave nothing."""
+        given = [turn.reward for turn in self.turns if turn.reward is not None]
+        return math.fsum(given) if given else None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One finished completion."""
 
     key: tuple[int, int, int]
     token_ids: list[int]
     logprobs: list[float]
-    """Of the sampled tokens, after temperature and cuts."""
+    """Of the sampled tokens, after temperature and cuts; 0 of those that an environment added."""
     finish_reason: str | None
     text: str | None
     """As it is stored, or the engine's own up to the stop text that ended it; None: the tokens say it all."""
     error: str | None
     stopped_by: str | None = None
     """The stop text that ended it."""
+    episode: Episode | None = None
+    """Its turns, if an environment took part."""
 
 
 class AnyEngine(Protocol):
@@ -78,8 +110,15 @@ class AnyEngine(Protocol):
     name: str
     """What is recorded with every row."""
 
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[Sequence[Reply]]:
-        """Generate completions, and yield them as they finish, in any order."""
+    def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[Sequence[Reply]]:
+        """Generate completions, and yield them as they finish, in any order.
+
+        Args:
+            asks: requests of one group together; an empty one says that there is nothing now, and may be later: see `wake`.
+        """
+
+    def wake(self) -> None:
+        """There may be more requests now. From any thread."""
 
     @property
     def tokens(self) -> list[int]:

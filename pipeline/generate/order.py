@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.common.device import resolve_dtype
 from pipeline.config.engine_args import of_the_key
 from pipeline.config.run import RunConfig
+from pipeline.environments.registry import recipe_of_environment
 from pipeline.generate.mixture.order import MIXTURE, OTHER
 from pipeline.rewards.registry import recipe_of
 from pipeline.run.order import STAGES, Job, Order
@@ -69,6 +70,7 @@ def answers_order(config: RunConfig, title: str, policy: Artifact, *jobs: Job) -
     told = {
         "engine": config.engine.model_dump(mode="json"),
         "reward": config.reward.model_dump(mode="json"),
+        **({"environment": config.environment.model_dump(mode="json")} if config.environment else {}),
         "policy": str(policy.path),
         "trust_remote_code": config.model.trust_remote_code,
         "plugins": list(config.plugins),
@@ -131,6 +133,8 @@ def _generate(
         "reward": [recipe_of(component) for component in config.reward.components],
         "shard_groups": config.generate.shard_groups,
     }
+    if config.environment:
+        recipe["environment"] = recipe_of_environment(config.environment)
     if args := of_the_key(config.engine.args):
         recipe["engine_args"] = args
     return Request("rollouts", STAGES["generate"], recipe, (policy.as_parent("policy"), prompts.as_parent("prompts")))

@@ -17,10 +17,12 @@ from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import CompletionRequest, Reply
 from pipeline.generate.seeds import completion_seed
+from pipeline.generate.turns import episode_of, episodes_of, turn_rows
 from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.store.tables import check_columns
 from schemas import Remarks, Rollouts
+from schemas.rollouts import CUT, ENVIRONMENT_ERROR
 
 TEXT = "completion_text"
 """The column that a remark on lost tokens is about, where those of graders name their score's."""
@@ -101,7 +103,7 @@ class Shard:
             given = prompt_for_grader(prompt)
             texts = self.texts[number] = [self._text_of(one, tokenizer) for one in group]
             items = [
-                RewardItem(text, prompt["answer"], given, name, one.key[2], one.finish_reason)
+                RewardItem(text, prompt["answer"], given, name, one.key[2], one.finish_reason, reward_of(one))
                 for one, text in zip(group, texts, strict=True)
             ]
             self.grades[number] = pool.submit(items)
@@ -123,15 +125,22 @@ class Shard:
             for sample in range(self.job.samples)
         ]
 
-    def restore(self, frame: pl.DataFrame, tokenizer: Decoder, pool: RewardPool) -> None:
-        """Take the completions that an earlier attempt wrote (`frame`'s rows), to grade them again."""
+    def restore(self, frame: pl.DataFrame, turns: pl.DataFrame | None, tokenizer: Decoder, pool: RewardPool) -> None:
+        """Take the completions that an earlier attempt wrote (`frame`'s rows), to grade them again.
+
+        Args:
+            turns: of them, if they are episodes.
+        """
         self.engine = frame["engine"][0]
+        episodes = {} if turns is None else episodes_of(turns)
         for number, row in enumerate(frame.iter_rows(named=True)):
             key = (self.job.number, self.start + number // self.job.samples, row["sample_index"])
             error = row["error"] if row["status"] == "engine_error" else None
             logprobs = row["behavior_logprobs"] or []
-            reply = Reply(key, row["completion_token_ids"], logprobs, row["finish_reason"], row["completion_text"], error)
-            self.add(reply, tokenizer, pool)
+            spoken = episodes.get((row["group_id"], row["sample_index"]), [])
+            episode = None if turns is None else episode_of(row, spoken)
+            ids, ended, text = row["completion_token_ids"], row["finish_reason"], row["completion_text"]
+            self.add(Reply(key, ids, logprobs, ended, text, error, episode=episode), tokenizer, pool)
 
     @property
     def is_answered(self) -> bool:
@@ -182,6 +191,11 @@ class Shard:
                 lost = None if known is None else unspelled(reply.token_ids, known)
                 rows.append((name, i, {**grade.remarks, **({TEXT: lost} if lost else {})}))
         return remarks_of(rows)
+
+    def turns(self) -> pl.DataFrame:
+        """Rows of `Turns`; none if no environment took part."""
+        named = [(self.job.group_id(self.job.groups[number]), self.replies[number]) for number in range(self.start, self.stop)]
+        return turn_rows((name, reply.key[2], reply.episode) for name, replies in named for reply in replies)
 
     def _text_of(self, reply: Reply, tokenizer: Decoder) -> str:
         return text_of(reply, tokenizer, keep_stop=self.job.sampling.keep_stop_text)
@@ -241,6 +255,11 @@ def text_of(reply: Reply, tokenizer: Decoder, *, keep_stop: bool = False) -> str
     return (head if found else reply.text) + (reply.stopped_by if keep_stop else "")
 
 
+def reward_of(reply: Reply) -> float | None:
+    """What an environment gave for a completion; None if it gave nothing, or there is none."""
+    return reply.episode.reward if reply.episode else None
+
+
 def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text: str, engine: str) -> dict[str, Any]:
     sample = reply.key[2]
     logprobs: list[float] | None = reply.logprobs
@@ -248,12 +267,14 @@ def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text
     if len(reply.logprobs) != len(reply.token_ids) or not all(map(math.isfinite, reply.logprobs)):
         logprobs = None
         error = error or "the engine gave no finite logprob for every token"
-    status = "ok"
+    episode, status = reply.episode, "ok"
     if error is not None:
         status = "engine_error"
+    elif episode is not None and episode.error is not None:
+        status, error = ENVIRONMENT_ERROR, episode.error
     elif grade.error is not None:
         status, error = "reward_error", grade.error
-    elif reply.finish_reason == "length":
+    elif reply.finish_reason in CUT:
         status = "truncated"
     return {
         "group_id": job.group_id(group),
@@ -262,12 +283,12 @@ def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text
         "prompt_token_ids": group.prompt_token_ids,
         "completion_token_ids": reply.token_ids,
         "behavior_logprobs": logprobs,
-        "action_mask": None,
+        "action_mask": None if episode is None or all(episode.mask) else list(episode.mask),
         "prompt_text": group.row["prompt_text"],
         "completion_text": text,
         "answer": group.row["answer"],
         "finish_reason": reply.finish_reason,
-        "reward": None if status == "engine_error" else grade.reward,
+        "reward": None if status in ("engine_error", ENVIRONMENT_ERROR) else grade.reward,
         "policy_id": job.policy_id,
         "policy_version": job.policy_version,
         "source": "self",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ import polars as pl
 
 from pipeline.common.errors import DataError, StageFailed
 from pipeline.config.engine import EngineConfig, SamplingConfig
+from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.reward import RewardConfig
+from pipeline.environments.host import Host, Key
+from pipeline.generate.between import Between
 from pipeline.generate.context import context_length
-from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource
+from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource, Reply
+from pipeline.generate.episodes import Episodes
 from pipeline.generate.mixture.folder import MixedWith
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
-from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of
+from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of, text_of
 from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.generate.turns import turns_beside, turns_name
 from pipeline.generate.writer import ShardWriter, refuse_many_failures
+from pipeline.rewards.items import prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import check_prompts, places_of
 from pipeline.run.estimates import rollouts_bytes
@@ -31,7 +38,8 @@ from pipeline.sources.prompts import rows_of
 from pipeline.sources.tokenizer import encode, load_tokenizer
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact, verified
-from schemas import Prompts, Remarks, Rollouts
+from schemas import Prompts, Remarks, Rollouts, Turns
+from schemas.rollouts import ENVIRONMENT_ERROR
 
 PROGRESS_SECONDS = 0.5
 PROBES = 4
@@ -90,8 +98,10 @@ class _Jobs:
         self.dtype = next(iter(works.values())).request.recipe["dtype"]
         self.tokenizer: Any = load_tokenizer(policy.path, trust_remote_code=spec["trust_remote_code"])
         self.known = frozenset(self.tokenizer.get_vocab().values())
-        context = context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
-        jobs = [self._job(number, work, verified(spec["jobs"][number]["prompts"]), context) for number, work in works.items()]
+        self.environment = EnvironmentConfig.model_validate(told) if (told := spec.get("environment")) else None
+        self.context = context_length(policy.path, self.engine_config, trust_remote_code=spec["trust_remote_code"])
+        jobs = [self._job(number, work, verified(spec["jobs"][number]["prompts"])) for number, work in works.items()]
+        self.jobs = {job.number: job for job in jobs}
         self.shards: list[Shard] = []
         self.ungraded: list[tuple[Shard, Path]] = []
         for job in jobs:
@@ -101,9 +111,10 @@ class _Jobs:
             for shard in shards_of(job, work.request.recipe["shard_groups"]):
                 if work.has_table(shard.name, Rollouts):
                     statuses = set(pl.read_parquet(work.path / shard.name, columns=["status"], glob=False)["status"])
-                    if statuses == {"engine_error"}:
+                    if statuses == {"engine_error"} or ENVIRONMENT_ERROR in statuses:
                         self.shards.append(shard)
                     elif "reward_error" in statuses:
+                        work.has_table(turns_name(shard.name), Turns)
                         self.ungraded.append((shard, work.path / shard.name))
                 elif stored := next((path for place in siblings if shard.is_in(path := place / shard.name)), None):
                     self.ungraded.append((shard, stored))
@@ -111,7 +122,7 @@ class _Jobs:
                     self.shards.append(shard)
         self.total = sum((shard.stop - shard.start) * shard.job.samples for shard in self.shards)
 
-    def _job(self, number: int, work: Work, prompts: Artifact, context: int) -> RolloutsJob:
+    def _job(self, number: int, work: Work, prompts: Artifact) -> RolloutsJob:
         recipe = work.request.recipe
         selection = recipe["selection"]
         frame = read_table(prompts, Prompts)
@@ -125,7 +136,7 @@ class _Jobs:
         names = GroupNames()
         groups = [Group(row, ids, names.next(row["prompt_id"])) for row, ids in zip(frame.to_dicts(), tokens, strict=True)]
         for group in groups:
-            _refuse_misfit(group, context, prompts)
+            _refuse_misfit(group, self.context, prompts)
         return RolloutsJob(
             number=number,
             key=work.request.key,
@@ -148,7 +159,7 @@ class _Jobs:
         if self.ungraded:
             with RewardPool(self.reward) as pool, self._writer(pool) as writer:
                 for shard, stored in self.ungraded:
-                    writer.restore(shard, pl.read_parquet(stored, glob=False))
+                    writer.restore(shard, pl.read_parquet(stored, glob=False), turns_beside(stored))
                     writer.hold()
         if not self.shards:
             return
@@ -170,11 +181,25 @@ class _Jobs:
         )
         for shard in self.shards:
             shard.engine = engine.name
-        with RewardPool(self.reward) as pool, self._writer(pool) as writer:
+        with ExitStack() as stack:
+            if self.environment is not None:
+                engine = self._episodes(engine, stack.enter_context(Host(self.environment)), self.environment)
+            pool = stack.enter_context(RewardPool(self.reward))
+            writer = stack.enter_context(self._writer(pool))
             for note in pool.notes:
                 reporter.note(note)
             self._answer(engine, writer, _TokenMeter(reporter, self.total))
         live.rest()
+
+    def _episodes(self, engine: AnyEngine, host: Host, environment: EnvironmentConfig) -> Episodes:
+        def prompt_of(key: Key) -> Mapping[str, Any]:
+            return prompt_for_grader(self.jobs[key[0]].groups[key[1]].row)
+
+        def action_of(turn: Reply) -> str:
+            return text_of(turn, self.tokenizer, keep_stop=self.jobs[turn.key[0]].sampling.keep_stop_text)
+
+        between = Between(self.tokenizer)
+        return Episodes(engine, host, environment, self.context, prompt_of=prompt_of, action_of=action_of, between=between)
 
     def _answer(self, engine: AnyEngine, writer: ShardWriter, meter: _TokenMeter) -> None:
         by_start = {(shard.job.number, shard.start): shard for shard in self.shards}
@@ -189,11 +214,13 @@ class _Jobs:
         meter.report(engine.tokens, last=True)
 
     def _writer(self, pool: RewardPool) -> ShardWriter:
-        return ShardWriter(self.works, self.reward, self.tokenizer, self.known, pool)
+        most = self.environment.max_failed_share if self.environment else 1.0
+        return ShardWriter(self.works, self.reward, self.tokenizer, self.known, pool, most)
 
-    def _asks(self) -> Iterator[CompletionRequest]:
+    def _asks(self) -> Iterator[Sequence[CompletionRequest]]:
         for shard in self.shards:
-            yield from shard.job.asks(shard)
+            for _, group in groupby(shard.job.asks(shard), key=lambda ask: ask.key[:2]):
+                yield list(group)
 
 
 class _TokenMeter:
@@ -258,6 +285,7 @@ def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
     for name in names:
         work.has_table(name, Rollouts)
         work.has_table(remarks_name(name), Remarks)
+        work.has_table(turns_name(name), Turns)
     rows = read_scalars([work.path / name for name in names])
     if set(rows["status"]) == {"engine_error"}:
         raise StageFailed(

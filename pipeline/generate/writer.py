@@ -14,9 +14,11 @@ from pipeline.common.errors import UserError
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.engine import Reply
 from pipeline.generate.shards import Shard, remarks_name
+from pipeline.generate.turns import turns_name
 from pipeline.rewards.pool import RewardPool
 from pipeline.store import Work
-from schemas import Remarks, Rollouts
+from schemas import Remarks, Rollouts, Turns
+from schemas.rollouts import ENVIRONMENT_ERROR
 
 MOST_UNGRADED = 8
 """Shards that may wait for their grades: where graders are slower than the engine, the engine waits, and memory stays bounded."""
@@ -33,13 +35,22 @@ class ShardWriter:
         tokenizer: spells completions.
         known: the ids that it spells.
         pool: graders.
+        most_environment_errors: largest share of completions whose environment may fail.
     """
 
     def __init__(
-        self, works: Mapping[int, Work], reward: RewardConfig, tokenizer: Any, known: Collection[int], pool: RewardPool
+        self,
+        works: Mapping[int, Work],
+        reward: RewardConfig,
+        tokenizer: Any,
+        known: Collection[int],
+        pool: RewardPool,
+        most_environment_errors: float = 1.0,
     ) -> None:
         self._works, self._reward, self._tokenizer, self._known, self._pool = works, reward, tokenizer, known, pool
         self._failed = dict.fromkeys(works, 0)
+        self._stuck = dict.fromkeys(works, 0)
+        self._most_stuck = most_environment_errors
         self._ready: SimpleQueue[Shard | None] = SimpleQueue()
         self._change = threading.Condition()
         self._unwritten = 0
@@ -64,9 +75,13 @@ class ShardWriter:
         if shard.is_answered:
             self._take(shard)
 
-    def restore(self, shard: Shard, frame: pl.DataFrame) -> None:
-        """Take a shard of an earlier attempt, to be graded again."""
-        shard.restore(frame, self._tokenizer, self._pool)
+    def restore(self, shard: Shard, frame: pl.DataFrame, turns: pl.DataFrame | None = None) -> None:
+        """Take a shard of an earlier attempt, to be graded again.
+
+        Args:
+            turns: of its episodes, if it has any.
+        """
+        shard.restore(frame, turns, self._tokenizer, self._pool)
         self._take(shard)
 
     def hold(self) -> None:
@@ -100,12 +115,25 @@ class ShardWriter:
         frame = shard.frame(self._reward)
         if len(remarks := shard.remarks(self._known)):
             work.write_table(remarks_name(shard.name), remarks, Remarks)
+        if len(turns := shard.turns()):
+            work.write_table(turns_name(shard.name), turns, Turns)
         work.write_table(shard.name, frame, Rollouts)
         shard.forget()
+        self._refuse_stuck(shard, frame.filter(pl.col("status") == ENVIRONMENT_ERROR))
         failed = frame.filter(pl.col("status") == "reward_error")
         self._failed[shard.job.number] += len(failed)
         completions = len(shard.job.groups) * shard.job.samples
         refuse_many_failures(self._failed[shard.job.number], completions, failed["error"], self._reward, work)
+
+    def _refuse_stuck(self, shard: Shard, stuck: pl.DataFrame) -> None:
+        number, completions = shard.job.number, len(shard.job.groups) * shard.job.samples
+        self._stuck[number] += len(stuck)
+        if self._stuck[number] > self._most_stuck * completions:
+            raise UserError(
+                f"{self._works[number].path}: the environment failed in {self._stuck[number]} of {completions} episodes, more "
+                f"than environment.max_failed_share={self._most_stuck}. One of the errors: {stuck['error'][0]}. Mend the "
+                "environment and run the same command again; shards without such errors are kept"
+            )
 
 
 def refuse_many_failures(failed: int, completions: int, errors: pl.Series, reward: RewardConfig, work: Work) -> None:

@@ -13,8 +13,10 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.common.text import visible
 from pipeline.config.course import Course
 from pipeline.config.engine import EngineConfig
+from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.phases import ReferenceConfig
 from pipeline.config.run import RunConfig
+from pipeline.environments.registry import check_environment
 from pipeline.generate.engines.devices import described as described_engines
 from pipeline.generate.engines.devices import refuse_args, shares
 from pipeline.look.trackers.tracker import tracker_module
@@ -88,6 +90,7 @@ def check_training(config: RunConfig) -> Algorithm:
     """
     algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
     check_reward_config(config.reward)
+    check_environment(config.environment)
     check_shape(config.shape, algorithm)
     check_replay(config.replay, algorithm)
     return algorithm
@@ -137,6 +140,7 @@ def check_config(config: RunConfig) -> list[str]:
         *([f"weights    {described_source(made)}"] if (made := made_from(directory)) else []),
         f"prompts    {len(train)} for training, {len(heldout)} held out",
         *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
+        *([f"episodes   {_episodes(config.environment)}"] if config.environment else []),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
         *(f"{name:{NAME_WIDTH}}{text}" for name, text in graded if name != "warning"),
         *(f"algorithm  {algorithm.name}: {algorithm.summary}" for algorithm in algorithms.values()),
@@ -208,6 +212,11 @@ def _other_model(config: RunConfig, path: str, files: Mapping[str, Path], where:
         raise UserError(f"{where}: {str(error).removeprefix('model.path: ')}") from None
     check_same_tokens(files["tokenizer.json"], other.get("tokenizer.json", Path("none")), f"{where}: {path}")
     return other
+
+
+def _episodes(config: EnvironmentConfig) -> str:
+    """What answers within a completion."""
+    return f"{config.name} answers, at most {config.max_turns} turns, {config.in_flight} at once"
 
 
 def _engines(config: EngineConfig) -> str | None:

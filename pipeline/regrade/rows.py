@@ -11,20 +11,27 @@ from pipeline.config.reward import RewardConfig
 from pipeline.generate.shards import group_id
 from pipeline.rewards.items import RewardItem, RewardResult
 from schemas import Rollouts
+from schemas.rollouts import CUT, ENVIRONMENT_ERROR
 
 GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "finish_reason")
 
 
-def items_of(frame: pl.DataFrame, prompts: Mapping[str, Mapping[str, Any]]) -> Iterator[RewardItem]:
+def items_of(
+    frame: pl.DataFrame,
+    prompts: Mapping[str, Mapping[str, Any]],
+    episode_rewards: Mapping[tuple[str, int], float | None] | None = None,
+) -> Iterator[RewardItem]:
     """Rows of `Rollouts` as graders are given them.
 
     Args:
         prompts: rows of the prompts by their id. Of a prompt that is not among them, graders are given what the row has.
+        episode_rewards: what an environment gave, by the rows' keys.
     """
+    given = episode_rewards or {}
     for row in frame.select(GIVEN).iter_rows(named=True):
         prompt = prompts.get(row["prompt_id"]) or _own_prompt(row)
         place = (row["group_id"], row["sample_index"])
-        yield RewardItem(row["completion_text"], row["answer"], prompt, *place, row["finish_reason"])
+        yield RewardItem(row["completion_text"], row["answer"], prompt, *place, row["finish_reason"], given.get(place))
 
 
 def _own_prompt(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,12 +44,13 @@ def regraded(
 ) -> pl.DataFrame:
     """Rows of `Rollouts` with other rewards, as generation with these graders writes them.
 
-    A completion that the engine failed on stays one. The names of groups end with the artifact that they are in.
+    A completion that the engine or the environment failed on stays one. The names of groups end with the artifact that they are
+    in.
     """
     stored = frame["status"]
     failed = pl.Series([result.error for result in results], dtype=pl.String)
-    broken = stored == "engine_error"
-    cut = (frame["finish_reason"] == "length").fill_null(False)
+    broken = stored.is_in(["engine_error", ENVIRONMENT_ERROR])
+    cut = frame["finish_reason"].is_in(CUT).fill_null(False)
     answered = pl.select(
         pl.when(stored != "reward_error").then(stored).when(cut).then(pl.lit("truncated")).otherwise(pl.lit("ok"))
     ).to_series()

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.config.reward import RewardConfig
-from pipeline.generate.shards import remarks_name, remarks_of
+from pipeline.generate.shards import group_id, remarks_name, remarks_of
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.generate.turns import episode_rewards, turns_beside, turns_name
 from pipeline.generate.unknowns import count_unknowns
 from pipeline.regrade.rows import items_of, regraded
 from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
@@ -33,7 +34,7 @@ from pipeline.sources.prompts import rows_of
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import check_columns
-from schemas import Remarks, Rollouts
+from schemas import Remarks, Rollouts, Turns
 
 PROGRESS_SECONDS = 0.5
 AHEAD = 2
@@ -104,6 +105,7 @@ class _RegradeJob:
         self.source = verified(job["rollouts"])
         self.prompts = _prompts(verified(job["prompts"])) if job["prompts"] else {}
         self.files = self.source.tables("rollouts")
+        self.source.tables("turns")  # those are beside them then
         self.total = sum(file.rows or 0 for file in self.source.files if file.table and file.table.startswith("rollouts/"))
         self.failed = 0
 
@@ -144,6 +146,7 @@ class _RegradeJob:
     def _is_there(self, name: str) -> bool:
         """Whether an earlier attempt wrote a file and all its rewards. Where rewards failed it is graded again."""
         self.work.has_table(remarks_name(name), Remarks)
+        self.work.has_table(turns_name(name), Turns)
         if not self.work.has_table(name, Rollouts):
             return False
         return "reward_error" not in pl.read_parquet(self.work.path / name, columns=["status"], glob=False)["status"]
@@ -153,7 +156,9 @@ class _RegradeJob:
         frame = pl.read_parquet(path, glob=False)
         if frame.is_empty():
             raise DataError(f"{path}: no rows to grade")
-        groups = itertools.groupby(items_of(frame, self.prompts), key=lambda item: item.group_id)
+        turns = turns_beside(path)
+        given = None if turns is None else episode_rewards(turns)
+        groups = itertools.groupby(items_of(frame, self.prompts, given), key=lambda item: item.group_id)
         return _RegradedShard(path.name, frame, [pool.submit(list[RewardItem](group)) for _, group in groups])
 
     def _write(self, shard: _RegradedShard, meter: _RegradeMeter) -> None:
@@ -168,6 +173,10 @@ class _RegradeJob:
         remarks = remarks_of((group, sample, result.remarks) for group, sample, result in names)
         if len(remarks):
             self.work.write_table(remarks_name(shard.name), remarks, Remarks)
+        if (turns := turns_beside(self.source.file(shard.name))) is not None:
+            old, new = (group_id("", key) for key in (self.source.manifest.content.key, self.work.request.key))
+            renamed = turns.with_columns(pl.col("group_id").str.strip_suffix(old) + new)
+            self.work.write_table(turns_name(shard.name), renamed, Turns)
         self.work.write_table(shard.name, frame, Rollouts)
         failed = frame.filter(pl.col("status") == "reward_error")["error"]
         self.failed += len(failed)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import StageFailed, UserError
+from pipeline.common.lines import encode, one_line
 from pipeline.rewards.items import RewardItem, Score
 from pipeline.rewards.process import Ended, GraderRefused, TimedOut, WorkerProcess
-from pipeline.rewards.protocol import encode, one_line
 from pipeline.rewards.registry import environment_of
 
 if TYPE_CHECKING:

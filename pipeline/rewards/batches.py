@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from pipeline.common.errors import UserError
+from pipeline.common.lines import decode, encode, one_line
 from pipeline.rewards.items import RewardItem, Score
-from pipeline.rewards.protocol import decode, encode, one_line
 
 
 class BatchGrader(Protocol):

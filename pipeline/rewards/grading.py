@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline.common.errors import UserError
+from pipeline.common.lines import decode, encode, one_line
+from pipeline.common.linux import children, left_processes
 from pipeline.common.own_code import serve_from
+from pipeline.common.workers import limit_memory
 from pipeline.rewards.batches import serve_batches
-from pipeline.rewards.linux import children
-from pipeline.rewards.protocol import REMARK_CHARACTERS, decode, encode, one_line
+from pipeline.rewards.protocol import REMARK_CHARACTERS
 from pipeline.rewards.registry import BoundGrader, prepare_all, resolve_all
 from pipeline.rewards.returned import as_score
-
-GRACE_SECONDS = 0.1
-"""How long a process that a grader started may outlive the grading, so that one about to end may do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ def serve(requests: BinaryIO, replies: int) -> None:
     limit = f"memory limit {start['memory_mib']} MiB"
     out_of_memory = encode({"error": f"MemoryError ({limit})", "retire": "memory"})  # made while there is memory for it
     try:
-        _limit_memory(start["memory_mib"])
+        limit_memory(start["memory_mib"])
         graders = _start(start)
     except UserError as error:
         os.write(replies, encode({"refused": str(error)[:3000]}))
@@ -60,16 +57,10 @@ def serve(requests: BinaryIO, replies: int) -> None:
             if reply is None:
                 os.write(replies, out_of_memory)
                 return
-            retire = i == len(graders) - 1 and _left_processes(helpers)
+            retire = i == len(graders) - 1 and left_processes(helpers)
             os.write(replies, encode(reply | {"retire": "processes"} if retire else reply))
             if retire:
                 return
-
-
-def _limit_memory(mib: int) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = mib << 20 if hard == resource.RLIM_INFINITY else min(mib << 20, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _start(start: Mapping[str, Any]) -> Sequence[BoundGrader]:
@@ -83,9 +74,9 @@ def _start(start: Mapping[str, Any]) -> Sequence[BoundGrader]:
 def _score(grader: BoundGrader, line: bytes) -> dict[str, Any] | None:
     """The reply for one grader, None when memory ran out. Each grader gets a copy of the item of its own."""
     try:
-        completion, answer, prompt, finish_reason = decode(line)
-        _seed(line.removesuffix(b"," + encode(finish_reason)[:-1] + b"]\n") + b"]\n")
-        said = as_score(grader(completion, answer, prompt, finish_reason))
+        completion, answer, prompt, told = decode(line)
+        _seed(line.removesuffix(b"," + encode(told)[:-1] + b"]\n") + b"]\n")
+        said = as_score(grader(completion, answer, prompt, told))
         remark = {} if said.remark is None else {"remark": str(said.remark)[:REMARK_CHARACTERS]}
     except MemoryError:
         return None
@@ -108,19 +99,3 @@ def _text(error: BaseException) -> str:
         return str(error)
     except BaseException as other:
         return f"a {type(error).__name__} that cannot be shown ({type(other).__name__})"
-
-
-def _left_processes(helpers: set[int]) -> bool:
-    """Whether a process that grading started still runs, other than `helpers`, which started with the worker."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while True:
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return False
-        running = {pid for pid in children(os.getpid()) - helpers if os.waitpid(pid, os.WNOHANG) == (0, 0)}
-        if not running:
-            return False
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(0.002)

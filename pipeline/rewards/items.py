@@ -24,6 +24,8 @@ class RewardItem:
     """Its number in the group."""
     finish_reason: str | None = None
     """Why it ended, as in the rollouts: "stop" by itself, "length" where it was cut off; None if nobody knows."""
+    episode_reward: float | None = None
+    """What an environment gave for it; None if it gave nothing, or there is none."""
 
 
 def prompt_for_grader(row: Mapping[str, Any]) -> dict[str, Any]:

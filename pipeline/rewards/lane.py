@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.common.errors import StageFailed, UserError
+from pipeline.common.lines import encode, one_line
 from pipeline.rewards.items import RewardItem, RewardResult, weighted
 from pipeline.rewards.process import STARTUP_SECONDS, Ended, GraderRefused, TimedOut, WorkerProcess
-from pipeline.rewards.protocol import encode, one_line
 
 if TYPE_CHECKING:
     from pipeline.config.reward import RewardConfig
@@ -96,7 +96,8 @@ class Lane:
         waiting: deque[tuple[int, bytes]] = deque()
         for i, item in enumerate(items):
             try:
-                waiting.append((i, encode([item.completion, item.answer, item.prompt, item.finish_reason])))
+                told = {"finish_reason": item.finish_reason, "episode_reward": item.episode_reward}
+                waiting.append((i, encode([item.completion, item.answer, item.prompt, told])))
             except (TypeError, ValueError, RecursionError) as error:
                 results[i] = self._failed(f"the item cannot be passed to a grader: {error}")
         while waiting:

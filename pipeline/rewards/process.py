@@ -8,15 +8,13 @@ import select
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pipeline
-from pipeline.rewards.protocol import decode, encode, one_line
+from pipeline.common.lines import decode, encode, one_line
+from pipeline.common.workers import worker_environment
 
 STARTUP_SECONDS = 120.0
 """How long a worker may take to import its graders."""
@@ -26,10 +24,6 @@ TAIL_BYTES = 2000
 """How much of what a worker printed is kept for error messages."""
 
 _READ_BYTES = 1 << 16
-_KEPT_VARIABLES = (
-    *("PATH", "HOME", "USER", "TMPDIR", "TZ", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "CONDA_PREFIX"),
-    *("LD_LIBRARY_PATH", "XDG_CACHE_HOME"),
-)
 
 
 class Closing(Exception):
@@ -46,20 +40,6 @@ class Ended(Exception):
 
 class GraderRefused(Exception):
     """The worker started, and a grader cannot be used as it is configured; the message says why."""
-
-
-def worker_environment() -> dict[str, str]:
-    """Variables of a worker: what finds programs and files, and what makes results repeatable. No token gets through.
-
-    One thread per numerical library: workers run beside each other, and threads count against the memory limit.
-    """
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    root = str(Path(next(iter(pipeline.__path__))).parent)
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH")]))
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    fixed = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
-    return kept | threads | fixed
 
 
 def _open_environment() -> dict[str, str]:

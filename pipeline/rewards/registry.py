@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
 import importlib
-import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.common.errors import DataError, UserError
-from pipeline.common.limits import within
-from pipeline.common.own_code import import_own
+from pipeline.common.own_code import OWN_FUNCTION, own_function, source_sha256
 from pipeline.rewards.arguments import check_arguments
 from pipeline.rewards.shapes import adapted
 
@@ -31,7 +26,7 @@ _MODULES = {"regex": "pattern", "reasoning_gym": "reasoning", "math_verify": "ma
 """Of graders named like a package: a module of that name would be taken for it."""
 BUILTINS: Mapping[str, str] = {
     name: f"pipeline.rewards.graders.{_MODULES.get(name, name)}"
-    for name in ("exact_match", "regex", "math_verify", "reasoning_gym", *BATCHED)
+    for name in ("exact_match", "regex", "math_verify", "reasoning_gym", "environment", *BATCHED)
 }
 """Module of each built-in; its function, or for the batched ones its class, has the grader's name."""
 
@@ -45,10 +40,7 @@ UNIT_SCORES = ("exact_match", "regex", "math_verify", "reasoning_gym")
 BY_NAME = "by name"
 """In recipes of own functions that once were called by place, and then with other things."""
 
-IMPORT_SECONDS = 110.0
-"""How long importing an own function may take: a little less than a worker may take to start."""
-
-OWN_FUNCTION = "your own function is named 'package.module:function'"
+A_GRADER = "a grader is a function of your own"
 
 
 class Component(Protocol):
@@ -69,15 +61,17 @@ class BoundGrader:
     prepare: Callable[[], None] = field(default=lambda: None)
     """Imports and builds what grading needs, so that the first completion does not pay for it."""
     told: tuple[str, ...] = ()
-    """Names of what it is told of the completion beside its text: `finish_reason`, or nothing."""
+    """Names of what it is told of the completion beside its text: `finish_reason`, `episode_reward`, or nothing."""
     notes: tuple[str, ...] = ()
     """What the user should know before grading starts."""
     check_prompts: Callable[[Iterable[Mapping[str, Any]]], None] | None = None
     """Raises DataError for prompts that it cannot grade; None if it grades any."""
 
-    def __call__(self, completion: str, answer: str | None, prompt: Mapping[str, Any], finish_reason: str | None = None) -> Any:
-        told = {"finish_reason": finish_reason} if "finish_reason" in self.told else {}
-        return self.function(completion, answer, prompt, **self.args, **told)
+    def __call__(
+        self, completion: str, answer: str | None, prompt: Mapping[str, Any], told: Mapping[str, Any] | None = None
+    ) -> Any:
+        known = {name: (told or {}).get(name) for name in self.told}
+        return self.function(completion, answer, prompt, **self.args, **known)
 
 
 def resolve(component: Component) -> BoundGrader:
@@ -91,7 +85,7 @@ def resolve(component: Component) -> BoundGrader:
     """
     args = dict(component.args)
     if ":" in component.grader:
-        own = adapted(_own_function(component.grader), args)
+        own = adapted(own_function(component.grader, A_GRADER), args)
         return BoundGrader(own, {}, check_prompts=own.check_prompts if own.columns else None)
     if component.grader not in BUILTINS:
         near = difflib.get_close_matches(component.grader, BUILTINS, n=1, cutoff=0.5)
@@ -215,7 +209,7 @@ def recipe_of(component: RewardComponent) -> dict[str, Any]:
     source, version = source_hash(component), version_of(component.grader)
     told: dict[str, Any] = {"source": source} if source else {}
     told |= {"version": version} if version > 1 else {}
-    if ":" in component.grader and not adapted(_own_function(component.grader), component.args).standard:
+    if ":" in component.grader and not adapted(own_function(component.grader, A_GRADER), component.args).standard:
         told |= {"arguments": BY_NAME}
     return settled(component) | told
 
@@ -247,11 +241,7 @@ def source_hash(component: Component) -> str | None:
         return module.source(**component.args) if hasattr(module, "source") else None
     if component.grader in BUILTINS:
         return None
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(_own_function(component.grader)))
-    except TypeError:
-        return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    return source_sha256(own_function(component.grader, A_GRADER))
 
 
 def _problem(place: int, component: Component, error: Exception) -> str:
@@ -261,25 +251,3 @@ def _problem(place: int, component: Component, error: Exception) -> str:
 def _refuse(problems: Iterable[str]) -> None:
     if lines := "\n".join(problems):
         raise UserError(lines)
-
-
-def _own_function(grader: str) -> Callable[..., Any]:
-    module_name, _, path = grader.partition(":")
-    if not module_name or not path:
-        raise UserError(f"incomplete; {OWN_FUNCTION}")
-    if module_name.partition(".")[0] in sys.stdlib_module_names:  # subprocess:run would run what a model writes
-        raise UserError(f"{module_name} is part of Python; a grader is a function of your own")
-    late = f"importing {module_name} took longer than {IMPORT_SECONDS:g} s; what a module does when it is imported must end"
-    with within(IMPORT_SECONDS, late):
-        found: Any = import_own(module_name)
-    for part in path.split("."):
-        if not hasattr(found, part):
-            names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
-            near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"callable in it: {', '.join(sorted(names)) or 'nothing'}"
-            raise UserError(f"module {module_name} has no {part!r}; {hint}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"{path} is a {type(found).__name__}, expected a function")
-    function: Callable[..., Any] = found
-    return function

@@ -14,6 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.config.shape import ShapeConfig
 from pipeline.shape.classes import ClassRule
 from pipeline.shape.settings import draws, filters_on_grades, filters_on_rewards
+from schemas.rollouts import ENVIRONMENT_ERROR
 
 REASON = "drop_reason"
 KEPT = pl.col(REASON).is_null()
@@ -41,6 +42,7 @@ def shape_rows(
     status = pl.col("status")
     unusable = {
         "engine_error": status == "engine_error",
+        ENVIRONMENT_ERROR: status == ENVIRONMENT_ERROR,
         "reward_error": (status == "reward_error") & (choices.reward_error == "drop"),
         "empty": pl.col("tokens") == 0,
         "masked": pl.col("drawn") == 0,

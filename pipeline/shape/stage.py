@@ -113,13 +113,14 @@ class _Shaping:
         return shape_rows(scalars.collect(), self.choices, self.algorithm, self.seed, self.oldest_version)
 
     def _moments(self) -> tuple[float, float, float]:
-        """Mean and standard deviation of the advantage over all kept tokens, and the median of the kept groups' mean rewards."""
+        """Mean and standard deviation of the advantage over all tokens that are kept and were drawn, and the median of the kept
+        groups' mean rewards."""
         count = total = squares = 0.0
         means = [np.empty(0)]
         for path in self.files:
             kept = self._unfinished(path).filter(KEPT)
             means.append(kept.group_by("group_id").agg(pl.col("reward").mean())["reward"].to_numpy())
-            tokens, advantage = kept["tokens"].cast(pl.Float64), kept["advantage"].cast(pl.Float64)
+            tokens, advantage = kept["drawn"].cast(pl.Float64), kept["advantage"].cast(pl.Float64)
             count += float(tokens.sum())
             total += float((tokens * advantage).sum())
             squares += float((tokens * advantage**2).sum())

@@ -71,6 +71,17 @@ METRICS = {
 }
 PAIRS = {"group_id": "g1", "chosen_index": 0, "rejected_index": 1, "preference": 1.0, "margin": 0.5}
 ORIGINS = {"group_id": "g1", "sample_index": 0, "file": "a.jsonl", "number": 3, "tokens": "retokenized", "rest": None}
+TURN = {
+    "group_id": "g1",
+    "sample_index": 0,
+    "turn": 1,
+    "start": 13,
+    "length": 4,
+    "who": "policy",
+    "name": None,
+    "reward": 0.5,
+    "status": "ok",
+}
 REMARKS = {"group_id": "g1", "sample_index": 0, "component": "reward_judge", "text": "good"}
 COMPARISON = {"label": "grpo:low=0.1", "algorithm": "grpo", "seed": 0, "epoch": 4, "status": "failed", "error": "no logprobs"}
 COMPARISON_TIMING = {"label": "grpo:low=0.1", "seed": 0, "epoch": 4, "train_seconds": 12.5}
@@ -84,6 +95,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "evaluation": EVALUATION,
     "pairs": PAIRS,
     "remarks": REMARKS,
+    "turns": TURN,
     "origins": ORIGINS,
     "metrics": METRICS,
     "timing": TIMING,

@@ -158,6 +158,8 @@ class SourceTokenizer:
             text = self._decoded(tokens, skip_special=True)
         if logprobs is not None and len(logprobs) != len(tokens):
             raise ValueError(f"has {len(logprobs)} logprobs for {len(tokens)} completion tokens")
+        if logprobs is not None and mask is not None and len(mask) == len(tokens):
+            logprobs = [logprob if drawn else 0.0 for logprob, drawn in zip(logprobs, mask, strict=True)]
         for name, ids in (("prompt", prompt.tokens), ("completion", tokens)):
             if self.vocabulary is not None and ids and max(ids) >= self.vocabulary:
                 raise ValueError(f"{name} token id {max(ids)} is outside the vocabulary of --model ({self.vocabulary})")

@@ -7,9 +7,8 @@ twice: others do what it did not finish, from the same seeds.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import groupby, islice
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -22,6 +21,8 @@ from pipeline.generate.mixture.folder import MixedWith
 from pipeline.run.child import Child
 from pipeline.run.process import Reporter, own_log
 
+_DRY = Bundle({})
+"""In place of a bundle: there will be no more."""
 TRIES = 3
 """How many engines may die with the same completions in hand, or at their start, before that is told."""
 
@@ -58,7 +59,7 @@ class Fleet:
         }
         self._shares = shares(config)
         self._most = config.max_num_seqs
-        self._said: SimpleQueue[tuple[Member, Said]] = SimpleQueue()
+        self._said: SimpleQueue[tuple[Member | None, Said]] = SimpleQueue()
         self._unfinished: deque[Bundle] = deque()
         self._model, self._reporter = model, reporter
         if len(self._shares) > 1 and spare:
@@ -108,10 +109,13 @@ class Fleet:
         """What each engine generated since `begin`."""
         return [member.tokens for member in self.members]
 
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[Sequence[Reply]]:
+    def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[Sequence[Reply]]:
         """Generate completions, at most about `in_flight` at once by each engine, and yield them as they finish.
 
         The order and the batch they are in depend on timing; the completions do not, each has a seed of its own.
+
+        Args:
+            asks: requests of one group together; an empty one says that there is nothing now, and may be later: see `wake`.
 
         Raises:
             UserError: vLLM can load the model, but not run it.
@@ -121,22 +125,28 @@ class Fleet:
 
     def answers_of_each(self, asks: Sequence[CompletionRequest]) -> list[list[Reply]]:
         """What each engine says to the same requests."""
-        steps = [self._work([member], self._bundles(iter(asks)), len(asks)) for member in self.members]
+        steps = [self._work([member], self._bundles([ask] for ask in asks), len(asks)) for member in self.members]
         return [[reply for step in answers for reply in step] for answers in steps]
 
-    def _bundles(self, asks: Iterator[CompletionRequest]) -> Iterator[Bundle]:
-        """Requests of one group together, as far as an engine runs so many at once: its prompt is then read once."""
-        for _, group in groupby(asks, key=lambda ask: ask.key[:2]):
-            while several := list(islice(group, self._most)):
-                yield Bundle({ask.key: ask for ask in several})
+    def wake(self) -> None:
+        """There may be more requests now. From any thread."""
+        self._said.put((None, []))
 
-    def _work(self, members: list[Member], fresh: Iterator[Bundle], in_flight: int) -> Iterator[Sequence[Reply]]:
+    def _bundles(self, asks: Iterable[Sequence[CompletionRequest]]) -> Iterator[Bundle | None]:
+        """Requests of one group together, as far as an engine runs so many at once: its prompt is then read once."""
+        for several in asks:
+            if not several:
+                yield None
+            for start in range(0, len(several), self._most):
+                yield Bundle({ask.key: ask for ask in several[start : start + self._most]})
+
+    def _work(self, members: list[Member], fresh: Iterator[Bundle | None], in_flight: int) -> Iterator[Sequence[Reply]]:
         is_dry = False
         while True:
             while free := [member for member in members if member.is_ready and len(member.pending) < in_flight]:
-                bundle = self._unfinished.popleft() if self._unfinished else next(fresh, None)
-                if bundle is None:
-                    is_dry = True
+                bundle = self._unfinished.popleft() if self._unfinished else next(fresh, _DRY)
+                is_dry = bundle is _DRY
+                if is_dry or bundle is None:
                     break
                 min(free, key=lambda member: len(member.pending)).give(bundle)
             if is_dry and not self._unfinished and not any(member.pending for member in members):
@@ -156,9 +166,9 @@ class Fleet:
                 raise said
             self._heard(member, said)
 
-    def _heard(self, member: Member, said: Said) -> Sequence[Reply]:
+    def _heard(self, member: Member | None, said: Said) -> Sequence[Reply]:
         """Take what an engine says. Returns the completions in it."""
-        if member not in self.members:  # its last words, after it was replaced
+        if member is None or member not in self.members:  # a call to wake up; its last words, after it was replaced
             return []
         match said:
             case list():

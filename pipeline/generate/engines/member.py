@@ -57,7 +57,7 @@ class Member:
         self,
         number: int,
         environment: Mapping[str, str],
-        said: SimpleQueue[tuple[Member, Said]],
+        said: SimpleQueue[tuple[Member | None, Said]],
         child: Child | None = None,
     ) -> None:
         self.number = number
@@ -73,7 +73,7 @@ class Member:
         self._ear = threading.Thread(target=self._listen, args=(said,), daemon=True)
         self._ear.start()
 
-    def _listen(self, said: SimpleQueue[tuple[Member, Said]]) -> None:
+    def _listen(self, said: SimpleQueue[tuple[Member | None, Said]]) -> None:
         for event in self._child.events():
             match event["event"]:
                 case "replies":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -159,12 +161,28 @@ class ServedEngine:
         self._shortest = min(one.max_model_len for one in served.values())
         self._concurrency = concurrency
         self._context = context
+        self._bell: Future[None] = Future()
+        self._rings = threading.Lock()
         self.name = f"vllm {'/'.join(sorted({one.version for one in served.values()}))} server {dtype}"
 
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
+    def wake(self) -> None:
+        """There may be more requests now. From any thread."""
+        with self._rings:
+            if not self._bell.done():
+                self._bell.set_result(None)
+
+    def _heard_bell(self) -> None:
+        with self._rings:
+            if self._bell.done():
+                self._bell = Future()
+
+    def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[list[Reply]]:
         """Generate completions, `concurrency` at once whatever an engine would take, and yield them as they finish.
 
         A request that its server refuses or cannot answer while it is well gives a reply with an error.
+
+        Args:
+            asks: requests of one group together; an empty one says that there is nothing now, and may be later: see `wake`.
 
         Raises:
             StageFailed: no server is well.
@@ -172,11 +190,20 @@ class ServedEngine:
         """
         pool = ThreadPoolExecutor(self._concurrency, "ask")
         waiting: set[Future[Reply]] = set()
+        numbers = itertools.count()
         try:
-            for number, ask in enumerate(asks):
-                waiting.add(pool.submit(self._answer, ask, number))
-                if len(waiting) >= self._concurrency:
+            for several in asks:
+                for ask in several:
+                    waiting.add(pool.submit(self._answer, ask, next(numbers)))
+                while len(waiting) >= self._concurrency:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield [future.result() for future in done]
+                if not several:
+                    rung: list[Future[Any]] = [*waiting, self._bell]
+                    wait(rung, return_when=FIRST_COMPLETED)
+                    done = {future for future in waiting if future.done()}
+                    self._heard_bell()
+                    waiting -= done
                     yield [future.result() for future in done]
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

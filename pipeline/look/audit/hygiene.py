@@ -12,6 +12,7 @@ import polars as pl
 from pipeline.look.audit.findings import Figure, Severity
 from pipeline.look.audit.holdings import Held, Shelf
 from pipeline.look.audit.world import World
+from schemas.rollouts import FAILED
 
 DEAD_RANGE = 1e-8
 """Rewards of a group that differ by less count as equal, as they do in shaping."""
@@ -46,7 +47,7 @@ def rollouts_figures(held: Held, rows: pl.DataFrame) -> Iterator[Figure]:
         yield _figure(held, "share of groups whose rewards are all equal", share, most=0.9, remedy=remedy)
     cut = int((rows["status"] == "truncated").sum()) / len(rows)
     yield _figure(held, "share of completions cut at max_tokens", cut, most=0.2, remedy="Raise generate.max_tokens.")
-    failed = int(rows["status"].is_in(["reward_error", "engine_error"]).sum()) / len(rows)
+    failed = int(rows["status"].is_in(FAILED).sum()) / len(rows)
     yield _figure(held, "share of completions that failed", failed, most=0.05, remedy="The rows' error column says why.")
     read = rows.filter("whole")
     if len(read):

@@ -4,7 +4,7 @@ The module `<name>` defines the function `<name>(completion, answer, prompt, *, 
 `pipeline.rewards.items.Score` where it has a remark beside it, and may define
 
     check(**args)    raise UserError for args that no completion could be graded with; cheap, run by `rollbook check`
-    TOLD             names of keyword arguments that the worker sets and a config does not: ("finish_reason",)
+    TOLD             names of keyword arguments that the worker sets and a config does not: finish_reason, episode_reward
     prepare(**args)  import and build what grading needs; run once in a worker, outside the time limit
 
 A grader that takes many completions at once (`pipeline.rewards.registry.BATCHED`) is opened once, in a process of its own: the

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from pipeline.common.commands import VLLM_SERVER
 from pipeline.common.errors import UserError
+from pipeline.common.lines import one_line
 from pipeline.common.web import NoRedirects
 from pipeline.rewards.graders.from_file import refuse_mistyped
 from pipeline.rewards.graders.template import check_template, filled
 from pipeline.rewards.graders.text import compile_pattern, last_captured, number
 from pipeline.rewards.items import RewardItem, Score
-from pipeline.rewards.protocol import one_line
 
 WORK = ("url", "api_key_env", "timeout", "retries", "concurrency")
 LONGEST_ANSWER = 4 << 20

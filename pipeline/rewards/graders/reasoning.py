@@ -11,10 +11,10 @@ from functools import cache
 from typing import Any
 
 from pipeline.common.errors import DataError, UserError
+from pipeline.common.lines import one_line
 from pipeline.rewards.graders.measured import measured, needs, runs_completions, weaknesses
 from pipeline.rewards.graders.text import compile_pattern, last_captured
 from pipeline.rewards.items import Score
-from pipeline.rewards.protocol import one_line
 
 ROUNDING = 1e-6
 """A score this much above 1 is 1: some scorers add shares up."""

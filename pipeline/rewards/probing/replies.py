@@ -16,6 +16,7 @@ UNASKED = {
     "judge": "every question goes to a server; `rollbook grade` asks it about stored completions",
     "from_file": "it knows only the completions of its file",
     "human": "it knows only completions that people labeled",
+    "environment": "it reads what the environment gave",
 }
 """Graders that are not asked, and why."""
 

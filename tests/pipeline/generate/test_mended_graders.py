@@ -43,8 +43,10 @@ class BySeed:
 
     def rest(self) -> None: ...
 
-    def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
-        for ask in asks:
+    def wake(self) -> None: ...
+
+    def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[list[Reply]]:
+        for ask in itertools.chain.from_iterable(asks):
             self.asked += 1
             tokens = [2 + ask.seed % 7, 3 + ask.seed % 5]
             yield [Reply(ask.key, tokens, [-0.5, -0.25], "stop", None, None)]
@@ -106,8 +108,8 @@ def test_an_engine_that_answers_nothing_makes_no_artifact(
     project, graders = Project(tmp_path / "store", config), [{"grader": "exact_match"}]
 
     class Overloaded(BySeed):
-        def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
-            for ask in asks:
+        def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[list[Reply]]:
+            for ask in itertools.chain.from_iterable(asks):
                 yield [Reply(ask.key, [], [], None, None, "status 503: too busy")]
 
     with pytest.raises(StageFailed, match=r"the engine failed on all 8 completions. One of the errors: status 503: too busy"):
@@ -159,8 +161,8 @@ def test_completions_do_not_pile_up_before_a_slow_grader(
         return write(shard, *given)
 
     class Dying(BySeed):
-        def run(self, asks: Iterator[CompletionRequest], in_flight: int) -> Iterator[list[Reply]]:
-            yield from super().run(itertools.islice(asks, (PROMPTS - 1) * SAMPLES), in_flight)
+        def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[list[Reply]]:
+            yield from super().run(itertools.islice(asks, PROMPTS - 1), in_flight)
             while len(list((tmp_path / "store").glob("rollouts/*/part-*.parquet"))) < PROMPTS - 1:
                 yield []
             raise StageFailed("the engine died")

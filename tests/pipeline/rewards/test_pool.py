@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.common.lines import decode, encode, one_line
 from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.rewards.items import weighted
 from pipeline.rewards.pool import RewardItem, RewardPool
-from pipeline.rewards.protocol import decode, encode, one_line
 
 Own = Callable[[str], str]
 EXACT = RewardComponent(grader="exact_match", name="exact")

@@ -27,7 +27,7 @@ def refusal(grader: str, **args: Any) -> str:
 
 def test_a_module_that_does_not_end_its_import_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.rewards.registry.IMPORT_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.common.own_code.IMPORT_SECONDS", 0.3)
     Path("waits.py").write_text("import time\ntime.sleep(60)\n\ndef score(completion):\n    return 1\n", encoding="utf-8")
     with pytest.raises(
         UserError, match=r"importing waits took longer than 0.3 s; what a module does when it is imported must end"

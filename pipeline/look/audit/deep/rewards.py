@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from pipeline.common.errors import UserError
 from pipeline.config.reward import RewardComponent, RewardConfig
+from pipeline.generate.turns import episode_rewards, turns_name
 from pipeline.look.audit.deep.rerun import CannotRerun
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.rows import Share, open_table
@@ -24,7 +25,7 @@ from pipeline.look.audit.world import World
 from pipeline.regrade.rows import items_of
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import BATCHED, BUILTINS, source_hash, version_of
-from schemas import Prompts
+from schemas import Prompts, Turns
 from schemas.manifest import File
 
 MOST = 20_000
@@ -47,7 +48,7 @@ def check_rewards(held: Held, world: World) -> tuple[int, int] | None:
     if not stated:
         return None
     components = _usable(held, world, stated)
-    prompts, graded, total = _prompts(held, world), 0, 0
+    prompts, graded, total = prompts_of(held, world), 0, 0
     tolerances = {c.column: ROUNDING[c.args.get("dtype", "float32")] for c in components if c.grader == "reward_model"}
     every = max(1, -(-sum(file.rows or 0 for file in held.tables("rollouts")) // MOST))
     with RewardPool(RewardConfig(components=tuple(components), workers=1)) as pool:
@@ -56,7 +57,7 @@ def check_rewards(held: Held, world: World) -> tuple[int, int] | None:
             total += len(rows)
             groups = rows["group_id"].rle_id()
             rows = rows.filter(groups % every == 0)
-            items = list(items_of(rows.with_columns(group_id="given"), prompts))
+            items = list(items_of(rows.with_columns(group_id="given"), prompts, _episode_rewards(held, world, file, rows)))
             for row, result in zip(rows.iter_rows(named=True), pool.submit(items).result(), strict=True):
                 if row["status"] in ("ok", "truncated"):
                     graded += 1
@@ -130,6 +131,16 @@ def _rows(held: Held, world: World, file: File) -> pl.DataFrame:
     return rows.with_columns(given=pl.read_parquet(path, columns=["group_id"], glob=False)["group_id"].gather(rows["row"]))
 
 
+def _episode_rewards(held: Held, world: World, file: File, rows: pl.DataFrame) -> dict[tuple[str, int], float | None]:
+    """What the environment gave for episodes, by the names that graders are told."""
+    turns = next((one for one in held.tables(Turns.title()) if one.path == turns_name(file.path)), None)
+    path = world.read(held, turns.path) if turns else None
+    if path is None:
+        return {}
+    found = episode_rewards(pl.read_parquet(path, glob=False))
+    return {(given, sample): found.get((group, sample)) for given, group, sample in rows.select("given", *GIVEN[:2]).rows()}
+
+
 def _compare(
     held: Held,
     world: World,
@@ -159,7 +170,7 @@ def _compare(
         )
 
 
-def _prompts(held: Held, world: World) -> dict[str, dict[str, Any]]:
+def prompts_of(held: Held, world: World) -> dict[str, dict[str, Any]]:
     """What graders are given of each prompt, by its id. Empty of an import: its graders were given what the rows have."""
     if all(parent.role != "prompts" for parent in held.manifest.content.parents):
         return {}

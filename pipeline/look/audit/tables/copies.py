@@ -19,6 +19,7 @@ from pipeline.look.audit.rows import HEAVY, MAKE_ANEW, Share, TableFile, open_ta
 from pipeline.look.audit.tables.checks import Checks
 from schemas import Origins, Rollouts, Scores
 from schemas.manifest import File
+from schemas.rollouts import CUT, ENVIRONMENT_ERROR
 from schemas.table import Table
 
 KEY = ["group_id", "sample_index"]
@@ -32,13 +33,16 @@ SCORED = ("behavior_logprobs", "logprobs_mode")
 EMPTY = pl.col("completion_token_ids").list.len() == 0
 REGRADED = {
     "status": pl.when(pl.col("status") == "reward_error").then(None).otherwise(pl.col("status").hash()),
-    "error": pl.when(pl.col("status") == "engine_error").then(pl.col("error")).otherwise(pl.lit("")).hash(),
+    "error": pl.when(pl.col("status").is_in(["engine_error", ENVIRONMENT_ERROR]))
+    .then(pl.col("error"))
+    .otherwise(pl.lit(""))
+    .hash(),
 }
 """What grading leaves: whether and why the engine failed, and how the others ended. A grader may fail or not."""
 ANSWERED = (
     pl.when(pl.col("status") != "reward_error")
     .then(pl.col("status"))
-    .when((pl.col("finish_reason") == "length").fill_null(False))
+    .when(pl.col("finish_reason").is_in(CUT).fill_null(False))
     .then(pl.lit("truncated"))
     .otherwise(pl.lit("ok"))
 )

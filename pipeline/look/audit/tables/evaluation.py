@@ -13,6 +13,7 @@ from pipeline.look.audit.holdings import RESTORE
 from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined, same_figure
 from schemas import Rollouts
+from schemas.rollouts import FAILED
 from schemas.table import Table
 
 KEY = ["prompt_id", "mode", "sample_index"]
@@ -75,7 +76,7 @@ class EvaluationChecks(Checks):
                 "prompts": sampled["prompt_id"].n_unique(),
                 "reward_mean": sampled["reward"].mean(),
                 "completion_tokens_mean": sampled["completion_tokens"].mean(),
-                "failed": int(rows["status"].is_in(["reward_error", "engine_error"]).sum()),
+                "failed": int(rows["status"].is_in(FAILED).sum()),
             }
         )
         self._check_solved(rows)

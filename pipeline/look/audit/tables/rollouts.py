@@ -16,9 +16,11 @@ from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, TableFile, check
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from pipeline.look.audit.tables.copies import Copies
 from pipeline.look.audit.tables.spelling import SPELLED, Spelling
+from pipeline.look.audit.tables.turns import TURN_FACTS, check_turns, under_mask
 from pipeline.look.audit.tokens import CheckpointDecoder, vocabulary_of
 from pipeline.rewards.registry import BUILTINS, UNIT_SCORES
-from schemas import Origins, Prompts, Rollouts, SetAside
+from schemas import Origins, Prompts, Rollouts, SetAside, Turns
+from schemas.rollouts import CUT, FAILED
 from schemas.table import Table
 
 TEXTS = 64
@@ -50,6 +52,11 @@ class RolloutsChecks(Checks):
     def _sampling(self) -> dict[str, Any]:
         return self.held.recipe.get("sampling") or {}
 
+    @property
+    def _environment(self) -> dict[str, Any] | None:
+        """Of episodes."""
+        return self.held.recipe.get("environment")
+
     @cached_property
     def _policy(self) -> Any:
         return self.world.shelf.parent(self.held, "policy")
@@ -79,6 +86,8 @@ class RolloutsChecks(Checks):
         Copies(self).check_files()
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
+        if table is Turns:
+            return TURN_FACTS
         if table is not Rollouts:
             return super().facts(table) | ({"tokens": pl.col("tokens")} if table is Origins else {})
         names = ("group_id", "sample_index", "seed", "reward", "status", "policy_version")
@@ -129,12 +138,12 @@ class RolloutsChecks(Checks):
             yield Rule(check="origin", broken=broken, expected=expected, found=pl.col(column), column=column)
         suffix, group = f"@{self.held.manifest.content.key[:8]}", pl.col("group_id")
         yield Rule(check="group name", broken=~group.str.ends_with(suffix), expected=f"…{suffix}", found=group, column="group_id")
-        failed = pl.col("status").is_in(["reward_error", "engine_error"])
-        cut = (pl.col("finish_reason") == "length").fill_null(False)
+        failed = pl.col("status").is_in(FAILED)
+        cut = pl.col("finish_reason").is_in(CUT).fill_null(False)
         yield Rule(
             check="status",
             broken=~failed & (cut != (pl.col("status") == "truncated")),
-            expected="status truncated exactly where finish_reason is length",
+            expected=f"status truncated exactly where finish_reason is one of {', '.join(CUT)}",
             found=pl.col("status"),
             column="status",
         )
@@ -174,10 +183,11 @@ class RolloutsChecks(Checks):
                 )
         if not self._generated:
             return
-        limit, tokens = self._sampling.get("max_tokens"), length(IDS)
+        limit, tokens = (self._environment or self._sampling).get("max_tokens"), length(IDS)
         if isinstance(limit, int):
             expected = f"at most max_tokens={limit} tokens"
             yield Rule(check="length", broken=tokens > limit, expected=expected, found=tokens, column="completion_token_ids")
+        yield under_mask()
         yield Rule(
             check="logprobs",
             broken=(pl.col("status") != "engine_error") & LOGPROBS.is_null(),
@@ -246,6 +256,8 @@ class RolloutsChecks(Checks):
         rows = joined(facts)
         if table in (Rollouts, Origins):
             Copies(self).check_rows(table)
+        if table is Turns:
+            check_turns(self, rows)
         if table is not Rollouts:
             super().conclude(table, facts)
             self.check_summary(dict(self._figures_beside(table, rows)))

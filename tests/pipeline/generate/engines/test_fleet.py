@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import textwrap
 from collections.abc import Iterator
@@ -96,8 +97,13 @@ def asks(groups: int, samples: int) -> list[CompletionRequest]:
     ]
 
 
+def grouped(wanted: list[CompletionRequest]) -> Iterator[list[CompletionRequest]]:
+    for _, group in itertools.groupby(wanted, key=lambda ask: ask.key[:2]):
+        yield list(group)
+
+
 def answers(fleet: Fleet, wanted: list[CompletionRequest], in_flight: int = 4) -> list[Reply]:
-    return [reply for replies in fleet.run(iter(wanted), in_flight) for reply in replies]
+    return [reply for replies in fleet.run(grouped(wanted), in_flight) for reply in replies]
 
 
 def expected(wanted: list[CompletionRequest]) -> list[Reply]:

@@ -39,7 +39,7 @@ def engine_for(policy: Any, *urls: str, dtype: str = "float32", max_model_len: i
 
 def answers(served: ServedEngine, count: int = 12, **sampling: Any) -> list[Reply]:
     how = SamplingConfig(**{"max_tokens": 8, **sampling})
-    asks = (CompletionRequest((0, number, 0), [20, 30, number], how, seed=2**62 + number) for number in range(count))
+    asks = ([CompletionRequest((0, number, 0), [20, 30, number], how, seed=2**62 + number)] for number in range(count))
     replies = [reply for step in served.run(asks, in_flight=1) for reply in step]
     return sorted(replies, key=lambda reply: reply.key)
 

@@ -1,0 +1,211 @@
+"""Episodes: completions of several turns, with an environment that speaks between them.
+
+Token in, token out: the prompt of a turn is the tokens of the last one and those that the environment adds. Nothing that was
+drawn is ever tokenized again. While an environment thinks, the engine goes on with other episodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.config.environment import EnvironmentConfig
+from pipeline.environments.host import Host, Key
+from pipeline.environments.protocol import Observation
+from pipeline.generate.between import Between
+from pipeline.generate.engine import AnyEngine, CompletionRequest, Episode, EpisodeTurn, Reply
+
+CUTS = {"length": "turn_limit", "tokens": "episode_limit", "context": "context_full"}
+"""Status of a turn that was cut, by the finish_reason of its episode."""
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """Seed of a turn of the policy: of the first the row's own, then 63 bits of a hash."""
+    if turn == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}\0turn\0{turn}".encode()).digest()[:8], "big") >> 1
+
+
+@dataclass
+class _Open:
+    """An episode on its way."""
+
+    ask: CompletionRequest
+    """Of its first turn."""
+    room: int
+    """Tokens that its completion may have."""
+    end_of_room: str
+    """What cuts it there: tokens or context."""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    turns: list[EpisodeTurn] = field(default_factory=list)
+    drawn: int = 0
+    """Turns of the policy."""
+
+    def next_ask(self) -> CompletionRequest:
+        sampling, left = self.ask.sampling, self.room - len(self.tokens)
+        if left < sampling.max_tokens:
+            sampling = sampling.model_copy(update={"max_tokens": left})
+        prompt = self.ask.prompt_token_ids + self.tokens
+        return replace(self.ask, prompt_token_ids=prompt, sampling=sampling, seed=turn_seed(self.ask.seed, self.drawn))
+
+    def add_drawn(self, reply: Reply) -> str | None:
+        """Take a turn of the policy. Returns what cut it, if something did."""
+        cut = None
+        if reply.finish_reason == "length":
+            cut = "length" if len(reply.token_ids) >= self.ask.sampling.max_tokens else self.end_of_room
+        status = "engine_error" if reply.error is not None else CUTS[cut] if cut else "ok"
+        self.turns.append(EpisodeTurn(len(self.tokens), len(reply.token_ids), "policy", status=status))
+        self.tokens += reply.token_ids
+        self.logprobs += reply.logprobs
+        self.mask += [True] * len(reply.token_ids)
+        self.drawn += 1
+        return cut
+
+    def add_said(self, said: Observation, pieces: Sequence[list[int]]) -> None:
+        """Take what the environment says to the policy."""
+        for message, tokens in zip(said.messages, pieces, strict=True):
+            who = "tool" if message.role == "tool" else "environment"
+            status = "tool_error" if message.error else "ok"
+            self.turns.append(EpisodeTurn(len(self.tokens), len(tokens), who, message.name, status=status))
+            self.tokens += tokens
+            self.logprobs += [0.0] * len(tokens)
+            self.mask += [False] * len(tokens)
+
+    def reward(self, value: float) -> None:
+        """What the environment gave for the last turn of the policy."""
+        self.turns[-1] = replace(self.turns[-1], reward=value)
+
+    def ended(self, finish_reason: str | None, *, engine: str | None = None, environment: str | None = None) -> Reply:
+        """The whole of it as a completion.
+
+        Args:
+            engine: why the engine could not go on.
+            environment: why the environment could not.
+        """
+        episode = Episode(tuple(self.mask), tuple(self.turns), environment)
+        return Reply(self.ask.key, self.tokens, self.logprobs, finish_reason, None, engine, episode=episode)
+
+
+class Episodes:
+    """An engine whose completions are episodes.
+
+    Args:
+        engine: draws turns.
+        host: plays the environment.
+        config: limits.
+        context: tokens that a prompt and its completion may have.
+        prompt_of: what the environment is told of a completion's prompt.
+        action_of: the text of a turn, as the environment is given it.
+        between: writes what the environment says as tokens.
+    """
+
+    def __init__(
+        self,
+        engine: AnyEngine,
+        host: Host,
+        config: EnvironmentConfig,
+        context: int,
+        *,
+        prompt_of: Callable[[Key], Mapping[str, Any]],
+        action_of: Callable[[Reply], str],
+        between: Between,
+    ) -> None:
+        self._engine, self._host, self._config, self._context = engine, host, config, context
+        self._prompt_of, self._action_of, self._between = prompt_of, action_of, between
+        self._open: dict[Key, _Open] = {}
+        self._ready: deque[CompletionRequest] = deque()
+        self._ended: list[Reply] = []
+        self.name = engine.name
+        host.on_answer = engine.wake
+
+    @property
+    def tokens(self) -> list[int]:
+        """What each of several engines has drawn."""
+        return self._engine.tokens
+
+    def wake(self) -> None:
+        self._engine.wake()
+
+    def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[Sequence[Reply]]:
+        """Play episodes, and yield them as they end, in any order."""
+        for replies in self._engine.run(self._turns(asks), in_flight):
+            for reply in replies:
+                self._take(reply)
+            yield self._take_ended()
+        yield self._take_ended()
+
+    def _turns(self, asks: Iterator[Sequence[CompletionRequest]]) -> Iterator[Sequence[CompletionRequest]]:
+        """Turns to draw, as soon as they can be; nothing where environments think about all that there is."""
+        is_dry = False
+        while True:
+            self._hear()
+            if self._ready:
+                yield [self._ready.popleft()]
+            elif not is_dry and len(self._open) < self._config.in_flight:
+                several = next(asks, None)
+                is_dry = several is None
+                for ask in several or ():
+                    self._begin(ask)
+            elif is_dry and not self._open:
+                return
+            else:
+                yield []
+
+    def _begin(self, ask: CompletionRequest) -> None:
+        room, end = self._context - len(ask.prompt_token_ids), "context"
+        if self._config.max_tokens is not None and self._config.max_tokens < room:
+            room, end = self._config.max_tokens, "tokens"
+        self._open[ask.key] = _Open(ask, room, end)
+        self._host.start(ask.key, self._prompt_of(ask.key), ask.seed)
+
+    def _hear(self) -> None:
+        self._host.refuse_dead()
+        while not self._host.answers.empty():
+            key, said = self._host.answers.get()
+            self._answered(self._open[key], said)
+
+    def _answered(self, episode: _Open, said: Observation) -> None:
+        """Go on after what the environment said."""
+        if said.error is not None:
+            self._end(episode, None, environment=said.error)
+            return
+        if said.reward is not None:
+            episode.reward(said.reward)
+        if said.done:
+            self._end(episode, "stop")
+        elif episode.drawn >= self._config.max_turns:
+            self._end(episode, "turns")
+        else:
+            pieces = self._between.tokens(said.messages, episode.tokens[-1] if episode.tokens else None)
+            if len(episode.tokens) + sum(map(len, pieces)) >= episode.room:
+                self._end(episode, episode.end_of_room)
+                return
+            episode.add_said(said, pieces)
+            self._ready.append(episode.next_ask())
+
+    def _take(self, reply: Reply) -> None:
+        """Take a turn of the policy, and have the environment answer it."""
+        episode = self._open[reply.key]
+        cut = episode.add_drawn(reply)
+        if reply.error is not None:
+            self._end(episode, reply.finish_reason, engine=reply.error)
+        elif cut is not None:
+            self._end(episode, cut)
+        else:
+            self._host.step(reply.key, self._action_of(reply))
+
+    def _end(
+        self, episode: _Open, finish_reason: str | None, *, engine: str | None = None, environment: str | None = None
+    ) -> None:
+        del self._open[episode.ask.key]
+        self._host.end(episode.ask.key)
+        self._ended.append(episode.ended(finish_reason, engine=engine, environment=environment))
+
+    def _take_ended(self) -> list[Reply]:
+        ended, self._ended = self._ended, []
+        return ended

@@ -1,0 +1,161 @@
+"""Episodes played again: what a built-in environment answers to the stored turns, from the stored seeds.
+
+Environments of the user's own are code, which an audit does not run. One that does not say that it is deterministic may answer
+otherwise each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.config.environment import EnvironmentConfig
+from pipeline.environments.host import Host
+from pipeline.environments.protocol import Observation
+from pipeline.environments.registry import BUILTINS, VERSIONS, resolve
+from pipeline.generate.between import Between
+from pipeline.generate.engine import EpisodeTurn, Reply
+from pipeline.generate.seeds import completion_seed
+from pipeline.generate.shards import text_of
+from pipeline.generate.turns import episodes_of
+from pipeline.look.audit.deep.rerun import CannotRerun, parent_path
+from pipeline.look.audit.deep.rewards import prompts_of
+from pipeline.look.audit.holdings import Held
+from pipeline.look.audit.world import World
+from schemas import Rollouts, Turns
+
+REMEDY = "These tokens, or this reward, are not what the environment gives. Have the rollouts made anew by their run."
+ANSWER_SECONDS = 300.0
+READ = ("group_id", "sample_index", "prompt_id", "completion_token_ids", "finish_reason", "status")
+
+
+def check_episodes(held: Held, world: World, samples: int) -> tuple[int, int]:
+    """Report episodes whose environment answers otherwise now. Returns how many were played again, of how many.
+
+    Args:
+        samples: episodes to play, whole groups; 0 for all.
+
+    Raises:
+        CannotRerun: the environment is the user's own, not deterministic, of another version, or parents are not here whole.
+    """
+    stated = held.recipe.get("environment")
+    if not isinstance(stated, Mapping):
+        return 0, 0
+    config = _config(stated)
+    tokenizer = _tokenizer(held, world)
+    rows = world.columns(held, Rollouts, {name: pl.col(name) for name in READ})
+    turns = world.columns(held, Turns, {name: pl.col(name) for name in Turns.columns()})
+    if rows is None or turns is None:
+        raise CannotRerun("its rollouts or turns are not whole")
+    prompts, spoken = prompts_of(held, world), episodes_of(turns)
+    chosen = _chosen(rows, samples)
+    files = held.tables(Rollouts.title())
+    with Host(config) as host:
+        for row in chosen.iter_rows(named=True):
+            prompt = prompts.get(row["prompt_id"])
+            if prompt is None:
+                raise CannotRerun("its prompts are not here whole")
+            game = _Game(host, Between(tokenizer), tokenizer, held.recipe)
+            if why := game.difference(row, spoken.get((row["group_id"], row["sample_index"]), []), prompt):
+                held.spot(world.ledger, files[row["file"]].path).error(
+                    "derivation", "episode", expected=why[0], found=why[1], remedy=REMEDY, row=row["row"], column=why[2]
+                )
+    return len(chosen), len(rows)
+
+
+def _config(stated: Mapping[str, Any]) -> EnvironmentConfig:
+    name, args = str(stated.get("name")), stated.get("args") or {}
+    if name not in BUILTINS:
+        raise CannotRerun(f"{name} is the user's own environment, and an audit runs no code that comes with the data")
+    if stated.get("version", 1) != VERSIONS.get(name, 1):
+        raise CannotRerun(f"another version of {name} answered then")
+    if not resolve(name, args).deterministic:
+        raise CannotRerun(f"{name} may answer otherwise each time")
+    return EnvironmentConfig(name=name, args=dict(args))
+
+
+def _tokenizer(held: Held, world: World) -> Any:
+    from pipeline.sources.tokenizer import load_tokenizer
+
+    return load_tokenizer(Path(parent_path(held, world, "policy")), trust_remote_code=False)
+
+
+def _chosen(rows: pl.DataFrame, samples: int) -> pl.DataFrame:
+    """Whole groups, in the order of a hash of their names."""
+    sound = rows.filter(pl.col("status").is_in(["ok", "truncated", "reward_error"]))
+    names = sorted(sound["group_id"].unique(), key=lambda name: hashlib.sha256(name.encode()).digest())
+    sizes = dict(sound.group_by("group_id").len().iter_rows())
+    taken = [name for name, before in zip(names, itertools.accumulate((sizes[n] for n in names), initial=0), strict=False)
+             if not samples or before < samples]  # fmt: skip
+    return sound.filter(pl.col("group_id").is_in(pl.Series(taken, dtype=pl.String).implode()))
+
+
+class _Game:
+    """One episode, played by what is stored."""
+
+    def __init__(self, host: Host, between: Between, tokenizer: Any, recipe: Mapping[str, Any]) -> None:
+        self._host, self._between, self._tokenizer, self._recipe = host, between, tokenizer, recipe
+
+    def difference(
+        self, row: Mapping[str, Any], turns: Sequence[EpisodeTurn], prompt: Mapping[str, Any]
+    ) -> tuple[str, str, str] | None:
+        """What the environment says, what is stored, and in which column; None if they are the same."""
+        key, tokens = (0, row["row"], row["sample_index"]), row["completion_token_ids"]
+        self._host.start(key, prompt, self._seed(row))
+        try:
+            said, rounds = self._heard(), list(_rounds(turns))
+            for number, (drawn, others) in enumerate(rounds):
+                if drawn is not None:
+                    if drawn.status != "ok":
+                        return None
+                    self._host.step(key, self._action(tokens[drawn.start : drawn.start + drawn.length]))
+                    said = self._heard()
+                    if said.reward != drawn.reward:
+                        return f"reward {said.reward}", f"{drawn.reward} for the turn at {drawn.start}", "reward"
+                if said.error is not None:
+                    return f"an environment that fails: {said.error}", "an episode without that", "status"
+                goes_on = number + 1 < len(rounds)
+                if said.done if goes_on else row["finish_reason"] == "stop" and not said.done:
+                    return f"an environment that says it is {'over' if goes_on else 'not over'}", "otherwise", "finish_reason"
+                stored = [tokens[turn.start : turn.start + turn.length] for turn in others]
+                last = tokens[drawn.start + drawn.length - 1] if drawn is not None and drawn.length else None
+                wanted = self._between.tokens(said.messages, last) if goes_on else []
+                if stored != wanted:
+                    texts = [self._tokenizer.decode([one for piece in pieces for one in piece]) for pieces in (wanted, stored)]
+                    return f"{texts[0]!r} from the environment", f"{texts[1]!r}", "completion_token_ids"
+            return None
+        finally:
+            self._host.end(key)
+
+    def _heard(self) -> Observation:
+        return self._host.answers.get(timeout=ANSWER_SECONDS)[1]
+
+    def _action(self, tokens: list[int]) -> str:
+        sampling = self._recipe["sampling"]
+        whole = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        stop = next((text for text in sampling.get("stop") or () if text in whole), None)
+        turn = Reply((0, 0, 0), tokens, [], "stop", whole if stop else None, None, stop)
+        return text_of(turn, self._tokenizer, keep_stop=bool(sampling.get("keep_stop_text")))
+
+    def _seed(self, row: Mapping[str, Any]) -> int:
+        selection = self._recipe["selection"]
+        group = row["group_id"].rpartition("@")[0]
+        return completion_seed(selection["seed"], self._recipe["purpose"], selection["iteration"], group, row["sample_index"])
+
+
+def _rounds(turns: Sequence[EpisodeTurn]) -> Iterator[tuple[EpisodeTurn | None, list[EpisodeTurn]]]:
+    """Each turn of the policy with what was said to it; first what was said before, with no turn."""
+    drawn: EpisodeTurn | None = None
+    others: list[EpisodeTurn] = []
+    for turn in turns:
+        if turn.who == "policy":
+            yield drawn, others
+            drawn, others = turn, []
+        else:
+            others.append(turn)
+    yield drawn, others

@@ -1,0 +1,270 @@
+"""Episodes: what is drawn stays as it was drawn, the environment's tokens are masked, and every end has its name."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.common.errors import UserError
+from pipeline.config.environment import EnvironmentConfig
+from pipeline.config.run import RunConfig
+from pipeline.generate.engine import CompletionRequest, Reply
+from pipeline.generate.episodes import turn_seed
+from pipeline.generate.order import rollouts_request
+from pipeline.generate.stage import generate
+from pipeline.look.audit.audit import audit
+from pipeline.regrade.plan import grade_request
+from pipeline.regrade.stage import grade
+from pipeline.run.process import Reporter
+from pipeline.sources import models as base_model
+from pipeline.sources.order import import_request
+from pipeline.sources.tokenizer import load_tokenizer
+from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.store.store import load_artifact
+from schemas import Prompts, Rollouts, Turns
+
+BASE = Path(__file__).resolve().parents[3] / "data" / "base"
+EOS = 1
+GAMES = """
+    class Guess:
+        # says how far off a guess is, pays for the right one, and fails, fills the context or never ends where it is told to
+        deterministic = True
+
+        def __init__(self, most=99):
+            self.most = most
+
+        def start(self, prompt, seed):
+            self.wanted = int(prompt["answer"])
+
+        def step(self, action):
+            match action:
+                case "fail":
+                    raise ValueError("no such move")
+                case "long":
+                    return "x" * 1000, None, False, {}
+                case "million":
+                    return "x" * (1 << 20), None, False, {}
+                case "special":
+                    return "<eos><pad>", -0.25, False, {}
+                case "several":
+                    return ["a", {"role": "tool", "name": "t", "content": "b", "error": True}], None, False, {}
+            off = int(action) - self.wanted
+            return f" off by {off}", 1.0 if off == 0 else -0.25, off == 0, {}
+"""
+
+Script = Callable[[int, int], list[str]]
+"""What the policy says in each turn of a group's sample; a turn ends with <eos>, unless it ends with "…": then it is cut."""
+
+
+class Scripted:
+    """Says what a script says, as an engine that draws token by token, and remembers what it was asked."""
+
+    name = "scripted"
+    tokens: list[int] = []
+
+    def __init__(self, script: Script) -> None:
+        self.notes: dict[str, Any] = {}
+        self.tokenizer = load_tokenizer(BASE, trust_remote_code=False)
+        self.asked: list[CompletionRequest] = []
+        self._script, self._bell = script, SimpleQueue[None]()
+        self._turn: dict[tuple[int, int, int], int] = {}
+
+    def engine_for(self, *_: Any, **__: Any) -> Scripted:
+        return self
+
+    def rest(self) -> None: ...
+
+    def wake(self) -> None:
+        self._bell.put(None)
+
+    def run(self, asks: Iterator[Sequence[CompletionRequest]], in_flight: int) -> Iterator[list[Reply]]:
+        waiting = deque[CompletionRequest]()
+        for several in asks:
+            waiting += several
+            if waiting:
+                yield [self._reply(waiting.popleft())]
+            elif not several:
+                self._bell.get(timeout=60)
+        while waiting:
+            yield [self._reply(waiting.popleft())]
+
+    def _reply(self, ask: CompletionRequest) -> Reply:
+        self.asked.append(ask)
+        turn = self._turn[ask.key] = self._turn.get(ask.key, -1) + 1
+        text = self._script(ask.key[1], ask.key[2])[turn]
+        tokens = [*self.tokenizer.encode(text.removesuffix("…")), *([] if text.endswith("…") else [EOS])]
+        tokens, reason = tokens[: ask.sampling.max_tokens], "stop"
+        if len(tokens) == ask.sampling.max_tokens and tokens[-1] != EOS:
+            reason = "length"
+        return Reply(ask.key, tokens, [-0.5] * len(tokens), reason, None, None)
+
+
+class Player:
+    """A model and prompts in a store, and rollouts of it with an environment."""
+
+    def __init__(self, root: Path, config: RunConfig) -> None:
+        self.store, self.config = Store(root), config
+        files = base_model.model_files(BASE)
+        self.policy = base_model.import_model(self.store, import_request({"all": "1"}), files, "here", None)
+        rows = [{"prompt_id": f"p{n}", "question": f"{n}+1", "answer": "1", "prompt_text": f"Q:{n}+1="} for n in range(2)]
+        with self.store.work(Request("prompts", "prompts/1", {"chat": False})) as work:
+            assert isinstance(work, Work)
+            work.write_table("prompts.parquet", pl.DataFrame(rows).with_columns(metadata=pl.lit(None, pl.String)), Prompts)
+            self.prompts = work.finish({"prompts": 2})
+
+    def play(self, script: Script, environment: dict[str, Any], components: Sequence[dict[str, Any]] = ()) -> Any:
+        """The finished artifact, and the engine."""
+        reward = self.config.reward.model_validate({"components": list(components) or [{"grader": "environment"}]})
+        told = EnvironmentConfig.model_validate(environment)
+        config = self.config.model_copy(update={"reward": reward, "environment": told})
+        request, engine = rollouts_request(config, 0, self.policy, self.prompts), Scripted(script)
+        spec = {
+            "store": str(self.store.root),
+            "policy": str(self.policy.path),
+            "trust_remote_code": False,
+            "engine": config.engine.model_dump(mode="json"),
+            "reward": reward.model_dump(mode="json"),
+            "environment": told.model_dump(mode="json"),
+            "jobs": [{"request": request.to_json(), "prompts": str(self.prompts.path)}],
+        }
+        made = generate(spec, _silent(), engine)
+        return load_artifact(made["artifacts"][0]), engine
+
+
+def _silent() -> Reporter:
+    return Reporter(os.open(os.devnull, os.O_WRONLY))
+
+
+@pytest.fixture
+def player(make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
+    (tmp_path / "games.py").write_text(textwrap.dedent(GAMES), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config = make_config({"generate.prompts": 2, "generate.samples": 2, "generate.max_tokens": 16, "generate.shard_groups": 1})
+    return Player(tmp_path / "store", config)
+
+
+def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
+    return read_table(artifact, Rollouts).sort("group_id", "sample_index").to_dicts()
+
+
+def turns_of(artifact: Artifact, row: dict[str, Any]) -> list[tuple[Any, ...]]:
+    turns = read_table(artifact, Turns).filter(pl.col("group_id") == row["group_id"], sample_index=row["sample_index"])
+    return turns.sort("turn").select("start", "length", "who", "name", "reward", "status").rows()
+
+
+def test_an_episode_is_a_row_whose_tokens_are_partly_the_environments(player: Player) -> None:
+    made, engine = player.play(lambda group, sample: ["7", "1"][sample == 1 :], {"name": "games:Guess"})
+    first, second, *_ = rows_of(made)
+    said = engine.tokenizer.encode(" off by 6")
+    seven, one = (engine.tokenizer.encode(text) for text in "71")
+    assert first["completion_token_ids"] == [*seven, EOS, *said, *one, EOS]
+    assert first["action_mask"] == [True] * 2 + [False] * len(said) + [True] * 2
+    assert first["behavior_logprobs"] == [-0.5] * 2 + [0.0] * len(said) + [-0.5] * 2
+    assert first["completion_text"] == "7 off by 61" and (first["status"], first["finish_reason"]) == ("ok", "stop")
+    assert (first["reward"], first["reward_environment"]) == (0.75, 0.75)
+    assert turns_of(made, first) == [
+        (0, 2, "policy", None, -0.25, "ok"),
+        (2, len(said), "environment", None, None, "ok"),
+        (2 + len(said), 2, "policy", None, 1.0, "ok"),
+    ]
+    assert second["action_mask"] is None and second["reward"] == 1.0 and len(turns_of(made, second)) == 1
+
+
+def test_the_prompt_of_a_turn_is_the_tokens_of_the_last_one(player: Player) -> None:
+    made, engine = player.play(lambda group, sample: ["7", "8", "1"], {"name": "games:Guess"})
+    asks = [ask for ask in engine.asked if ask.key == (0, 0, 0)]
+    row = next(row for row in rows_of(made) if row["seed"] == asks[0].seed)
+    whole = row["prompt_token_ids"] + row["completion_token_ids"]
+    starts = [start for start, _, who, *_ in turns_of(made, row) if who == "policy"]
+    assert [ask.prompt_token_ids for ask in asks] == [whole[: len(row["prompt_token_ids"]) + start] for start in starts]
+    assert [ask.seed for ask in asks] == [turn_seed(row["seed"], number) for number in range(3)]
+    assert len({ask.seed for ask in asks}) == 3
+
+
+def test_twelve_turns_beside_one(player: Player) -> None:
+    made, _ = player.play(lambda group, sample: ["9"] * (11 * sample) + ["1"], {"name": "games:Guess", "max_turns": 12})
+    assert [sum(who == "policy" for _, _, who, *_ in turns_of(made, row)) for row in rows_of(made)] == [1, 12, 1, 12]
+    assert {row["status"] for row in rows_of(made)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("says", "environment", "ends", "turns"),
+    [
+        (["7", "7", "7"], {"max_turns": 2}, ("truncated", "turns"), ["ok", "ok", "ok"]),
+        (["7" * 40], {}, ("truncated", "length"), ["turn_limit"]),
+        (["7", "7" * 40], {"max_tokens": 20}, ("truncated", "tokens"), ["ok", "ok", "episode_limit"]),
+        (["7", "7"], {"max_tokens": 11}, ("truncated", "tokens"), ["ok"]),
+        (["long"], {}, ("truncated", "context"), ["ok"]),
+        (["million"], {}, ("truncated", "context"), ["ok"]),
+    ],
+)
+def test_every_cut_has_its_name(player: Player, says: list[str], environment: Any, ends: Any, turns: list[str]) -> None:
+    graders = [{"grader": "exact_match"}]
+    made, _ = player.play(lambda group, sample: says, {"name": "games:Guess", **environment}, graders)
+    row = rows_of(made)[0]
+    assert (row["status"], row["finish_reason"]) == ends
+    assert [status for *_, status in turns_of(made, row)] == turns
+
+
+def test_an_environment_that_fails_marks_its_episode_and_the_others_go_on(player: Player) -> None:
+    script = lambda group, sample: ["7", "fail"] if (group, sample) == (0, 0) else ["1"]  # noqa: E731
+    made, _ = player.play(script, {"name": "games:Guess", "max_failed_share": 0.25})
+    first, *others = sorted(rows_of(made), key=lambda row: row["status"])
+    assert (first["status"], first["error"], first["reward"]) == ("environment_error", "ValueError: no such move", None)
+    assert len(first["action_mask"]) == len(first["completion_token_ids"]) and {row["status"] for row in others} == {"ok"}
+    assert audit(made.path).status == 0
+
+
+def test_too_many_failures_stop_the_run_and_are_played_again(player: Player) -> None:
+    with pytest.raises(UserError, match=r"the environment failed in 1 of 4 episodes, more than environment.max_failed_share=0.2"):
+        player.play(lambda group, sample: ["fail"] if (group, sample) == (0, 0) else ["1"], {"name": "games:Guess"})
+    made, _ = player.play(lambda group, sample: ["1"], {"name": "games:Guess"})
+    assert made.summary["statuses"] == {"ok": 4}
+
+
+def test_names_of_special_tokens_in_what_it_says_stay_text(player: Player) -> None:
+    made, engine = player.play(lambda group, sample: ["special", "1"], {"name": "games:Guess"})
+    row = rows_of(made)[0]
+    said = [id for id, drawn in zip(row["completion_token_ids"], row["action_mask"], strict=True) if not drawn]
+    assert len(said) == len("<eos><pad>") and engine.tokenizer.decode(said, skip_special_tokens=True) == "<eos><pad>"
+
+
+def test_several_messages_are_turns_of_their_own(player: Player) -> None:
+    made, _ = player.play(lambda group, sample: ["several", "1"], {"name": "games:Guess"})
+    assert [turn[2:4] + turn[5:] for turn in turns_of(made, rows_of(made)[0])] == [
+        ("policy", None, "ok"),
+        ("environment", None, "ok"),
+        ("tool", "t", "tool_error"),
+        ("policy", None, "ok"),
+    ]
+
+
+def test_the_calculator_works_out_what_stands_between_brackets(player: Player) -> None:
+    graders = [{"grader": "regex", "args": {"pattern": r"A:(-?[0-9]+)$"}}]
+    made, _ = player.play(lambda group, sample: ["[0+1]", "[2**]", " A:1"], {"name": "calculator"}, graders)
+    row = rows_of(made)[1]
+    assert row["completion_text"] == "[0+1]1[2**]? A:1" and row["reward"] == 1.0
+    assert [turn[3:] for turn in turns_of(made, row)][1::2] == [("calculator", None, "ok"), ("calculator", None, "tool_error")]
+    found = audit(made.path, deep=True, samples=4)
+    assert not [f for f in found.findings if f.severity == "error" and f.check not in ("logprobs", "seed", "prompts drawn")]
+    assert ("episodes played again", 4, 4) in [(count.what, count.done, count.total) for count in found.counts]
+
+
+def test_stored_episodes_are_graded_again_by_what_the_environment_gave(player: Player) -> None:
+    graders = [{"grader": "exact_match"}]
+    made, _ = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess"}, graders)
+    reward = player.config.reward.model_validate({"components": [{"grader": "environment"}]})
+    job = {"request": grade_request(made, reward).to_json(), "rollouts": str(made.path), "prompts": str(player.prompts.path)}
+    graded = grade({"store": str(player.store.root), "reward": reward.model_dump(mode="json"), "jobs": [job]}, _silent())
+    again = load_artifact(graded["artifacts"][0])
+    assert {row["reward"] for row in rows_of(made)} == {0.0} and {row["reward"] for row in rows_of(again)} == {0.75}
+    assert [turns_of(made, row) for row in rows_of(made)] == [turns_of(again, row) for row in rows_of(again)]
+    assert audit(again.path).status == 0
