@@ -16,6 +16,7 @@ from pipeline.store import Artifact
 from pipeline.store.files import whole_file
 from pipeline.store.tables import scan_table
 from schemas import Rollouts
+from schemas.rollouts import ENVIRONMENT_ERROR
 
 COLUMNS = ("group_id", "sample_index", COMPLETION, "prompt", "completion", "answer", "label", "annotator", "comment")
 LONGEST_CELL = 30_000
@@ -47,7 +48,8 @@ def write_sheet(artifact: Artifact, out: Path, rows: int | None, annotators: Seq
     total = sum(file.rows or 0 for file in artifact.files if file.table and file.table.startswith("rollouts/"))
     wanted = total if rows is None else min(rows, total)
     taken = pl.Series([number * total // wanted for number in range(wanted)], dtype=pl.UInt32)
-    chosen = frame.with_row_index("row").filter(pl.col("row").is_in(taken.implode()), pl.col("status") != "engine_error")
+    answered = ~pl.col("status").is_in(["engine_error", ENVIRONMENT_ERROR])
+    chosen = frame.with_row_index("row").filter(pl.col("row").is_in(taken.implode()), answered)
     written = 0
     with whole_file(out) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
