@@ -25,6 +25,7 @@ from flows.commands import (
     grading,
     importing,
     init,
+    labelling,
     looking,
     probe,
     report,
@@ -63,6 +64,7 @@ COMMANDS = (
     importing,
     exporting,
     grading,
+    labelling,
     spec,
 )
 
@@ -91,7 +93,7 @@ GROUPS = {
     "Runs": ("run", "generate", "evaluate", "shape", "train", "schedule", "deploy", "spec"),
     "Figures": ("status", "report", "compare", "track"),
     "Artifacts": ("show", "diff", "audit", "lineage", "repair", "gc", "sign", "verify"),
-    "Data from elsewhere, and for elsewhere": ("import", "export", "grade"),
+    "Data from elsewhere, and for elsewhere": ("import", "export", "grade", "label"),
 }
 """How `rollbook --help` lists the commands."""
 
