@@ -1,4 +1,4 @@
-"""The lineage as a picture: artifacts from left to right, each right of everything it was made from."""
+"""The lineage as a picture: artifacts from the top down, each below everything it was made from, in rows that fit a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from pipeline.look.audit.lineage import Graph, LineageNode
 
-WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 168, 44, 64, 14, 8
+WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 148, 44, 16, 34, 4
+WIDE, NARROW = 8, 2
+"""Artifacts of one row, on a page of 1,400 pixels and of 400."""
 ROLES: Mapping[str, str] = {
     "prompts": "s5",
     "rollouts": "s0",
@@ -39,7 +41,7 @@ class Curve:
     path: str
     """As SVG path data."""
     far: bool
-    """Whether it passes over other columns."""
+    """Whether it passes over other rows."""
 
 
 @dataclass(frozen=True)
@@ -52,30 +54,34 @@ class Picture:
     curves: tuple[Curve, ...]
 
 
-def draw(graph: Graph) -> Picture:
-    """Lay the graph out."""
-    layers = graph.layers()
-    tallest = max((len(layer) for layer in layers), default=0)
+def draw(graph: Graph, across: int = WIDE) -> Picture:
+    """Lay the graph out.
+
+    Args:
+        across: most artifacts of one row; a layer of more takes several rows.
+    """
+    rows = [layer[start : start + across] for layer in graph.layers() for start in range(0, len(layer), across)]
+    longest = max((len(row) for row in rows), default=0)
     boxes: dict[str, Box] = {}
-    for column, layer in enumerate(layers):
-        top = MARGIN + (tallest - len(layer)) * (HEIGHT + DOWN) // 2
-        for row, node in enumerate(layer):
-            x, y = MARGIN + column * (WIDTH + ACROSS), top + row * (HEIGHT + DOWN)
+    for number, row in enumerate(rows):
+        left = MARGIN + (longest - len(row)) * (WIDTH + ACROSS) // 2
+        for place, node in enumerate(row):
+            x, y = left + place * (WIDTH + ACROSS), MARGIN + number * (HEIGHT + DOWN)
             boxes[node.id] = Box(node, x, y, ROLES.get(node.kind, "muted"), _label(node))
     curves = tuple(
         _curve(boxes[parent.id], boxes[node.id])
         for node in graph.nodes.values()
         for parent in {parent.id: parent for parent in node.parents}.values()
     )
-    width = 2 * MARGIN + len(layers) * WIDTH + max(len(layers) - 1, 0) * ACROSS
-    height = 2 * MARGIN + tallest * HEIGHT + max(tallest - 1, 0) * DOWN
+    width = 2 * MARGIN + longest * WIDTH + max(longest - 1, 0) * ACROSS
+    height = 2 * MARGIN + len(rows) * HEIGHT + max(len(rows) - 1, 0) * DOWN
     return Picture(width, height, tuple(boxes.values()), curves)
 
 
 def _curve(start: Box, end: Box) -> Curve:
-    x1, y1, x2, y2 = start.x + WIDTH, start.y + HEIGHT // 2, end.x, end.y + HEIGHT // 2
-    bend = ACROSS // 2
-    return Curve(f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", far=x2 - x1 > ACROSS)
+    x1, y1, x2, y2 = start.x + WIDTH // 2, start.y + HEIGHT, end.x + WIDTH // 2, end.y
+    bend = DOWN // 2
+    return Curve(f"M{x1} {y1} C{x1} {y1 + bend} {x2} {y2 - bend} {x2} {y2}", far=y2 - y1 > DOWN)
 
 
 def _label(node: LineageNode) -> str:
@@ -86,5 +92,5 @@ def _label(node: LineageNode) -> str:
     if node.kind == "checkpoint" and isinstance(iteration, int):
         return f"checkpoint {iteration}"
     if node.kind == "rollouts" and isinstance(purpose, str):
-        return f"rollouts, {purpose[:12]}"
+        return f"rollouts, {purpose[:8]}"
     return node.kind

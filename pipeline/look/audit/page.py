@@ -10,10 +10,12 @@ from typing import Any
 
 from pipeline.common.text import count, duration, number
 from pipeline.look.audit.audit import Audit
-from pipeline.look.audit.drawing import HEIGHT, WIDTH, draw
-from pipeline.look.audit.findings import AREAS, SEVERITIES
+from pipeline.look.audit.drawing import HEIGHT, NARROW, WIDE, WIDTH, draw
+from pipeline.look.audit.findings import AREAS, SEVERITIES, Severity
 from pipeline.look.audit.lineage import Graph
+from pipeline.look.audit.remedies import in_order
 from pipeline.look.audit.terminal import looked, verdict
+from pipeline.look.report.made import made
 from pipeline.look.report.page import Tile, page_environment
 from pipeline.store.files import write_text
 
@@ -35,7 +37,8 @@ class LineageRow:
     stage: str
     parents: tuple[tuple[str, str, str], ...]
     """Role, id and its first digits."""
-    command: str
+    command: int | None
+    """Its place in the list of commands, from 1."""
     made: str
     place: str
     findings: int
@@ -58,17 +61,21 @@ def render(audit: Audit) -> str:
     return template.render(
         audit=audit,
         verdict=verdict(audit),
+        made=made(node.held.manifest.provenance for node in audit.graph.nodes.values() if node.held),
+        mending=in_order(audit.findings),
         tiles=list(_tiles(audit)),
         severities=SEVERITIES,
         findings=audit.findings[:MOST_FINDINGS],
         left_out=max(len(audit.findings) - MOST_FINDINGS, 0),
         areas=[(area, about, [looked(c) for c in audit.counts if c.area == area]) for area, about in AREAS.items()],
-        figures=[(figure, number(figure.value, 4)) for figure in audit.figures],
+        figures=[(beyond, [(f, number(f.value, 4)) for f in audit.figures if f.beyond == beyond]) for beyond in (True, False)],
         decades=DECADES,
         distributions=[(one, _shares(one.counts), _quantiles(one)) for one in audit.distributions],
-        picture=draw(audit.graph) if drawn else None,
+        pictures={"wide": draw(audit.graph, WIDE), "narrow": draw(audit.graph, NARROW)} if drawn else {},
         box=(WIDTH, HEIGHT),
+        damaged=_damaged(audit),
         rows=list(_rows(audit.graph, audit)),
+        commands=audit.graph.commands,
     )
 
 
@@ -93,11 +100,19 @@ def _quantiles(distribution: Any) -> str:
     return ", ".join(f"{name} {value:.2g}" for name, value in distribution.quantiles.items())
 
 
+def _damaged(audit: Audit) -> dict[str, tuple[Severity, int]]:
+    """The worst severity of what was found of an artifact, and how much was; notes count for nothing."""
+    found: dict[str, tuple[Severity, int]] = {}
+    for finding in audit.findings:  # the worst come first
+        if finding.id is not None and finding.severity != "note":
+            worst, number = found.get(finding.id, (finding.severity, 0))
+            found[finding.id] = (worst, number + 1)
+    return found
+
+
 def _rows(graph: Graph, audit: Audit) -> Iterator[LineageRow]:
-    found: dict[str | None, int] = {}
-    for finding in audit.findings:
-        if finding.severity != "note":
-            found[finding.id] = found.get(finding.id, 0) + 1
+    found = _damaged(audit)
+    numbers = {command: place for place, command in enumerate(graph.commands, start=1)}
     for node in graph.nodes.values():
         provenance = node.held.manifest.provenance if node.held else None
         made = f"{provenance.created}, {duration(provenance.seconds)}, on {provenance.host}" if provenance else ""
@@ -107,8 +122,8 @@ def _rows(graph: Graph, audit: Audit) -> Iterator[LineageRow]:
             kind=node.kind,
             stage=node.stage,
             parents=tuple((parent.role, parent.id, graph.nodes[parent.id].short) for parent in node.parents),
-            command=node.command,
+            command=numbers.get(node.command),
             made=made,
             place=node.held.folder.place.url if node.held else "not here",
-            findings=found.get(node.id, 0),
+            findings=found[node.id][1] if node.id in found else 0,
         )

@@ -84,7 +84,7 @@ def render(compared: Compared) -> str:
         more_style=Markup((here / "comparison.css").read_text(encoding="utf-8")),
         scripts=[script("comparison.js"), script("readings.js")],
         verdict=ranking_verdict(compared),
-        made=made([compared.artifact]),
+        made=made([compared.artifact.manifest.provenance]),
         tiles=_headline(compared),
         entries=_entries(compared),
         ranking=ranking_grid(compared),

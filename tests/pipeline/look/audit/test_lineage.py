@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipeline.common.errors import UserError
 from pipeline.look.audit.audit import audit
-from pipeline.look.audit.drawing import draw
+from pipeline.look.audit.drawing import NARROW, WIDE, WIDTH, draw
 from pipeline.look.audit.exports import openlineage, prov
 from pipeline.look.audit.findings import Ledger
 from pipeline.look.audit.gather import gather
@@ -105,13 +105,17 @@ def test_the_tree_unfolds_every_artifact_once_and_names_commands(made: Path) -> 
     assert sum(line.startswith("[1] ") for line in lines) == 1
 
 
-def test_layers_put_every_artifact_right_of_its_parents(made: Path) -> None:
+@pytest.mark.parametrize(("across", "page"), [(WIDE, 1330), (NARROW, 376)])
+def test_every_artifact_stands_below_its_parents_and_all_of_them_fit_the_page(made: Path, across: int, page: int) -> None:
     graph = graph_at(made)
-    boxes = {box.node.id: box for box in draw(graph).boxes}
+    picture = draw(graph, across)
+    boxes = {box.node.id: box for box in picture.boxes}
     for node in graph.nodes.values():
-        assert all(boxes[parent.id].x < boxes[node.id].x for parent in node.parents)
+        assert all(boxes[parent.id].y < boxes[node.id].y for parent in node.parents)
     places = [(box.x, box.y) for box in boxes.values()]
-    assert len(set(places)) == len(places)
+    assert len(set(places)) == len(places) == len(graph.nodes)
+    assert picture.width <= page
+    assert max(box.x for box in picture.boxes) + WIDTH <= picture.width
 
 
 def test_prov_has_an_entity_and_an_activity_per_artifact_and_a_use_per_parent(made: Path) -> None:

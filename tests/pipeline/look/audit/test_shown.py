@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from pipeline.look.audit.audit import Audit, audit
@@ -87,6 +88,42 @@ def test_the_page_of_a_deep_audit_shows_how_logprobs_differ(made: Path) -> None:
     assert "rollbook sign" in html
     for node in found.graph.nodes.values():
         assert html.count(f'id="a-{node.short}"') == 1
+
+
+def test_every_finding_is_a_card_with_its_remedy_and_the_commands_that_do_it(copied) -> None:
+    target = copied.artifact("rollouts", purpose="train")
+    file = target / "part-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-9] + b"somewhere")
+    found = audit(copied.store)
+    html = render(found)
+    cards = re.findall(r'<article class="finding (\w+)">(.*?)</article>', html, re.DOTALL)
+    assert [severity for severity, _ in cards] == [finding.severity for finding in found.findings]
+    for finding, (_, card) in zip(found.findings, cards, strict=True):
+        assert f"<dt>remedy</dt><dd>{escape(finding.remedy)}</dd>" in card
+        assert all(str(escape(command)) in card for command in finding.commands)
+
+
+def test_what_is_damaged_is_marked_in_both_pictures_and_in_the_list(copied) -> None:
+    target = copied.artifact("rollouts", purpose="train")
+    file = target / "part-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-9] + b"somewhere")
+    found = audit(copied.store)
+    html, wrong = render(found), {finding.id for finding in found.findings if finding.severity == "error"}
+    assert wrong
+    for id in wrong:
+        assert html.count(f'<a href="#a-{id[:12]}" class="damaged">') == 2
+        assert html.count(f'<tr id="a-{id[:12]}" class="damaged">') == 1
+    assert html.count('class="damaged"') == 3 * len(wrong)
+
+
+def test_figures_within_their_limits_are_folded(made: Path) -> None:
+    found = audit(made)
+    fine = [figure for figure in found.figures if not figure.beyond]
+    section = render(found).split('<section id="hygiene">')[1].split("</section>")[0]
+    beyond, folded = section.split("<details>")
+    assert f"{len(fine)} figures within their limits, or without one" in folded
+    assert folded.count("<tr>") == 1 + len(fine)
+    assert beyond.count("<tr>") == (1 + len(found.figures) - len(fine) if len(fine) < len(found.figures) else 0)
 
 
 def test_machines_get_every_finding_with_all_its_fields(hostile: Audit) -> None:
