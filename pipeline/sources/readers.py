@@ -171,9 +171,9 @@ def json_object(line: bytes) -> dict[str, Any]:
         raise ValueError(f"not valid JSON: {str(error).partition(';')[0]}") from None
     if not isinstance(value, dict):
         raise ValueError(f'expected an object such as {{"question": ...}}, found {type(value).__name__}')
-    if _depth(value) > DEEPEST:
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
         raise ValueError(f"more than {DEEPEST} lists or objects inside one another")
-    if "\\ud" in text.lower():
+    if "\\ud" in text or "\\uD" in text:
         try:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid in JSON, but is not text
         except UnicodeEncodeError as error:
@@ -186,11 +186,10 @@ class _TwiceError(ValueError):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for name, item in pairs:
-        if name in value:
-            raise _TwiceError(f"{name!r} is there twice")
-        value[name] = item
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(f"{next(name for place, name in enumerate(names) if name in names[:place])!r} is there twice")
     return value
 
 

@@ -56,6 +56,10 @@ def encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[
     """
     if not texts:
         return []
+    if not special and (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        backend.no_truncation()
+        backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
     found: list[list[int]] = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
     first, begin = tokenizer.bos_token_id, tokenizer.bos_token
     if not special or first is None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pipeline.common.errors import UserError
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
@@ -29,6 +29,17 @@ class Options:
     """Columns that are parts of the reward, for formats that do not say which."""
     explode: tuple[str, ...] = ()
     """Columns of aligned lists, each place of which is a row of its own."""
+
+
+class Columns(NamedTuple):
+    """What many rows say, value by value."""
+
+    values: dict[str, list[Any]]
+    """By our names."""
+    components: dict[str, list[Any]]
+    """Parts of the reward."""
+    rest: list[dict[str, Any]] | None
+    """Columns that have no place in the rollouts; None where no row has any."""
 
 
 class Format:
@@ -92,6 +103,15 @@ class Format:
             raise ValueError(f"no metric {missing[0]!r}, which --rewards names; there are {', '.join(metrics)}")
         values = [metrics[name] for name in names]
         return None if None in values else math.fsum(value for value in values if value is not None)
+
+    @classmethod
+    def reads_row_by_row(cls) -> bool:
+        """Whether what a row says does not depend on other rows, so that an import can go on in the middle."""
+        return cls.read is Format.read
+
+    def columns(self, rows: Sequence[SourceRow]) -> Columns | None:
+        """What rows of one form say, column by column and unchecked; None where each must be looked at by itself."""
+        return None
 
     def read(self, rows: Iterable[SourceRow]) -> Iterator[Known | Misfit]:
         """What the rows say, in their order."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Messages = list[dict[str, Any]]
+Position = tuple[int, int]
+"""Where an import is: files that it has read, and rows of the file after them."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
 from pipeline.exchange.imports.format import LONGEST_CONTENT
-from pipeline.exchange.imports.known import Misfit, SourceRow
+from pipeline.exchange.imports.known import Misfit, Position, SourceRow
 from pipeline.sources.readers import BATCH_ROWS, LFS, json_object, numbered_lines
 from pipeline.store.space import readable
 
@@ -30,6 +31,8 @@ EXPORT = "rollbook-export.json"
 """The record of `rollbook export`."""
 BESIDE = ("origins", "remarks")
 """Tables of an export that are no completions, by the beginnings of their files' names."""
+TOGETHER, SIZE_TOGETHER = 4096, 16 << 20
+"""Rows of a batch, and characters of their texts, about."""
 LOOKED_AT = 16
 """First rows whose columns say the format."""
 
@@ -102,14 +105,50 @@ def read_rows(files: Sequence[Path]) -> Iterator[SourceRow | Misfit]:
         DataError: a file cannot be read at all.
     """
     for file, name in zip(files, names_of(files), strict=True):
-        try:
-            with file.open("rb") as opened:
-                if opened.read(len(LFS)) == LFS:
-                    raise DataError(f"{file}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
-            yield from _reader(file)(file, name)
-        except (pa.ArrowException, OSError) as error:
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"{file}: cannot be read: {why}") from None
+        yield from _rows_of(file, name)
+
+
+def read_batches(files: Sequence[Path], start: Position) -> Iterator[tuple[list[SourceRow | Misfit], Position]]:
+    """Rows of the files, some thousand together, and where they end.
+
+    Args:
+        start: where to begin.
+
+    Raises:
+        DataError: a file cannot be read at all.
+    """
+    batch: list[SourceRow | Misfit] = []
+    size = 0
+    for number, (file, name) in enumerate(zip(files, names_of(files), strict=True)):
+        if number < start[0]:
+            continue
+        done = start[1] if number == start[0] else 0
+        for row in islice(_rows_of(file, name), done, None):
+            batch.append(row)
+            done, size = done + 1, size + _size(row)
+            if len(batch) >= TOGETHER or size >= SIZE_TOGETHER:
+                yield batch, (number, done)
+                batch, size = [], 0
+    if batch:
+        yield batch, (len(files), 0)
+
+
+def _size(row: SourceRow | Misfit) -> int:
+    """About how much a row holds."""
+    if isinstance(row, Misfit):
+        return len(row.content or "")
+    return sum(len(value) for value in row.values.values() if isinstance(value, str | list | dict))
+
+
+def _rows_of(file: Path, name: str) -> Iterator[SourceRow | Misfit]:
+    try:
+        with file.open("rb") as opened:
+            if opened.read(len(LFS)) == LFS:
+                raise DataError(f"{file}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
+        yield from _reader(file)(file, name)
+    except (pa.ArrowException, OSError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file}: cannot be read: {why}") from None
 
 
 def _reader(file: Path) -> Callable[[Path, str], Iterator[SourceRow | Misfit]]:

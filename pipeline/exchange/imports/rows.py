@@ -112,12 +112,20 @@ def hashed_id(known: Known, found: Tokenized) -> str:
     prompt = known.prompt
     if isinstance(prompt, list):
         prompt = prompt[0]["content"] if len(prompt) == 1 else json.dumps(prompt, sort_keys=True)
-    return f"prompt-{hashlib.sha256((prompt or found.prompt_text).encode()).hexdigest()[:12]}"
+    return hashed(prompt or found.prompt_text)
+
+
+def hashed(question: str) -> str:
+    return f"prompt-{hashlib.sha256(question.encode()).hexdigest()[:12]}"
 
 
 def group_key(known: Known, row: dict[str, Any]) -> bytes:
     """What completions of one group have in common: the prompt, token by token, the policy, and what the format says."""
-    same = [known.group, row["policy_id"], row["policy_version"], row["prompt_id"], row["prompt_token_ids"]]
+    return key_of(known.group, row["policy_id"], row["policy_version"], row["prompt_id"], row["prompt_token_ids"])
+
+
+def key_of(group: Sequence[str], policy: str, version: int, prompt_id: str, prompt: list[int]) -> bytes:
+    same = [group, policy, version, prompt_id, prompt]
     return hashlib.blake2b(json.dumps(same).encode(), digest_size=16).digest()
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 from pipeline.common.errors import DataError, UserError
 from pipeline.exchange.imports.detect import detect, formats
 from pipeline.exchange.imports.explode import exploded
 from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.gather import Gathering
-from pipeline.exchange.imports.known import Known, Misfit
-from pipeline.exchange.imports.read import first_columns, names_of, read_rows, source_files
+from pipeline.exchange.imports.known import Known, Misfit, SourceRow
+from pipeline.exchange.imports.read import first_columns, names_of, read_batches, read_rows, source_files
 from pipeline.exchange.imports.rows import Declared, RowMaker
+from pipeline.exchange.imports.simple import SimpleRows
 from pipeline.exchange.imports.tokens import ImportRendering, SourceTokenizer, tokenizer_hashes
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.unknowns import count_unknowns
@@ -31,6 +36,8 @@ UNKNOWNS = ("without_logprobs", "without_reward", "without_sampling", "retokeniz
 """Figures of the summary: how many completions lack what some methods need."""
 BATCH = 256
 """Completions that are tokenized together."""
+WRITERS = 2
+"""Files that are written at the same time."""
 HOPELESS = 1000
 """Rows that do not fit before any does, after which an import gives up."""
 MOST_TOLD = 5
@@ -140,24 +147,48 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
         trust_remote_code=order.trust_remote_code,
     )
     reader = order.form(order.options)
-    rows, done = RowMaker(reader, tokens, order.declared), 0
-    found = _read(reader, order, gathering)
-    while batch := list(islice(found, BATCH)):
-        for one in rows.of(batch):
-            gathering.leave_out(one) if isinstance(one, Misfit) else gathering.add(*one)
-        done += len(batch)
-        on_progress(done, len(gathering.set_aside))
+    rows, simple = RowMaker(reader, tokens, order.declared), SimpleRows(reader, tokens, order.declared)
+    reader.remarks = dict.fromkeys(gathering.remarks)
+
+    def one_by_one(found: Iterable[SourceRow | Misfit]) -> None:
+        known = _read(reader, exploded(found, order.options.explode), gathering)
+        while batch := list(islice(known, BATCH)):
+            for one in rows.of(batch):
+                gathering.leave_out(one) if isinstance(one, Misfit) else gathering.add(*one)
+            told()
+
+    def told() -> None:
+        on_progress(gathering.added + len(gathering.set_aside), len(gathering.set_aside))
         _refuse(gathering, order, at_end=False)
+
+    if order.form.reads_row_by_row():
+        for batch, position in read_batches(order.files, gathering.position):
+            whole = [row for row in batch if isinstance(row, SourceRow)]
+            made = simple.of(whole) if whole and not order.options.explode else None
+            if made is None:
+                one_by_one(batch)
+            else:
+                for row in batch:
+                    if isinstance(row, Misfit):
+                        gathering.leave_out(row)
+                gathering.add_batch(made)
+                told()
+            gathering.reached(position, [*reader.remarks, *tokens.remarks])
+    else:
+        one_by_one(read_rows(order.files))
+    remarks = list(dict.fromkeys([*reader.remarks, *tokens.remarks]))
     gathering.flush()
     _refuse(gathering, order, at_end=True)
-    return [*reader.remarks, *tokens.remarks]
+    if order.form.reads_row_by_row():
+        gathering.reached((len(order.files), 0), remarks, at_end=True)
+    return remarks
 
 
-def _read(reader: Format, order: ImportPlan, gathering: Gathering) -> Iterator[Known]:
+def _read(reader: Format, rows: Iterable[SourceRow | Misfit], gathering: Gathering) -> Iterator[Known]:
     """The completions that the format finds; lines that are no rows go aside before it sees them."""
 
-    def whole() -> Iterator[Any]:
-        for row in exploded(read_rows(order.files), order.options.explode):
+    def whole() -> Iterator[SourceRow]:
+        for row in rows:
             if isinstance(row, Misfit):
                 gathering.leave_out(row)
             else:
@@ -184,12 +215,7 @@ def _refuse(gathering: Gathering, order: ImportPlan, *, at_end: bool) -> None:
 
 
 def _written(work: Work, gathering: Gathering, order: ImportPlan, remarks: list[str]) -> Artifact:
-    names = []
-    for number, (rollouts, origins) in enumerate(gathering.shards()):
-        names.append(f"part-{number:05d}.parquet")
-        for name, frame, table in ((names[-1], rollouts, Rollouts), (f"origins-{number:05d}.parquet", origins, Origins)):
-            if not work.has_table(name, table):
-                work.write_table(name, frame, table)
+    names = _write_shards(work, gathering)
     parts = [work.path / name for name in names]
     beside = [work.path / name.replace("part-", "origins-") for name in names]
     summary = {**summarize(read_scalars(parts)), **count_unknowns(UNKNOWNS, parts, beside)}
@@ -200,3 +226,28 @@ def _written(work: Work, gathering: Gathering, order: ImportPlan, remarks: list[
     if remarks:
         notes["remarks"] = remarks
     return work.finish(summary, notes=notes)
+
+
+def _write_shards(work: Work, gathering: Gathering) -> list[str]:
+    """Write what an earlier attempt did not, two files at a time: most of it is compression. Returns the rollouts' files."""
+    names: list[str] = []
+
+    def write(number: int, rollouts: pl.DataFrame, origins: pl.DataFrame) -> None:
+        for name, frame, table in ((_part(number), rollouts, Rollouts), (f"origins-{number:05d}.parquet", origins, Origins)):
+            if not work.has_table(name, table):
+                work.write_table(name, frame, table)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        under_way: deque[Future[None]] = deque()
+        for number, (rollouts, origins) in enumerate(gathering.shards()):
+            names.append(_part(number))
+            under_way.append(pool.submit(write, number, rollouts, origins))
+            if len(under_way) > WRITERS:
+                under_way.popleft().result()
+        for one in under_way:
+            one.result()
+    return names
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05d}.parquet"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jinja2
 
 from pipeline.common.errors import UserError
-from pipeline.exchange.imports.known import Known, Messages
+from pipeline.exchange.imports.known import Known, Messages, SourceRow
 from pipeline.exchange.imports.turns import Turn, written_turns
 from pipeline.sources.models import TOKENIZERS, model_files
 from pipeline.sources.rendering import DAY, template_renderer
@@ -121,6 +121,51 @@ class SourceTokenizer:
             except ValueError as error:
                 found.append(error)
         return found
+
+    def prompts(self, row: SourceRow, texts: Sequence[str]) -> list[tuple[str, list[int]]]:
+        """Prompts that are texts, as the model is given them, and their tokens.
+
+        Args:
+            row: any of theirs.
+
+        Raises:
+            ValueError: one has no tokens, or such as the model does not have.
+        """
+        made = [self._prompt(Known(row=row, prompt=text)) for text in texts]
+        self._encode_prompts(made)
+        found = [(str(one.text), one.tokens or []) for one in made]
+        if not all(tokens for _, tokens in found):
+            raise ValueError(NO_TOKENS)
+        self._refuse_unknown([tokens for _, tokens in found])
+        return found
+
+    def answers(self, texts: Sequence[str], reasons: Sequence[str | None]) -> tuple[list[str], list[list[int]]]:
+        """Completions that are texts, and their tokens.
+
+        Args:
+            reasons: why they ended.
+
+        Raises:
+            ValueError: one has tokens that the model does not have.
+        """
+        ids = self._encoded(list(texts), special=False)
+        ended = {reason: self._ended(reason) for reason in set(reasons)}
+        if any(ended.values()):
+            end = self._eos()
+            ids = [
+                [*tokens, end] if ended[reason] and tokens[-1:] != [end] else tokens
+                for tokens, reason in zip(ids, reasons, strict=True)
+            ]
+        said = self._tokenizer.eos_token
+        whole = list(texts)
+        if said and any(text.endswith(said) for text in texts):
+            whole = [str(self._without_end(text, tokens)) for text, tokens in zip(texts, ids, strict=True)]
+        self._refuse_unknown(ids)
+        return whole, ids
+
+    def _refuse_unknown(self, ids: Sequence[list[int]]) -> None:
+        if self.vocabulary is not None and max(map(max, filter(None, ids)), default=0) >= self.vocabulary:
+            raise ValueError("a token id is outside the vocabulary of --model")
 
     def _parts(self, known: Known) -> tuple[_Prompt, _Answer] | ValueError:
         try:
@@ -261,8 +306,12 @@ class SourceTokenizer:
             raise ValueError(f"the tokenizer of --model cannot decode the token ids: {error}") from None
 
     def _ends(self, known: Known) -> bool:
+        return self._ended(known.finish_reason)
+
+    def _ended(self, finish_reason: str | None) -> bool:
+        """Whether a completion that ended for this reason gets the end token."""
         eos = self._rendering.eos
-        ended = known.finish_reason == "stop" or (self._whole_answers and known.finish_reason != "length")
+        ended = finish_reason == "stop" or (self._whole_answers and finish_reason != "length")
         return eos == "always" or (eos == "auto" and ended)
 
     def _eos(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.paths import at_path
-from pipeline.exchange.imports.format import Format, Options
+from pipeline.exchange.imports.format import Columns, Format, Options
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.sequence import split
 from pipeline.exchange.imports.values import (
@@ -78,6 +78,24 @@ class Plain(Format):
         super().__init__(options)
         if "prompt" in options.columns and options.columns["prompt"] == options.columns.get("completion"):
             raise UserError(f"--map: {options.columns['prompt']} is named as the prompt and as the completion")
+
+    def columns(self, rows: Sequence[SourceRow]) -> Columns | None:
+        first = rows[0].values
+        if any(row.part is not None or row.values.keys() != first.keys() for row in rows):
+            return None
+        if not first.keys() >= {*self.options.columns.values(), *(self.options.rewards or ())}:
+            return None
+        at = {name: column for name in self.defaults if (column := self._column(name, first)) in first}
+        components = self._components(first)
+        texts = (row.values[at[name]] for name in ("prompt", "completion") if name in at for row in rows)
+        if any(isinstance(text, str) and text.startswith(HUMAN) for text in texts):
+            return None
+        used = {*at.values(), *components.values()}
+        return Columns(
+            {name: [row.values[column] for row in rows] for name, column in at.items()},
+            {name: [row.values[column] for row in rows] for name, column in components.items()},
+            [rest_of(row.values, used) for row in rows] if first.keys() - used else None,
+        )
 
     def known(self, row: SourceRow) -> Iterable[Known]:
         values = {**row.values}
