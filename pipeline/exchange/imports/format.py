@@ -26,12 +26,12 @@ class Options:
     columns: dict[str, str] = field(default_factory=dict)
     """Our names to the source's."""
     rewards: tuple[str, ...] | None = None
-    """Columns that are parts of the reward, for formats that do not say which."""
+    """SaidColumns that are parts of the reward, for formats that do not say which."""
     explode: tuple[str, ...] = ()
-    """Columns of aligned lists, each place of which is a row of its own."""
+    """SaidColumns of aligned lists, each place of which is a row of its own."""
 
 
-class Columns(NamedTuple):
+class SaidColumns(NamedTuple):
     """What many rows say, value by value."""
 
     values: dict[str, list[Any]]
@@ -39,7 +39,7 @@ class Columns(NamedTuple):
     components: dict[str, list[Any]]
     """Parts of the reward."""
     rest: list[dict[str, Any]] | None
-    """Columns that have no place in the rollouts; None where no row has any."""
+    """SaidColumns that have no place in the rollouts; None where no row has any."""
 
 
 class Format:
@@ -50,7 +50,7 @@ class Format:
     title: ClassVar[str]
     """Who writes it, and how it comes about."""
     signatures: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Columns by which it is known, and others. None: it is never guessed."""
+    """SaidColumns by which it is known, and others. None: it is never guessed."""
     fields: ClassVar[dict[str, str]] = {}
     """What its columns are to us."""
     engine: ClassVar[str]
@@ -109,7 +109,7 @@ class Format:
         """Whether what a row says does not depend on other rows, so that an import can go on in the middle."""
         return cls.read is Format.read
 
-    def columns(self, rows: Sequence[SourceRow]) -> Columns | None:
+    def columns(self, rows: Sequence[SourceRow]) -> SaidColumns | None:
         """What rows of one form say, column by column and unchecked; None where each must be looked at by itself."""
         return None
 

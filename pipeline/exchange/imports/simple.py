@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.common.spelled import spelled
-from pipeline.exchange.imports.format import Columns, Format, as_json
+from pipeline.exchange.imports.format import Format, SaidColumns, as_json
 from pipeline.exchange.imports.known import SourceRow
 from pipeline.exchange.imports.rows import COMPONENTS, GROUP, ORDER, SCHEMA, UNGRADED, UNKNOWN, WIDTHS, Declared, hashed, key_of
 from pipeline.exchange.imports.tokens import SourceTokenizer
@@ -61,7 +61,7 @@ class SimpleRows:
         except (_OutOfTheOrdinary, ValueError):
             return None
 
-    def _batch(self, rows: Sequence[SourceRow], said: Columns) -> SimpleBatch:
+    def _batch(self, rows: Sequence[SourceRow], said: SaidColumns) -> SimpleBatch:
         count, known = len(rows), said.values
         if any(set(map(type, known.get(name, ()))) - {type(None)} for name in NOT_TEXT):
             raise _OutOfTheOrdinary

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.common.errors import UserError
 from pipeline.common.paths import at_path
-from pipeline.exchange.imports.format import Columns, Format, Options
+from pipeline.exchange.imports.format import Format, Options, SaidColumns
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.sequence import split
 from pipeline.exchange.imports.values import (
@@ -60,7 +60,7 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 class Plain(Format):
-    """Columns by our names, or as they are mapped. Columns that start with reward_ are parts of the reward."""
+    """SaidColumns by our names, or as they are mapped. SaidColumns that start with reward_ are parts of the reward."""
 
     name = "plain"
     title = "JSONL or Parquet with columns of your own"
@@ -79,7 +79,7 @@ class Plain(Format):
         if "prompt" in options.columns and options.columns["prompt"] == options.columns.get("completion"):
             raise UserError(f"--map: {options.columns['prompt']} is named as the prompt and as the completion")
 
-    def columns(self, rows: Sequence[SourceRow]) -> Columns | None:
+    def columns(self, rows: Sequence[SourceRow]) -> SaidColumns | None:
         first = rows[0].values
         if any(row.part is not None or row.values.keys() != first.keys() for row in rows):
             return None
@@ -91,7 +91,7 @@ class Plain(Format):
         if any(isinstance(text, str) and text.startswith(HUMAN) for text in texts):
             return None
         used = {*at.values(), *components.values()}
-        return Columns(
+        return SaidColumns(
             {name: [row.values[column] for row in rows] for name, column in at.items()},
             {name: [row.values[column] for row in rows] for name, column in components.items()},
             [rest_of(row.values, used) for row in rows] if first.keys() - used else None,
