@@ -27,7 +27,7 @@ from pipeline.generate.seeds import select_prompts
 from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of, text_of
 from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
-from pipeline.generate.turns import turns_beside, turns_name
+from pipeline.generate.turns import turn_figures, turns_beside, turns_name
 from pipeline.generate.writer import ShardWriter, refuse_many_failures
 from pipeline.rewards.items import prompt_for_grader
 from pipeline.rewards.pool import RewardPool
@@ -294,4 +294,5 @@ def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
         )
     errors = rows.filter(pl.col("status") == "reward_error")["error"]
     refuse_many_failures(len(errors), len(rows), errors, reward, work)
-    return work.finish(summarize(rows), notes={**notes, **places_of(reward.components)})
+    turns = [path for name in names if (path := work.path / turns_name(name)).is_file()]
+    return work.finish({**summarize(rows), **turn_figures(turns)}, notes={**notes, **places_of(reward.components)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from pipeline.generate.engine import Episode, EpisodeTurn
 from schemas import Turns
 from schemas.rollouts import ENVIRONMENT_ERROR
 
+FIGURED = ("who", "length", "status")
+"""What the figures of turns are made of."""
 _COLUMNS = ("start", "length", "who", "name", "reward", "status")
 
 
@@ -52,6 +54,31 @@ def episode_of(row: dict[str, Any], turns: list[EpisodeTurn]) -> Episode:
     mask = row["action_mask"]
     drawn = [True] * len(row["completion_token_ids"]) if mask is None else mask
     return Episode(tuple(drawn), tuple(turns), row["error"] if row["status"] == ENVIRONMENT_ERROR else None)
+
+
+def turn_figures(files: Sequence[Path]) -> dict[str, Any]:
+    """Figures of all turns, as the summary of an artifact of episodes has them: {} if there are no turns.
+
+    Args:
+        files: of the table.
+    """
+    return {"episodes": figures_of(pl.scan_parquet(list(files), glob=False).select(*FIGURED).collect())} if files else {}
+
+
+def figures_of(turns: pl.DataFrame) -> dict[str, Any]:
+    """
+    Args:
+        turns: `FIGURED` of all rows.
+    """
+    drawn, tools = turns.filter(pl.col("who") == "policy"), turns.filter(pl.col("who") == "tool")
+    return {
+        "turns": len(drawn),
+        "calls": len(tools),
+        "tool_errors": int((tools["status"] == "tool_error").sum()),
+        "drawn_tokens": int(drawn["length"].sum()),
+        "given_tokens": int(turns["length"].sum()) - int(drawn["length"].sum()),
+        "turn_statuses": dict(drawn.group_by("status").len().sort("status").iter_rows()),
+    }
 
 
 def episode_rewards(turns: pl.DataFrame) -> dict[tuple[str, int], float | None]:

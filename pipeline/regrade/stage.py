@@ -23,7 +23,7 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.config.reward import RewardConfig
 from pipeline.generate.shards import group_id, remarks_name, remarks_of
 from pipeline.generate.summary import read_scalars, summarize
-from pipeline.generate.turns import episode_rewards, turns_beside, turns_name
+from pipeline.generate.turns import episode_rewards, turn_figures, turns_beside, turns_name
 from pipeline.generate.unknowns import count_unknowns
 from pipeline.regrade.rows import items_of, regraded
 from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
@@ -129,7 +129,8 @@ class _RegradeJob:
         self._refuse_many_failures(len(errors), errors)
         said = pool.started.notes if missing else []
         notes = {"graded_from": {"id": self.source.id, "place": self.source.url}, **places_of(self.reward.components)}
-        summary = {**summarize(rows), **count_unknowns(self.source.summary, files, ())}
+        turns = [path for file in files if (path := file.with_name(turns_name(file.name))).is_file()]
+        summary = {**summarize(rows), **turn_figures(turns), **count_unknowns(self.source.summary, files, ())}
         return work.finish(summary, notes=notes | ({"graders_said": said} if said else {}))
 
     def _check_prompts(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from pipeline.common.lengths import length
+from pipeline.generate.turns import FIGURED, figures_of
 from pipeline.look.audit.rows import MAKE_ANEW, Rule
 from pipeline.look.audit.tables.checks import Checks
 from schemas import Rollouts, Turns
@@ -12,7 +13,7 @@ from schemas import Rollouts, Turns
 KEY = ["group_id", "sample_index"]
 TURN_FACTS = {
     "key": pl.struct(Turns.primary_key()).hash(),
-    **{name: pl.col(name) for name in (*KEY, "turn", "start", "length")},
+    **{name: pl.col(name) for name in (*KEY, "turn", "start", *FIGURED)},
     "drawn": pl.col("who") == "policy",
 }
 
@@ -46,6 +47,7 @@ def check_turns(checks: Checks, turns: pl.DataFrame) -> None:
     rows = checks.world.columns(checks.held, Rollouts, {**{name: pl.col(name) for name in KEY}, **masks})
     if rows is None or turns.is_empty():
         return
+    checks.check_summary({"episodes": figures_of(turns)})
     turns = turns.sort(*KEY, "turn", maintain_order=True)
     drawn = pl.col("drawn").repeat_by("length").explode()
     episodes = turns.group_by(KEY, maintain_order=True).agg(
