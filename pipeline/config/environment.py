@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.base import Model
 
 
 class EnvironmentConfig(Model):
-    name: str
-    """calculator, or your own class as 'package.module:Class'. See docs/episodes.md."""
+    name: str = "tools"
+    """calculator, tools, or your own class as 'package.module:Class'. See docs/episodes.md."""
+    tools: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Functions that a chat model may call: calculator, or your own as 'package.module:function'."""
     args: dict[str, Any] = {}
     """Keyword arguments of the class."""
     max_turns: int = Field(default=8, ge=1)
@@ -28,6 +30,17 @@ class EnvironmentConfig(Model):
     """Episodes at once, each with a process of its own."""
     max_failed_share: float = Field(default=0.2, ge=0, le=1)
     """Largest share of rollouts whose environment may fail before the run stops."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Keyword arguments of the class, tools among them."""
+        return {**self.args, "tools": list(self.tools)} if self.tools else dict(self.args)
+
+    @model_validator(mode="after")
+    def _tools_are_called(self) -> EnvironmentConfig:
+        if (self.name == "tools") != bool(self.tools):
+            raise ValueError("tools: expected functions where name is tools, and nowhere else")
+        return self
 
     @field_validator("args")
     @classmethod

@@ -18,6 +18,15 @@ WRONG = "?"
 _CALL = re.compile(r"\[([^\[\]]*)\]\s*\Z")
 
 
+def calculator(expression: str) -> str:
+    """Work out an arithmetic expression.
+
+    Args:
+        expression: Such as 37*48-26, with + - * / // % ** and parentheses.
+    """
+    return value_of(expression)
+
+
 class Calculator:
     """Environment of one episode.
 

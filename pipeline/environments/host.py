@@ -65,6 +65,8 @@ class Host:
         self._config, self.on_answer = config, on_answer
         self.answers: SimpleQueue[tuple[Key, Observation]] = SimpleQueue()
         """What environments said to each start and each step."""
+        self.reads_special_tokens = False
+        """Whether special tokens are part of the actions that it is given."""
         self._orders: SimpleQueue[tuple[str, Key, bytes]] = SimpleQueue()
         self._seats: dict[Key, _Seat] = {}
         self._idle: deque[_Seat] = deque()
@@ -89,7 +91,7 @@ class Host:
             start_new_session=True,
         )
         theirs.close()
-        told = {"name": self._config.name, "args": self._config.args, "memory_mib": self._config.memory_mib}
+        told = {"name": self._config.name, "args": self._config.given, "memory_mib": self._config.memory_mib}
         try:
             self._control.settimeout(START_SECONDS)
             self._control.send(encode({**told, "directory": os.getcwd()}))
@@ -100,6 +102,7 @@ class Host:
         if "refused" in said or "ready" not in said:
             self._close()
             raise UserError(f"environment: {said.get('refused', 'its process ended while it was loaded')}")
+        self.reads_special_tokens = bool(said["special"])
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._thread.start()

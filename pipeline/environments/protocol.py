@@ -17,7 +17,7 @@ class Environment(Protocol):
     """One episode. It is made anew for each, with its args, and knows nothing of other episodes.
 
     An environment says `deterministic = True` of its class where equal prompts, seeds and actions are answered equally: deep
-    audits then play its episodes again.
+    audits then play its episodes again. One that says `reads_special_tokens = True` is given actions with special tokens in them.
     """
 
     def start(self, prompt: Mapping[str, Any], seed: int) -> str | None:

@@ -13,11 +13,12 @@ from pipeline.common.errors import UserError
 from pipeline.common.own_code import own_function, source_sha256
 from pipeline.environments.protocol import Environment
 from pipeline.rewards.arguments import check_settings
+from pipeline.sources.tools import schemas_of, tool_named
 
 if TYPE_CHECKING:
     from pipeline.config.environment import EnvironmentConfig
 
-BUILTINS: Mapping[str, str] = {"calculator": "Calculator"}
+BUILTINS: Mapping[str, str] = {"calculator": "Calculator", "tools": "Tools"}
 """Class of each built-in; its module has the environment's name."""
 VERSIONS: Mapping[str, int] = {}
 """Built-ins that once answered otherwise: one more with each such change. Recipes hold it from 2 on."""
@@ -35,6 +36,11 @@ class BoundEnvironment:
     def __call__(self) -> Environment:
         environment: Environment = self.made_by(**self.args)
         return environment
+
+    @property
+    def reads_special_tokens(self) -> bool:
+        """Whether special tokens are part of the actions that it is given."""
+        return getattr(self.made_by, "reads_special_tokens", False) is True
 
     @property
     def deterministic(self) -> bool:
@@ -71,9 +77,10 @@ def check_environment(config: EnvironmentConfig | None) -> None:
     if config is None:
         return
     try:
-        resolve(config.name, config.args)
+        resolve(config.name, config.given)
+        schemas_of(config.tools)
     except UserError as error:
-        raise UserError(f"environment: {error}") from None
+        raise UserError(f"environment: {str(error).removeprefix('environment.')}") from None
 
 
 def recipe_of_environment(config: EnvironmentConfig) -> dict[str, Any]:
@@ -83,6 +90,8 @@ def recipe_of_environment(config: EnvironmentConfig) -> dict[str, Any]:
         UserError: no such environment.
     """
     told: dict[str, Any] = {"name": config.name, "args": dict(config.args)}
+    if config.tools:
+        told["tools"] = {name: source_sha256(tool_named(name)) if ":" in name else None for name in config.tools}
     told |= {"max_turns": config.max_turns, "max_tokens": config.max_tokens}
     if (version := VERSIONS.get(config.name, 1)) > 1:
         told["version"] = version

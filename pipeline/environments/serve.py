@@ -3,7 +3,7 @@
 What it says over the socket that is its standard input, one JSON value a packet:
 
     host → server   {"name", "args", "directory", "memory_mib"}              once
-    server → host   {"ready": true} or {"refused": why}                      once
+    server → host   {"ready": true, "special"} or {"refused": why}           once
     host → server   {"fork": true}, with a socket                            for each process
     server → host   {"pid": number}
     host → server   {"end": pid, "gone"}                                     end it, and everything that it started
@@ -59,7 +59,7 @@ def serve(control: socket.socket) -> None:
         return
     helpers = children(os.getpid())
     workers: set[int] = set()
-    control.send(encode({"ready": True}))
+    control.send(encode({"ready": True, "special": bound.reads_special_tokens}))
     while True:
         packet, handed, _, _ = socket.recv_fds(control, PACKET, 1)
         if not packet:

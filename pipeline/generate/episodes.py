@@ -17,6 +17,7 @@ from pipeline.environments.host import Host, Key
 from pipeline.environments.protocol import Observation
 from pipeline.generate.between import Between
 from pipeline.generate.engine import AnyEngine, CompletionRequest, Episode, EpisodeTurn, Reply
+from pipeline.generate.shards import Decoder, text_of
 
 CUTS = {"length": "turn_limit", "tokens": "episode_limit", "context": "context_full"}
 """Status of a turn that was cut, by the finish_reason of its episode."""
@@ -27,6 +28,19 @@ def turn_seed(seed: int, turn: int) -> int:
     if turn == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}\0turn\0{turn}".encode()).digest()[:8], "big") >> 1
+
+
+def action_of(turn: Reply, tokenizer: Decoder, *, keep_stop: bool, special: bool) -> str:
+    """The text of a turn, as an environment is given it.
+
+    Args:
+        keep_stop: with the stop text that ended it.
+        special: with special tokens, but for the one that ends the turn.
+    """
+    if not special:
+        return text_of(turn, tokenizer, keep_stop=keep_stop)
+    ids = turn.token_ids[:-1] if turn.token_ids and turn.token_ids[-1] in tokenizer.all_special_ids else turn.token_ids
+    return tokenizer.decode(ids, skip_special_tokens=False)
 
 
 @dataclass

@@ -33,6 +33,8 @@ MOST_LOST = 5
 class Decoder(Protocol):
     """What is needed of a tokenizer."""
 
+    all_special_ids: list[int]
+
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...
 
 

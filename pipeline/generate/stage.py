@@ -17,14 +17,14 @@ from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.environments.host import Host, Key
-from pipeline.generate.between import Between
+from pipeline.generate.between import between
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource, Reply
-from pipeline.generate.episodes import Episodes
+from pipeline.generate.episodes import Episodes, action_of
 from pipeline.generate.mixture.folder import MixedWith
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
-from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of, text_of
+from pipeline.generate.shards import Group, RolloutsJob, Shard, remarks_name, shards_of
 from pipeline.generate.siblings import remember, unfinished_siblings
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.turns import turn_figures, turns_beside, turns_name
@@ -195,11 +195,21 @@ class _Jobs:
         def prompt_of(key: Key) -> Mapping[str, Any]:
             return prompt_for_grader(self.jobs[key[0]].groups[key[1]].row)
 
-        def action_of(turn: Reply) -> str:
-            return text_of(turn, self.tokenizer, keep_stop=self.jobs[turn.key[0]].sampling.keep_stop_text)
+        def text_of_turn(turn: Reply) -> str:
+            keep_stop = self.jobs[turn.key[0]].sampling.keep_stop_text
+            return action_of(turn, self.tokenizer, keep_stop=keep_stop, special=host.reads_special_tokens)
 
-        between = Between(self.tokenizer)
-        return Episodes(engine, host, environment, self.context, prompt_of=prompt_of, action_of=action_of, between=between)
+        (recipe, *others) = [verified(job["prompts"]).recipe for job in self.spec["jobs"]]
+        assert all(other["chat"] == recipe["chat"] for other in others)
+        return Episodes(
+            engine,
+            host,
+            environment,
+            self.context,
+            prompt_of=prompt_of,
+            action_of=text_of_turn,
+            between=between(self.tokenizer, recipe),
+        )
 
     def _answer(self, engine: AnyEngine, writer: ShardWriter, meter: _TokenMeter) -> None:
         by_start = {(shard.job.number, shard.start): shard for shard in self.shards}

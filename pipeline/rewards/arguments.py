@@ -60,7 +60,7 @@ def check_settings(
         raise UserError(f"needs a value for {', '.join(f'args.{name}' for name in missing)}")
     hints = _hints(function)
     for name, value in args.items():
-        if name in settings and name in hints and not _fits(value, hints[name]):
+        if name in settings and name in hints and not fits(value, hints[name]):
             raise UserError(f"args.{name}: expected {_spelled(hints[name])}, found {value!r}")
 
 
@@ -82,11 +82,18 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _fits(value: Any, annotation: Any) -> bool:
+def parameters_of(function: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+    """Each parameter's annotation (`Any` without one), and whether it must be given."""
+    hints = _hints(function)
+    parameters = inspect.signature(function).parameters
+    return {name: (hints.get(name, Any), p.default is Parameter.empty) for name, p in parameters.items()}
+
+
+def fits(value: Any, annotation: Any) -> bool:
     """Whether a value read from YAML fits; True for annotations that are not understood here."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, choice) for choice in typing.get_args(annotation))
+        return any(fits(value, choice) for choice in typing.get_args(annotation))
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in typing.get_args(annotation))
     if annotation not in _SCALARS:

@@ -12,7 +12,7 @@ from pipeline.run.order import STAGES, Job, Order
 from pipeline.sources.gguf_files import described, made_from
 from pipeline.sources.models import hashes_of, is_snapshot, locate, model_files, original_of
 from pipeline.sources.prompts import load_once, rows_hash
-from pipeline.sources.rendering import Rendering
+from pipeline.sources.rendering import Rendering, tools_of
 from pipeline.store import Artifact, Request
 from schemas.manifest import ORIGINAL
 
@@ -129,6 +129,8 @@ def prompts_request(
     }
     if config.data.chat_template_kwargs:
         recipe["chat_template_kwargs"] = config.data.chat_template_kwargs
+    if tools := tools_of(config):
+        recipe["tools"] = tools
     parents = [model.as_parent("tokenizer")] if model else []
     parents += [disjoint_from.as_parent("disjoint_from")] if disjoint_from else []
     return Request("prompts", STAGES["prompts"], recipe, tuple(parents))

@@ -18,6 +18,7 @@ from pipeline.config.run import RunConfig
 from pipeline.sources.dialogues import Asked, size_of
 from pipeline.sources.models import chat_template_bytes, chat_template_text, positions
 from pipeline.sources.tokenizer import encode, load_tokenizer
+from pipeline.sources.tools import schemas_of
 
 Render = Callable[[Sequence[Asked]], list[str]]
 NO_CHAT_TEMPLATE = "data.chat: this model's tokenizer has no chat template. Set chat: false and write data.template"
@@ -47,8 +48,9 @@ class Rendering:
         """A run's."""
         data, longest = config.data, [config.engine.max_model_len, positions(model / "config.json")]
         context = min((limit for limit in longest if limit), default=None)
-        told = json.dumps(data.chat_template_kwargs, sort_keys=True)
-        return cls(str(model), data.template, data.chat, data.system, config.model.trust_remote_code, context, told)
+        told = {**data.chat_template_kwargs, **({"tools": schemas} if (schemas := tools_of(config)) else {})}
+        spelled = json.dumps(told, sort_keys=True)
+        return cls(str(model), data.template, data.chat, data.system, config.model.trust_remote_code, context, spelled)
 
     def renderer(self, tokenizer: Any = None) -> Render:
         """
@@ -116,6 +118,18 @@ class Rendering:
         return tokenizer
 
 
+def tools_of(config: RunConfig) -> list[dict[str, Any]]:
+    """Schemas of the tools that the chat template is told of.
+
+    Raises:
+        UserError: tools without a chat template, or one of which no schema can be made.
+    """
+    tools = config.environment.tools if config.environment else ()
+    if tools and not config.data.chat:
+        raise UserError("environment.tools: models are told of tools by their chat templates. Set data.chat: true")
+    return schemas_of(tools)
+
+
 def template_renderer(template: str) -> Render:
     """Fill {question} in; every other brace stays as it is. Of dialogues only a chat template makes a text.
 
@@ -169,7 +183,14 @@ def refuse_unread(template: str, told: Mapping[str, Any]) -> None:
         UserError: a chat template does not mention what it is told.
     """
     for name in told:
-        if not re.search(rf"\b{re.escape(name)}\b", template):
+        if re.search(rf"\b{re.escape(name)}\b", template):
+            continue
+        if name == "tools":
+            raise UserError(
+                "environment.tools: the model's chat template knows no tools. Use a model whose template does, or an environment "
+                "of your own that reads calls as your prompts describe them"
+            )
+        else:
             raise UserError(
                 f"data.chat_template_kwargs: the model's chat template never reads {name!r}, so it would change nothing"
             )

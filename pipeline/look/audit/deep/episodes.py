@@ -18,10 +18,10 @@ from pipeline.config.environment import EnvironmentConfig
 from pipeline.environments.host import Host
 from pipeline.environments.protocol import Observation
 from pipeline.environments.registry import BUILTINS, VERSIONS, resolve
-from pipeline.generate.between import Between
+from pipeline.generate.between import Between, between
 from pipeline.generate.engine import EpisodeTurn, Reply
+from pipeline.generate.episodes import action_of
 from pipeline.generate.seeds import completion_seed
-from pipeline.generate.shards import text_of
 from pipeline.generate.turns import episodes_of
 from pipeline.look.audit.deep.rerun import CannotRerun, parent_path
 from pipeline.look.audit.deep.rewards import prompts_of
@@ -52,6 +52,10 @@ def check_episodes(held: Held, world: World, samples: int) -> tuple[int, int]:
     turns = world.columns(held, Turns, {name: pl.col(name) for name in Turns.columns()})
     if rows is None or turns is None:
         raise CannotRerun("its rollouts or turns are not whole")
+    parent = world.shelf.parent(held, "prompts")
+    if parent is None:
+        raise CannotRerun("its prompts are not here whole")
+    writes = between(tokenizer, parent.recipe)
     prompts, spoken = prompts_of(held, world), episodes_of(turns)
     chosen = _chosen(rows, samples)
     files = held.tables(Rollouts.title())
@@ -60,7 +64,7 @@ def check_episodes(held: Held, world: World, samples: int) -> tuple[int, int]:
             prompt = prompts.get(row["prompt_id"])
             if prompt is None:
                 raise CannotRerun("its prompts are not here whole")
-            game = _Game(host, Between(tokenizer), tokenizer, held.recipe)
+            game = _Game(host, writes, tokenizer, held.recipe)
             if why := game.difference(row, spoken.get((row["group_id"], row["sample_index"]), []), prompt):
                 held.spot(world.ledger, files[row["file"]].path).error(
                     "derivation", "episode", expected=why[0], found=why[1], remedy=REMEDY, row=row["row"], column=why[2]
@@ -72,6 +76,8 @@ def _config(stated: Mapping[str, Any]) -> EnvironmentConfig:
     name, args = str(stated.get("name")), stated.get("args") or {}
     if name not in BUILTINS:
         raise CannotRerun(f"{name} is the user's own environment, and an audit runs no code that comes with the data")
+    if name == "tools":
+        raise CannotRerun("tools are functions, which may answer otherwise each time")
     if stated.get("version", 1) != VERSIONS.get(name, 1):
         raise CannotRerun(f"another version of {name} answered then")
     if not resolve(name, args).deterministic:
@@ -140,7 +146,8 @@ class _Game:
         whole = self._tokenizer.decode(tokens, skip_special_tokens=True)
         stop = next((text for text in sampling.get("stop") or () if text in whole), None)
         turn = Reply((0, 0, 0), tokens, [], "stop", whole if stop else None, None, stop)
-        return text_of(turn, self._tokenizer, keep_stop=bool(sampling.get("keep_stop_text")))
+        keep_stop = bool(sampling.get("keep_stop_text"))
+        return action_of(turn, self._tokenizer, keep_stop=keep_stop, special=self._host.reads_special_tokens)
 
     def _seed(self, row: Mapping[str, Any]) -> int:
         selection = self._recipe["selection"]
