@@ -2,6 +2,9 @@
 
 Pages are written to be read in the repository, where `../configs/demo.yaml` is a file. In the site such files are copied to
 `files/`, and the links lead there.
+
+The search of a site that is opened from disk takes a stand-in for a browser's workers, which the theme would ask the network for.
+It lies in `theme/`: iframe-worker 1.0.4 by Martin Donath, as npm has it (`shim/index.js`), with its license (MIT) beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
+SHIM = "https://unpkg.com/iframe-worker/shim"
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 
 
@@ -30,6 +34,11 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Lead links to files outside to their copies."""
     return LINK.sub(lambda link: _place(link[1]), markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Have the search ask nothing of the network."""
+    return output.replace(SHIM, "theme/iframe-worker.js")
 
 
 def _place(target: str) -> str:

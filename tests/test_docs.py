@@ -55,3 +55,14 @@ def test_the_architecture_names_what_is_there() -> None:
         there = "\n".join(code[file] for file in re.findall(r"`([a-z_/]+\.py)`", files))
         for name in re.findall(r"`([A-Za-z_.]+)`", functions):
             assert all(re.search(rf"(def|class) {part}\b", there) for part in name.split(".")), name
+
+
+def test_a_site_on_disk_asks_the_network_for_nothing() -> None:
+    """The search needs its plugin and what the theme would fetch for it, which lies beside its license."""
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "  - offline" in config and "font: false" in config and "use_directory_urls: false" in config
+    hooks = (ROOT / "docs/site_hooks.py").read_text(encoding="utf-8")
+    (file,) = re.findall(r'"(theme/[a-z-]+\.js)"', hooks)
+    assert "EventTarget" in (ROOT / "docs" / file).read_text(encoding="utf-8")
+    license = (ROOT / "docs" / file).with_suffix(".LICENSE.txt").read_text(encoding="utf-8")
+    assert "Permission is hereby granted, free of charge" in license
