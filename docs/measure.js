@@ -11,7 +11,7 @@
   const seen = [...document.body.querySelectorAll("*")].filter((node) => node.getClientRects().length);
   const over = seen.filter((node) => {
     const box = node.getBoundingClientRect();
-    return box.width > 0 && (box.right > most + 1 || box.left < -1) && !cut(node);
+    return box.width > 0 && (box.right > most + 1 || (box.left < -1 && box.right > 1)) && !cut(node); // what lies beside the page is folded away
   });
   const scrolled = seen.filter(
     (node) => node.clientWidth && node.scrollWidth > node.clientWidth + 1 && ["auto", "scroll"].includes(getComputedStyle(node).overflowX)

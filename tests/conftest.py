@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,20 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name, value in variables.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A tab of Chromium, as docs/browser.py opens it; tests that use it are skipped where no Chromium is."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+    try:
+        import browser as chromium
+    finally:
+        sys.path.pop(0)
+    if chromium.chromium() is None:
+        pytest.skip("no Chromium on this machine")
+    with chromium.Browser() as tab:
+        yield tab
 
 
 @pytest.fixture
