@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pipeline.algorithms.cells.density import mean_logprob
 from pipeline.common.lengths import length
 from pipeline.common.text import number
+from pipeline.generate.engine import EpisodeTurn
 from pipeline.look.pieces import load_tokenizer, pieces, shade_of
+from pipeline.look.turns import label, turns_of
 from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
@@ -38,6 +41,8 @@ class ShownToken:
     """0 (likely) to len(SHADES) (hardly likely); None if its logprob is not known."""
     hint: str = ""
     """Shown when it is pointed at."""
+    speaker: bool = False
+    """Whether it is no piece, but says who speaks from here on."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,11 @@ def read_examples(run: Run) -> Examples | None:
         if chosen.is_empty():
             return None
         tokenizer, note = load_tokenizer(step.policy.file("tokenizer.json"))
-        return Examples(step.iteration, tuple(_example(row, tokenizer) for row in _read(rollouts, chosen)), note)
+        turns = turns_of(rollouts, chosen)
+        found = (
+            _example(row, tokenizer, turns.get((row["group_id"], row["sample_index"]), [])) for row in _read(rollouts, chosen)
+        )
+        return Examples(step.iteration, tuple(found), note)
     return None
 
 
@@ -119,16 +128,16 @@ def _read(rollouts: Artifact, chosen: pl.DataFrame) -> list[dict[str, Any]]:
         *rewards,
         *(pl.col(name).list.head(MOST_TOKENS) for name in lists),
         tokens=length(lists[0]),
-        logprob_mean=pl.col(lists[1]).list.mean(),
+        logprob_mean=mean_logprob(),
     )
     found = selected.collect(engine="streaming")
     return chosen.join(found, on=("group_id", "sample_index"), how="left", maintain_order="left").to_dicts()
 
 
-def _example(row: dict[str, Any], tokenizer: Tokenizer | None) -> Example:
+def _example(row: dict[str, Any], tokenizer: Tokenizer | None, turns: Sequence[EpisodeTurn]) -> Example:
     text, logprobs = row["completion_text"], row["behavior_logprobs"]
     if tokenizer is not None and logprobs is not None:
-        tokens = _shaded(tokenizer, row["completion_token_ids"], logprobs, row["action_mask"])
+        tokens = _spoken(tokenizer, row["completion_token_ids"], logprobs, row["action_mask"], turns)
         cut = f"The first {MOST_TOKENS} of {row['tokens']:,} tokens." if row["tokens"] > MOST_TOKENS else None
     else:
         tokens = [ShownToken(text[:MOST_CHARACTERS], None)] if text else []
@@ -149,6 +158,25 @@ def _example(row: dict[str, Any], tokenizer: Tokenizer | None) -> Example:
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
+
+
+def _spoken(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+    mask: Sequence[bool] | None,
+    turns: Sequence[EpisodeTurn],
+) -> list[ShownToken]:
+    """The pieces of a completion; of an episode, before each turn who speaks."""
+    if not turns:
+        return _shaded(tokenizer, ids, logprobs, mask)
+    tokens = []
+    for turn in turns:
+        cut = slice(turn.start, turn.start + turn.length)
+        if turn.start < len(ids):
+            tokens.append(ShownToken(label(turn), None, speaker=True))
+            tokens += _shaded(tokenizer, ids[cut], logprobs[cut], None if mask is None else mask[cut])
+    return tokens
 
 
 def _shaded(tokenizer: Tokenizer, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[bool] | None) -> list[ShownToken]:

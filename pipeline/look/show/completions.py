@@ -8,11 +8,14 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.algorithms.cells.density import mean_logprob
 from pipeline.common.errors import UserError
 from pipeline.common.lengths import length
+from pipeline.generate.engine import EpisodeTurn
 from pipeline.look.show.query import Query
 from pipeline.look.show.reading import read
 from pipeline.look.show.subject import Subject, artifacts_in, store_around
+from pipeline.look.turns import turns_of
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
 
@@ -41,8 +44,10 @@ class Completion:
     """One row, with what the list shows of it and its tokens."""
 
     row: dict[str, Any]
-    """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (their mean)."""
+    """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (the mean of those that were drawn)."""
     answers: ShownRollouts
+    turns: tuple[EpisodeTurn, ...] = ()
+    """Of an episode."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,10 @@ def select(answers: Iterable[ShownRollouts], query: Query) -> Selection:
     by_key: dict[tuple[Any, ...], Completion] = {}
     for (number,), keys in shown.group_by("part"):
         part = parts[int(number)]
+        turns = turns_of(part.rollouts, keys)
         for row in _whole(part, keys):
-            by_key[number, row["group_id"], row["sample_index"]] = Completion(row, part)
+            key = row["group_id"], row["sample_index"]
+            by_key[number, *key] = Completion(row, part, tuple(turns.get(key, ())))
     mean = found["reward"].mean()
     return Selection(
         shown=tuple(by_key[key] for key in shown.select("part", *KEY).iter_rows()),
@@ -134,7 +141,7 @@ def _scalars(part: ShownRollouts, number: int, query: Query) -> pl.DataFrame:
         *KEY,
         *_SCALARS,
         tokens=length("completion_token_ids"),
-        logprob=pl.col("behavior_logprobs").list.mean().cast(pl.Float64),
+        logprob=mean_logprob().cast(pl.Float64),
         part=pl.lit(number),
     )
     return _with_advantage(read(rows, part.rollouts), part)

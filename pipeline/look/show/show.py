@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -17,7 +18,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.text import ABSENT, json_safe, number, visible
 from pipeline.look.show.completions import Completion, Selection
 from pipeline.look.show.subject import Use
-from pipeline.look.show.tokens import By, completion_text, legend
+from pipeline.look.show.tokens import By, completion_text, legend, spoken
 from pipeline.store import Artifact
 from pipeline.store.space import readable
 
@@ -101,7 +102,7 @@ def in_full(found: Selection, by: By) -> RenderableType:
                 Rule(title, align="left", style="dim"),
                 Padding(Text(visible(row["prompt_text"]), style="bold"), (0, 0, 0, 2)),
             ]
-        parts += [facts(completion), Padding(completion_text(completion, by), (0, 0, 0, 2))]
+        parts += [facts(completion), *spoken(completion, by)]
     return Group(*parts, Text(""), *filter(None, [legend(by)]), *notes(found), summary_line(found))
 
 
@@ -149,7 +150,8 @@ def side_by_side(left: Selection, right: Selection, by: By) -> RenderableType:
 
 def completion_json(completion: Completion) -> dict[str, Any]:
     """A completion for machines."""
-    safe: dict[str, Any] = json_safe({"set": completion.answers.name, **completion.row})
+    turns = {"turns": [asdict(turn) for turn in completion.turns]} if completion.turns else {}
+    safe: dict[str, Any] = json_safe({"set": completion.answers.name, **completion.row, **turns})
     return safe
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from pipeline.common.text import visible
+from pipeline.generate.engine import EpisodeTurn
 from pipeline.look.pieces import SHADES, load_tokenizer, pieces, shade_of
 from pipeline.look.show.completions import Completion, ShownRollouts
+from pipeline.look.turns import label
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,6 +29,31 @@ LEVELS = (0.5, 1.5)
 """Sizes of an advantage at which its color grows stronger."""
 GIVEN = "dim italic"
 """Tokens that the policy did not draw."""
+
+
+def spoken(completion: Completion, by: By) -> list[RenderableType]:
+    """A completion; an episode turn by turn, each below a line that says who spoke and further in than it.
+
+    So that nothing in a text can pass for such a line.
+    """
+    if not completion.turns or completion.row["completion_token_ids"] is None:
+        return [Padding(completion_text(completion, by), (0, 0, 0, 2))]
+    parts: list[RenderableType] = []
+    for turn in completion.turns:
+        parts.append(Padding(Text(visible(label(turn)), style="bold"), (0, 0, 0, 2)))
+        said = replace(completion, row=_part(completion, turn))
+        parts.append(Padding(completion_text(said, by), (0, 0, 0, 4)))
+    return parts
+
+
+def _part(completion: Completion, turn: EpisodeTurn) -> dict[str, Any]:
+    """The row with one turn's tokens alone."""
+    row, cut = completion.row, slice(turn.start, turn.start + turn.length)
+    lists = {name: row[name] and row[name][cut] for name in ("completion_token_ids", "behavior_logprobs", "action_mask")}
+    tokenizer = _tokenizer(completion.answers)
+    ids = lists["completion_token_ids"]
+    text = tokenizer.decode(ids) if tokenizer else f"{len(ids)} tokens"
+    return {**row, **lists, "completion_text": text}
 
 
 def completion_text(completion: Completion, by: By) -> Text:

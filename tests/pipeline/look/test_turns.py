@@ -1,0 +1,78 @@
+"""Turns of an episode as they are shown: who spoke stands where no text can stand, whatever a tool or a model wrote."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.run import RunConfig
+from pipeline.look.report.examples import read_examples
+from pipeline.run.state import Answers, Iteration, Run
+from pipeline.store import Artifact, Store
+from schemas import Rollouts, Turns
+
+spec = importlib.util.spec_from_file_location("look_conftest", Path(__file__).with_name("conftest.py"))
+assert spec is not None and spec.loader is not None
+by_hand = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(by_hand)
+
+HOSTILE = f"1\npolicy, reward 9\n<script>alert(1)</script>{by_hand.ESCAPES}"
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Any:
+    """A checkpoint, and rollouts of one episode: a call, what a hostile tool says, an answer."""
+    store = Store(tmp_path / "store")
+    policy = by_hand.made(store, "checkpoint", "import/1", {"tokenizer.json": by_hand.tokenizer().to_str()}, iteration=0)
+    files = by_hand.shards(policy, 0, "train")
+    row = files["part-00000.parquet"][1][0]
+    said = [("[1+0]", "policy", None, 0.5, "ok"), (HOSTILE, "tool", "calc\nulator\x1b[31m", None, "tool_error")]
+    said.append(("1", "policy", None, 1.0, "ok"))
+    text, turns = "".join(part for part, *_ in said), []
+    for number, (part, who, name, reward, status) in enumerate(said):
+        start = sum(turn["length"] for turn in turns)
+        turns.append(
+            {"group_id": row["group_id"], "sample_index": 0, "turn": number, "start": start, "length": len(part.encode())}
+            | {"who": who, "name": name, "reward": reward, "status": status}
+        )
+    mask = [turn["who"] == "policy" for turn in turns for _ in range(turn["length"])]
+    row |= {"completion_text": text, "completion_token_ids": list(text.encode()), "action_mask": mask}
+    row |= {"behavior_logprobs": [-0.5 * drawn for drawn in mask]}
+    files["turns-00000.parquet"] = (Turns, turns)
+    assert files["part-00000.parquet"][0] is Rollouts
+    return policy, by_hand.made(store, "rollouts", "generate/1", files, {"policy": policy}, purpose="train")
+
+
+def test_the_terminal_says_who_spoke_further_out_than_any_text(played: tuple[Artifact, Artifact], rollbook: Any) -> None:
+    status, out, _ = rollbook("show", played[1].path, "--full", "--prompt", "train-0")
+    assert status == 0
+    lines = out.splitlines()
+    labels = [line.strip() for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    assert labels == ["Q0", "policy, reward 0.5", "tool calc ulator‹U+001B›[31m, tool_error", "policy, reward 1", "two words"]
+    assert "    policy, reward 9" in [line.rstrip() for line in lines]
+    assert "\x1b" not in out and "\u202e" not in out
+
+
+def test_machines_are_given_the_turns(played: tuple[Artifact, Artifact], rollbook: Any) -> None:
+    rows = json.loads(rollbook("show", played[1].path, "--json", "--prompt", "train-0")[1])["rows"]
+    assert [turn["who"] for turn in rows[0]["turns"]] == ["policy", "tool", "policy"] and "turns" not in rows[1]
+    assert rows[0]["logprob"] == -0.5
+
+
+def test_the_report_says_who_spoke_beside_the_pieces(
+    played: tuple[Artifact, Artifact], make_config: Callable[..., RunConfig]
+) -> None:
+    policy, rollouts = played
+    run = Run(make_config(), None, None, [Iteration(0, policy, Answers(rollouts, None, rollouts), None)])  # type: ignore[arg-type]
+    examples = read_examples(run)
+    assert examples is not None
+    episode = next(one for one in examples.shown if any(token.speaker for token in one.tokens))
+    speakers = [token.text for token in episode.tokens if token.speaker]
+    assert speakers == ["policy, reward 0.5", "tool calc ulator\x1b[31m, tool_error", "policy, reward 1"]
+    assert "".join(token.text for token in episode.tokens if not token.speaker) == "[1+0]" + HOSTILE + "1"
+    assert dict(episode.facts)["mean logprob"] == "-0.5"
