@@ -15,6 +15,7 @@ SAYS = {
     "exchange": "imports, exports",
     "look": "audit, report, show, diff, upkeep, trackers",
     "compare": "trials side by side",
+    "reward_models": "rewards learned from preferences",
     "evaluate": "pass@k",
     "score": "cached logprobs",
     "train": "epochs over a frozen snapshot",

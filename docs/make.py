@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from pipeline.algorithms import ALGORITHMS, settings_of
 from pipeline.algorithms.algorithm import Algorithm, cells_of
 from pipeline.algorithms.settings import MODIFIERS
+from pipeline.config.reward_model import RewardModelConfig
 from pipeline.config.run import RunConfig
 from pipeline.rewards.graders.measured import measured, weaknesses
 from schemas import TABLES
@@ -56,6 +57,14 @@ def configuration() -> str:
     for path, model in _sections(RunConfig, ""):
         title = f"`{path}`" if path else "Top level"
         parts.append(f"## {title}\n\n{_fields(model)}")
+    return "\n".join(parts)
+
+
+def reward_models() -> str:
+    parts = [NOTE, (DOCS / "parts" / "reward-models.md").read_text(encoding="utf-8"), "## Settings\n"]
+    parts += [
+        f"### `{path or 'Top level'}`\n\n{_fields(model)}" for path, model in _sections(RewardModelConfig, "") if path != "model"
+    ]
     return "\n".join(parts)
 
 
@@ -244,6 +253,7 @@ PAGES = {
     "configuration.md": configuration,
     "algorithms.md": algorithms,
     "models.md": models,
+    "reward-models.md": reward_models,
     "architecture.svg": architecture,
     "grading.md": grading,
 }

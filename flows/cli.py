@@ -29,6 +29,7 @@ from flows.commands import (
     looking,
     probe,
     report,
+    rewarding,
     run,
     scheduling,
     spec,
@@ -65,6 +66,7 @@ COMMANDS = (
     exporting,
     grading,
     labelling,
+    rewarding,
     spec,
 )
 
@@ -93,7 +95,7 @@ GROUPS = {
     "Runs": ("run", "generate", "evaluate", "shape", "train", "schedule", "deploy", "spec"),
     "Figures": ("status", "report", "compare", "track"),
     "Artifacts": ("show", "diff", "audit", "lineage", "repair", "gc", "sign", "verify"),
-    "Data from elsewhere, and for elsewhere": ("import", "export", "grade", "label"),
+    "Data from elsewhere, and for elsewhere": ("import", "export", "grade", "label", "reward"),
 }
 """How `rollbook --help` lists the commands."""
 

@@ -16,6 +16,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.near import did_you_mean
 from pipeline.config.course import Course, Unsound
 from pipeline.config.plain_yaml import parse_yaml
+from pipeline.config.reward_model import RewardModelConfig
 from pipeline.config.run import RunConfig
 
 SUFFIXES = (".yaml", ".yml")
@@ -32,6 +33,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: no such file, not YAML, an unknown key (with the nearest valid name) or a value out of range.
     """
+    return _validated(_tree(path), overrides, str(path))
+
+
+def load_reward_model(path: str | Path, overrides: Sequence[str] = ()) -> RewardModelConfig:
+    """Read and validate a reward model's YAML file.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    tree = _tree(path)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return RewardModelConfig.model_validate(tree)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in describe_errors(error, RewardModelConfig))
+        raise UserError(f"{path}:\n{lines}") from None
+
+
+def _tree(path: str | Path) -> dict[str, Any]:
+    """A YAML file of settings as it stands there."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,7 +69,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping such as `name: demo`, found {type(tree).__name__}")
-    return _validated(tree, overrides, str(path))
+    return tree
 
 
 def _config_in(directory: Path) -> str:

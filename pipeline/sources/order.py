@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.config.data import PromptSource
+from pipeline.config.data import ModelConfig, PromptSource
 from pipeline.config.run import RunConfig
 from pipeline.run.order import STAGES, Job, Order
 from pipeline.sources.gguf_files import described, made_from
@@ -22,7 +22,14 @@ RECORDED = {"split", "subset", "revision", "question", "answer", "prompt_id", "a
 """Settings of a set that are part of the prompts' key. What the others decide is in the hash of the rows."""
 
 
-def import_order(config: RunConfig, title: str = BASE) -> Order:
+class WithModel(Protocol):
+    """A config that names a model."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+
+def import_order(config: WithModel, title: str = BASE) -> Order:
     """The model of a config as the checkpoint of iteration 0.
 
     Raises:

@@ -49,6 +49,7 @@ CHECKS: dict[str, type[Checks]] = {
     "evaluation": EvaluationChecks,
     "optimizer": Checks,
     "prompts": PromptsChecks,
+    "reward_model": Checks,
     "rollouts": RolloutsChecks,
     "scores": ScoresChecks,
     "shaped": ShapedChecks,

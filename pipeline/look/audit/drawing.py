@@ -19,6 +19,7 @@ ROLES: Mapping[str, str] = {
     "evaluation": "s2",
     "optimizer": "muted",
     "comparison": "muted",
+    "reward_model": "s1",
 }
 """The CSS variable of each kind's color."""
 

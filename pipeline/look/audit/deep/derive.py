@@ -58,7 +58,7 @@ class _Derivation:
             self._try(held, "rewards graded again", lambda: check_rewards(held, self.world) or (0, _rows(held)))
         if held.kind in ("rollouts", "scores"):
             self._try(held, "completions whose logprobs were recomputed", lambda: self._logprobs(held))
-        if held.kind == "checkpoint":
+        if held.kind in ("checkpoint", "reward_model"):
             self._try(held, "weights that were looked at for NaN and infinity", lambda: check_finite(held, self.world))
         if stage == "train":
             self._try(held, "training steps taken again", lambda: self._replay(held))
