@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Form = Literal["dataset", "sft", "preference", "model"]
+Form = Literal["dataset", "sft", "preference", "model", "verifiers", "atropos", "verl", "openai"]
 
 
 def export(
@@ -17,7 +17,7 @@ def export(
         Form,
         typer.Option(
             help="dataset: a Hugging Face dataset with a card. sft: TRL's prompt and completion. preference: TRL's prompt, "
-            "chosen and rejected. model: a Hugging Face model with a card.",
+            "chosen and rejected. model: a Hugging Face model with a card. verifiers, atropos, verl, openai: JSON lines.",
             show_default=False,
         ),
     ],
@@ -39,6 +39,7 @@ def export(
 
     - `rollbook export runs/demo/artifacts/rollouts/77d0... --to dataset --out my-rollouts`
     - `rollbook export runs/demo/artifacts/rollouts/77d0... --to sft --min-reward 1 --out solved`
+    - `rollbook export runs/demo/artifacts/rollouts/77d0... --to atropos --out groups`
     - `rollbook export runs/demo/artifacts/checkpoint/3f9c... --to model --out my-model`
     """
     from pipeline.algorithms.cells.pairing import RewardPairs
@@ -46,6 +47,7 @@ def export(
     from pipeline.exchange.exports import completions
     from pipeline.exchange.exports.dataset import write_dataset
     from pipeline.exchange.exports.folder import export_folder, refuse_foreign
+    from pipeline.exchange.exports.foreign import foreign_forms, write_foreign
     from pipeline.exchange.exports.model import write_model
     from pipeline.store.store import verified
 
@@ -58,6 +60,7 @@ def export(
     if out.resolve().is_relative_to(found.path.resolve()):
         raise UserError(f"--out {out}: lies inside of the artifact, which must stay as it is. Name another place")
     what = {"form": to, "artifact": {"kind": found.kind, "id": found.id}, "min_reward": min_reward, "all_pairs": all_pairs}
+    lost: list[str] = []
     with export_folder(out, what) as directory:
         if to == "model":
             count, unit = write_model(found, directory, trust_remote_code=trust_remote_code), "files"
@@ -65,6 +68,9 @@ def export(
             if found.kind != "rollouts":
                 raise UserError(f"{found.url}: a {found.kind} artifact; --to dataset exports rollouts")
             count, unit = write_dataset(found, directory, min_reward), "completions"
+        elif to in foreign_forms():
+            written = write_foreign(completions.ExportSource.of(found), directory, foreign_forms()[to], min_reward)
+            count, unit, lost = written.completions, "completions", written.lost
         elif to == "sft":
             count, unit = completions.write_sft(completions.ExportSource.of(found), directory, min_reward), "completions"
         else:
@@ -72,9 +78,12 @@ def export(
             source = completions.ExportSource.of(found)
             count, unit = completions.write_preference(source, directory, min_reward, pairing), "pairs"
     if as_json:
-        typer.echo(json.dumps({"path": str(out), "form": to, "of": found.id, unit: count}, indent=2))
+        told = {"path": str(out), "form": to, "of": found.id, unit: count, **({"not_held": lost} if lost else {})}
+        typer.echo(json.dumps(told, indent=2))
     else:
         typer.echo(f"{out}: {count:,} {unit} of {found.kind} {found.id[:16]}")
+        for line in lost:
+            typer.echo(f"  not held: {line}")
 
 
 def register(app: typer.Typer) -> None:

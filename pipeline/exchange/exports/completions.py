@@ -62,15 +62,20 @@ class ExportSource:
             raise UserError(f"{artifact.url}: a {artifact.kind} artifact; name rollouts, or a shaped table of them")
         return cls(artifact, store_around(artifact).get(artifact.parent("rollouts")), artifact)
 
-    def files(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
-        """Rows of the rollouts, those that shaping kept if it did, file by file; and the pairs that it made of them."""
+    def tables(self, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Rows of the rollouts, those that shaping kept if it did, file by file."""
         shaped = self.shaped.tables("shaped") if self.shaped else []
-        pairs = self.shaped.tables("pairs") if self.shaped else []
         for number, path in enumerate(self.rollouts.tables("rollouts")):
-            rows = pl.read_parquet(path, columns=READ, glob=False)
+            rows = pl.read_parquet(path, columns=columns, glob=False)
             if shaped:
                 kept = pl.read_parquet(shaped[number], glob=False).filter("keep")
                 rows = rows.join(kept, on=KEY, how="semi", maintain_order="left")
+            yield rows
+
+    def files(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+        """Rows of the rollouts, those that shaping kept if it did, file by file; and the pairs that it made of them."""
+        pairs = self.shaped.tables("pairs") if self.shaped else []
+        for number, rows in enumerate(self.tables(READ)):
             yield rows, pl.read_parquet(pairs[number], glob=False) if pairs else None
 
 

@@ -61,6 +61,8 @@ class Format:
     """Of our names, those that may be mapped to other columns."""
     ends_with_eos: ClassVar[bool] = False
     """Whether its completions are whole answers, of which the end was drawn too."""
+    remembers: ClassVar[bool] = False
+    """Whether what a row says depends on rows before it, so that a killed import begins again."""
     not_rows: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of files that lie among its files and hold no completions."""
 
@@ -103,11 +105,6 @@ class Format:
             raise ValueError(f"no metric {missing[0]!r}, which --rewards names; there are {', '.join(metrics)}")
         values = [metrics[name] for name in names]
         return None if None in values else math.fsum(value for value in values if value is not None)
-
-    @classmethod
-    def reads_row_by_row(cls) -> bool:
-        """Whether what a row says does not depend on other rows, so that an import can go on in the middle."""
-        return cls.read is Format.read
 
     def columns(self, rows: Sequence[SourceRow]) -> SaidColumns | None:
         """What rows of one form say, column by column and unchecked; None where each must be looked at by itself."""

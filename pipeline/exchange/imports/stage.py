@@ -161,7 +161,7 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
         on_progress(gathering.added + len(gathering.set_aside), len(gathering.set_aside))
         _refuse(gathering, order, at_end=False)
 
-    if order.form.reads_row_by_row():
+    if not order.form.remembers:
         for batch, position in read_batches(order.files, gathering.position):
             whole = [row for row in batch if isinstance(row, SourceRow)]
             made = simple.of(whole) if whole and not order.options.explode else None
@@ -179,7 +179,7 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
     remarks = list(dict.fromkeys([*reader.remarks, *tokens.remarks]))
     gathering.flush()
     _refuse(gathering, order, at_end=True)
-    if order.form.reads_row_by_row():
+    if not order.form.remembers:
         gathering.reached((len(order.files), 0), remarks, at_end=True)
     return remarks
 

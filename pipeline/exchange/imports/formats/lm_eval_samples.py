@@ -34,6 +34,7 @@ class LmEval(Format):
         "arguments.gen_args_0.arg_1": "temperature, top_p, top_k",
     }
     engine = "lm-eval"
+    remembers = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

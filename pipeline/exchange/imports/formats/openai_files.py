@@ -36,6 +36,7 @@ class OpenAI(Format):
         "choice.logprobs": "behavior_logprobs",
     }
     engine = "OpenAI-compatible server"
+    remembers = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

@@ -34,6 +34,7 @@ class TRL(Format):
         "<a reward function>": "reward_<its name>",
     }
     engine = "TRL"
+    remembers = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
