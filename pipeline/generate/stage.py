@@ -109,12 +109,13 @@ class _Jobs:
             remember(work)
             siblings = unfinished_siblings(store, work)
             for shard in shards_of(job, work.request.recipe["shard_groups"]):
-                if work.has_table(shard.name, Rollouts):
+                if work.has_table(shard.name, Rollouts) and (
+                    self.environment is None or work.has_table(turns_name(shard.name), Turns)
+                ):
                     statuses = set(pl.read_parquet(work.path / shard.name, columns=["status"], glob=False)["status"])
                     if statuses == {"engine_error"} or ENVIRONMENT_ERROR in statuses:
                         self.shards.append(shard)
                     elif "reward_error" in statuses:
-                        work.has_table(turns_name(shard.name), Turns)
                         self.ungraded.append((shard, work.path / shard.name))
                 elif stored := next((path for place in siblings if shard.is_in(path := place / shard.name)), None):
                     self.ungraded.append((shard, stored))

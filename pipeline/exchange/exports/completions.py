@@ -53,14 +53,19 @@ class ExportSource:
     def of(cls, artifact: Artifact) -> ExportSource:
         """
         Raises:
-            UserError: neither rollouts nor a shaped table.
+            UserError: neither rollouts nor a shaped table, or episodes, whose text is not the model's alone.
             IntegrityError: the rollouts of a shaped table are not in its store.
         """
-        if artifact.kind == "rollouts":
-            return cls(artifact, artifact, None)
-        if artifact.kind != "shaped":
+        if artifact.kind not in ("rollouts", "shaped"):
             raise UserError(f"{artifact.url}: a {artifact.kind} artifact; name rollouts, or a shaped table of them")
-        return cls(artifact, store_around(artifact).get(artifact.parent("rollouts")), artifact)
+        shaped = artifact if artifact.kind == "shaped" else None
+        rollouts = store_around(artifact).get(artifact.parent("rollouts")) if shaped else artifact
+        if rollouts.tables("turns"):
+            raise UserError(
+                f"{rollouts.url}: episodes, of whose text a trainer would learn what an environment said. Export them with "
+                "--to dataset, which has the mask"
+            )
+        return cls(artifact, rollouts, shaped)
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
         """Rows of the rollouts, those that shaping kept if it did, file by file."""

@@ -18,7 +18,7 @@ from schemas import TABLES, Rollouts
 
 FOLDER = "data"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
-BESIDE = ("origins", "remarks")
+BESIDE = ("origins", "remarks", "turns")
 """Tables that come along as further configurations."""
 
 
@@ -54,7 +54,7 @@ def _write(path: Path, target: Path, min_reward: float | None) -> int:
 
 
 def _front(completions: int, artifact: Artifact, beside: list[str]) -> dict[str, Any]:
-    patterns = {"rollouts": "part-*.parquet", "origins": "origins-*.parquet", "remarks": "remarks-*.parquet"}
+    patterns = {"rollouts": "part-*.parquet", **{name: f"{name}-*.parquet" for name in BESIDE}}
     configs: list[dict[str, Any]] = [
         {"config_name": name, "data_files": [{"split": "train", "path": f"{FOLDER}/{_pattern(artifact, name, patterns[name])}"}]}
         for name in ("rollouts", *beside)

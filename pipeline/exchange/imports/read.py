@@ -29,7 +29,7 @@ DATA = "data"
 """Where the files of a Hugging Face data set lie."""
 EXPORT = "rollbook-export.json"
 """The record of `rollbook export`."""
-BESIDE = ("origins", "remarks")
+BESIDE = ("origins", "remarks", "turns")
 """Tables of an export that are no completions, by the beginnings of their files' names."""
 TOGETHER, SIZE_TOGETHER = 4096, 16 << 20
 """Rows of a batch, and characters of their texts, about."""

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from pipeline.common.text import count, duration, number
 from pipeline.look.report import figures
+from pipeline.look.report.episodes import episode_panels
 from pipeline.look.report.figures import MUTED, RAMP, RULE, SERIES, Values
 from pipeline.look.report.groups import solved_panel
 from pipeline.look.report.places import place_panels
@@ -92,7 +93,15 @@ def rollouts_section(run: Run) -> Section:
     slug, title = "training-rollouts", "Training rollouts"
     if not any(step.answers and step.answers.rollouts for step in run.iterations):
         return Section(slug, title, absent="No training rollouts are there yet.")
-    panels = [_reward_panel(run), *place_panels(run), solved_panel(run), _length_panel(run), _status_panel(run), _drop_panel(run)]
+    panels = [
+        _reward_panel(run),
+        *place_panels(run),
+        *episode_panels(run),
+        solved_panel(run),
+        _length_panel(run),
+        _status_panel(run),
+        _drop_panel(run),
+    ]
     return section(slug, title, panels)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.common.errors import IntegrityError, UserError, writing
 from pipeline.generate.summary import read_scalars, summarize
+from pipeline.generate.turns import turn_figures
 from pipeline.generate.unknowns import count_unknowns
 from pipeline.look.show.subject import store_around
 from pipeline.run.order import STAGES
@@ -61,8 +62,8 @@ class Damage:
 
     @property
     def left(self) -> tuple[File, ...]:
-        """Whole tables but for those beside a shard that is not. Without its origins a shard is not whole either."""
-        gone = {_number(broken.file) for broken in self.broken if _table(broken.file) in ("rollouts", "origins")}
+        """Whole tables but for those beside a shard that is not. Without its origins or turns a shard is not whole either."""
+        gone = {_number(broken.file) for broken in self.broken if _table(broken.file) in ("rollouts", "origins", "turns")}
         return tuple(file for file in self.whole if _table(file) in TABLES and _number(file) not in gone)
 
     @property
@@ -126,10 +127,12 @@ def _dropped(damage: Damage) -> list[dict[str, Any]]:
 def _summary(damage: Damage, directory: Path) -> dict[str, Any]:
     """The figures that the damaged artifact's summary has, of the rows that are left."""
     before = damage.artifact.summary
-    files = {name: [directory / file.path for file in damage.left if _table(file) == name] for name in ("rollouts", "origins")}
+    tables = ("rollouts", "origins", "turns")
+    files = {name: [directory / file.path for file in damage.left if _table(file) == name] for name in tables}
     aside = rows_of(damage.left, "setaside")
     unknowns = count_unknowns(before.keys(), files["rollouts"], files["origins"])
-    return {**summarize(read_scalars(files["rollouts"])), **unknowns, **({"set_aside": aside} if aside else {})}
+    figures = {**summarize(read_scalars(files["rollouts"])), **turn_figures(files["turns"])}
+    return {**figures, **unknowns, **({"set_aside": aside} if aside else {})}
 
 
 def rows_of(files: Iterable[File], table: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from flows.cli import answer
 from pipeline.common.errors import UserError
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.run import RunConfig
@@ -21,6 +23,7 @@ from pipeline.generate.episodes import turn_seed
 from pipeline.generate.order import rollouts_request
 from pipeline.generate.stage import generate
 from pipeline.look.audit.audit import audit
+from pipeline.look.upkeep.repair import drop_shards, find_damage, set_aside
 from pipeline.regrade.plan import grade_request
 from pipeline.regrade.stage import grade
 from pipeline.run.process import Reporter
@@ -268,3 +271,48 @@ def test_stored_episodes_are_graded_again_by_what_the_environment_gave(player: P
     assert {row["reward"] for row in rows_of(made)} == {0.0} and {row["reward"] for row in rows_of(again)} == {0.75}
     assert [turns_of(made, row) for row in rows_of(made)] == [turns_of(again, row) for row in rows_of(again)]
     assert audit(again.path).status == 0
+
+
+def test_repair_drops_a_shard_whose_turns_are_damaged(player: Player) -> None:
+    made, _ = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess"})
+    path = made.path / "turns-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    mended = drop_shards(find_damage(made))
+    assert sorted(file.path for file in mended.files) == ["part-00000.parquet", "turns-00000.parquet"]
+    assert mended.summary["episodes"]["turns"] == 4 and audit(mended.path).count("error") == 0
+
+
+def test_a_damaged_file_of_turns_is_made_anew_to_the_same_bytes(player: Player) -> None:
+    made, _ = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess"})
+    path = made.path / "turns-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    set_aside(find_damage(made))
+    again, engine = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess"})
+    assert again.id == made.id and {ask.key[1] for ask in engine.asked} == {1}
+
+
+def test_an_export_has_the_turns_and_comes_back_with_the_same_tokens_and_mask(
+    player: Player, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, _ = player.play(lambda group, sample: ["7", "1"][sample:], {"name": "games:Guess"})
+    assert answer(["export", str(made.path), "--to", "dataset", "--out", str(tmp_path / "data")]) == 0
+    assert (tmp_path / "data/data/turns-00000.parquet").read_bytes() == (made.path / "turns-00000.parquet").read_bytes()
+    store = ["--store", str(tmp_path / "other"), "--model", str(BASE)]
+    assert answer(["import", str(tmp_path / "data"), *store]) == 0
+    (place,) = (tmp_path / "other" / "rollouts").iterdir()
+    columns = ["prompt_token_ids", "completion_token_ids", "action_mask", "behavior_logprobs", "reward"]
+    one, two = (
+        read_table(artifact, Rollouts).sort("prompt_id", "sample_index") for artifact in (made, load_artifact(str(place)))
+    )
+    assert one.select(columns).equals(two.select(columns))
+    capsys.readouterr()
+    assert answer(["export", str(made.path), "--to", "sft", "--out", str(tmp_path / "sft")]) == 2
+    assert "a trainer would learn what an environment said" in capsys.readouterr().err
+
+
+def test_diff_finds_the_turns_that_differ(player: Player, capsys: pytest.CaptureFixture[str]) -> None:
+    one, _ = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess"})
+    two, _ = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess", "args": {"most": 5}})
+    assert answer(["diff", str(one.path), str(two.path), "--json"]) in (0, 1)
+    tables = {table["table"] for table in json.loads(capsys.readouterr().out)["tables"]}
+    assert tables == {"rollouts", "turns"}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.run import RunConfig
+from pipeline.look.report.episodes import episode_panels
 from pipeline.look.report.examples import read_examples
 from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Store
@@ -76,3 +77,21 @@ def test_the_report_says_who_spoke_beside_the_pieces(
     assert speakers == ["policy, reward 0.5", "tool calc ulator\x1b[31m, tool_error", "policy, reward 1"]
     assert "".join(token.text for token in episode.tokens if not token.speaker) == "[1+0]" + HOSTILE + "1"
     assert dict(episode.facts)["mean logprob"] == "-0.5"
+
+
+def test_the_report_draws_turns_and_calls_of_runs_with_an_environment(
+    store: Store, make_artifact: Any, make_config: Callable[..., RunConfig]
+) -> None:
+    counted = {"turns": 12, "calls": 4, "tool_errors": 1, "drawn_tokens": 80, "given_tokens": 16}
+    statuses = {"ok": 10, "turn_limit": 2}
+    episodes = {"completions": 8, "episodes": {**counted, "turn_statuses": statuses}}
+    steps = []
+    for number in (0, 1):
+        answers = Answers(None, None, make_artifact("rollouts", n=number, **episodes))  # type: ignore[arg-type]
+        steps.append(Iteration(number, make_artifact("checkpoint", n=number), answers, None))
+    turns, tokens = episode_panels(Run(make_config(), None, None, steps))  # type: ignore[arg-type]
+    assert [key.label for key in turns.keys] == ["turns", "calls", "calls that failed"]
+    assert turns.caption == "Means of the training rollouts. Turns of the last iteration: 2 turn_limit."
+    assert [key.label for key in tokens.keys] == ["drawn by the policy", "from the environment"]
+    bare = Iteration(0, steps[0].policy, Answers(None, None, make_artifact("rollouts", n=9)), None)  # type: ignore[arg-type]
+    assert episode_panels(Run(make_config(), None, None, [bare])) == []  # type: ignore[arg-type]
