@@ -25,8 +25,11 @@ ROWS = 16384
 """Most rows of a row group."""
 BYTES = 256 << 20
 """Decoded bytes of a row group's texts and lists, about: what readers hold at once. A larger row has a group to itself."""
-LEVEL = 15
-"""Of zstd, for tokens and logprobs: 5 to 10 % smaller than by its default for 2 microseconds a token, and read as fast."""
+DRAWN = 15
+"""Level of zstd for tokens that were drawn: 10 % smaller than by its default for a microsecond a token, and read as fast. Tokens
+that were made from texts are many, and soon made again."""
+LOGPROBS = 17
+"""Level of zstd for logprobs: nearly random bits, but for what the completions of a group begin with alike."""
 LEVELS = 4
 """Bytes of the two levels that come with each value of a list while it is read or written."""
 
@@ -42,22 +45,28 @@ def write_parquet(path: Path, frame: pl.DataFrame, table: type[Table]) -> None:
     """
     schema = table.arrow_schema_for(frame)
     sizes = _sizes(path, frame.select(schema.names))
-    with pq.ParquetWriter(path, schema, compression="zstd", **_encodings(schema)) as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", **_encodings(schema, drawn=_is_drawn(frame))) as writer:
         for start, stop in _cuts(sizes):
             writer.write_table(table.to_arrow(frame[start:stop], schema), row_group_size=ROWS)
         if frame.is_empty():
             writer.write_table(table.to_arrow(frame, schema))
 
 
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
-    """Arguments of pyarrow's writer: columns in lists by their place in the file; what is not named is plain."""
+def _encodings(schema: pa.Schema, *, drawn: bool) -> dict[str, Any]:
+    """Arguments of pyarrow's writer: columns by their place in the file; what has no encoding of its own is plain."""
     floats = [f"{field.name}.list.element" for field in schema if _is_list_of(field.type, pa.types.is_floating)]
-    tokens = [f"{field.name}.list.element" for field in schema if _is_list_of(field.type, pa.types.is_integer)]
+    tokens = [f"{field.name}.list.element" for field in schema if drawn and _is_list_of(field.type, pa.types.is_integer)]
     return {
         "use_dictionary": [field.name for field in schema if not pa.types.is_nested(field.type)],
         "column_encoding": dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-        "compression_level": dict.fromkeys([*floats, *tokens], LEVEL) or None,
+        "compression_level": {**dict.fromkeys(floats, LOGPROBS), **dict.fromkeys(tokens, DRAWN)} or None,
     }
+
+
+def _is_drawn(frame: pl.DataFrame) -> bool:
+    """Whether rows have logprobs: then their tokens come from a model, and not from a text."""
+    lists = (series for series in frame.iter_columns() if series.dtype in (pl.List(pl.Float32), pl.List(pl.Float64)))
+    return any(series.null_count() < len(series) for series in lists)
 
 
 def _is_list_of(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
