@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,17 @@ def test_engines_on_a_cpu_share_its_cores() -> None:
     assert shares_of_cores(EngineConfig(), 16) == [{}]
     assert shares_of_cores(EngineConfig(replicas=3), 16) == [{"OMP_NUM_THREADS": "5"}] * 3
     assert shares_of_cores(EngineConfig(replicas=4), 2) == [{"OMP_NUM_THREADS": "1"}] * 4
+
+
+def test_a_fleet_without_requests_waits_until_it_is_woken(engines: Engines) -> None:
+    """An environment thinks: there is nothing to draw now, and will be."""
+    made, (first, second) = engines(2), asks(2, 1)
+
+    def turns() -> Iterator[list[CompletionRequest]]:
+        yield [first]
+        threading.Timer(0.3, made.wake).start()
+        yield []
+        yield [second]
+
+    replies = [reply for answered in made.run(turns(), in_flight=4) for reply in answered]
+    assert in_order(replies) == expected([first, second])

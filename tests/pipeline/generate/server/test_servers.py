@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +215,24 @@ def test_answers_that_are_of_no_use_are_refused(serve: Any, checkpoint: Any, cha
     server.answer = lambda choice: choice | change
     with pytest.raises(UserError, match=said):
         engine_for(checkpoint(0), server.url)
+
+
+def test_servers_without_requests_wait_until_they_are_woken(serve: Any, checkpoint: Any) -> None:
+    policy = checkpoint(0)
+    served = engine_for(policy, serve(policy.path).url)
+    first, second = (CompletionRequest((0, n, 0), [20, 30, n], SamplingConfig(max_tokens=8), seed=n) for n in range(2))
+
+    def turns() -> Iterator[list[CompletionRequest]]:
+        yield [first]
+        threading.Timer(0.3, served.wake).start()
+        while not woken():
+            yield []
+        yield [second]
+
+    since = time.monotonic()
+
+    def woken() -> bool:
+        return time.monotonic() - since > 0.3
+
+    replies = [reply for answered in served.run(turns(), in_flight=1) for reply in answered]
+    assert sorted(reply.key[1] for reply in replies) == [0, 1]
