@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -134,14 +133,17 @@ def measured(command: Command, files: list[Path], few: list[Path], made: Path) -
 
 
 def run(call: list[str], tree: Path) -> dict[str, float]:
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(tree), "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(call, cwd=tree, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(call[:5])}: {done.stderr[-2000:]}")
-    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": round(wall, 2), "cpu": round(cpu, 2), "most_memory_mb": after.ru_maxrss // 1024}
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(call, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+        wall, process.returncode = time.monotonic() - began, os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(call[:5])}: {said.read()[-2000:]}")
+    cpu = used.ru_utime + used.ru_stime
+    return {"wall": round(wall, 2), "cpu": round(cpu, 2), "most_memory_mb": used.ru_maxrss // 1024}
 
 
 def median(rounds: list[dict[str, float]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ def lines(group: list[Row]) -> Iterator[Row]:
             "version": 1,
             "id": name,
             "task": task,
+            "agent": {"config": {}, "name": "agent", "trainable": True},
             "nodes": _nodes(row),
             "calls": [_call(row)],
             "rewards": _rewards(row),
