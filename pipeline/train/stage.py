@@ -7,6 +7,7 @@ share of the weights.
 from __future__ import annotations
 
 import resource
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.store.store import load_artifact, verified
 from pipeline.train import carried
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
+from pipeline.train.likely import likelihood_of_pairs
 from pipeline.train.memory import memory_kept
 from pipeline.train.snapshot import left_out, open_snapshot, reopened
 from pipeline.train.team import Team, is_rank, join, rank_of_this
@@ -86,6 +88,8 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
             counts = ", ".join(f"{reason} {count:,}" for reason, count in nothing.items()) or "no completions"
             so = "every gradient is 0" if snapshot.completions else "the weights stay as they are"
             reporter.note(f"{algorithm.name} has nothing to train on ({counts}): {so}")
+        if (likely := likelihood_of_pairs(snapshot)) and likely.warning:
+            reporter.note(f"warning: {likely.warning}")
     team.wait_for_all()
     if work is None:
         parent, snapshot, nothing = load_artifact(spec["policy"]), reopened(snapshot_at), None
@@ -126,7 +130,7 @@ def _finish(work: Work, spec: Event, training: Training, store: Store) -> None:
 
 def _notes(spec: Event, training: Training) -> dict[str, Any]:
     """How the work was done: settings and surroundings that change the result by rounding at most."""
-    timing = training.records.timing_frame()
+    timing, likely = training.records.timing_frame(), likelihood_of_pairs(training.snapshot)
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
@@ -138,6 +142,7 @@ def _notes(spec: Event, training: Training) -> dict[str, Any]:
         "packing": training.packing.shares() | {"passes": training.packing.passes},
         "ranks": training.records.ranks,
         **({} if training.state is None else {"optimizer_state": training.state.id}),
+        **({} if likely is None else {"reference_logprobs_of_pairs": asdict(likely)}),
         "seconds": {"steps": float(timing["seconds"].sum()), "waiting_for_data": float(timing["data_seconds"].sum())},
     }
 
