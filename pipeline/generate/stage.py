@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.common.errors import DataError, StageFailed
+from pipeline.common.other_work import OtherWork
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.reward import RewardConfig
@@ -81,8 +82,10 @@ def generate(spec: Event, reporter: Reporter, live: EngineSource) -> Event:
             if "mixture" in spec:
                 verified(spec["mixture"]["other"])
             jobs = _Jobs(spec, policy, reward, open_works, store)
+            others = OtherWork()
             jobs.generate(reporter, live)
-        done = [work if isinstance(work, Artifact) else _finish(work, reward, live.notes) for _, work in sorted(works.items())]
+            notes = live.notes if jobs.engine_config.server else {**live.notes, "other_work": others.cores()}
+        done = [work if isinstance(work, Artifact) else _finish(work, reward, notes) for _, work in sorted(works.items())]
     return {"artifacts": [str(artifact.path) for artifact in done]}
 
 

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.algorithms import resolve
 from pipeline.algorithms.plugins import unchanged
+from pipeline.common.other_work import OtherWork
 from pipeline.config.train import GUARDS, WORK_SETTINGS, TrainConfig
 from pipeline.run.estimates import training_bytes
 from pipeline.run.parts import Part
@@ -62,7 +63,9 @@ def train(spec: Event, reporter: Reporter) -> Event:
         with team_of(spec["train"]["processes"], "pipeline.train", spec, path / SCRATCH) as team:
             team.gather_json({"finished": isinstance(work, Artifact)})
             if isinstance(work, Work):
-                _finish(work, spec, _train(spec, request, work.scratch, work, team, reporter), store)
+                others = OtherWork()
+                training = _train(spec, request, work.scratch, work, team, reporter)
+                _finish(work, spec, training, store, {"other_work": others.cores()})
         return {"artifact": str(path)}
 
 
@@ -116,14 +119,14 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
     return training
 
 
-def _finish(work: Work, spec: Event, training: Training, store: Store) -> None:
+def _finish(work: Work, spec: Event, training: Training, store: Store, notes: Event) -> None:
     """Write the tables and the manifest. The optimizer's moments first: what is finished can be gone on from."""
     metrics = training.records.metrics_frame()
     work.write_table("metrics.parquet", metrics, Metrics)
     work.write_table("timing.parquet", training.records.timing_frame(), Timing)
     if training.config.carries:
         carried.keep(store, work.request, work.scratch / carried.DIRECTORY, training.optimizer_steps)
-    work.finish(_summary(metrics, training), outside_id=("timing.parquet",), notes=_notes(spec, training))
+    work.finish(_summary(metrics, training), outside_id=("timing.parquet",), notes=_notes(spec, training) | notes)
     if training.config.carries:
         carried.forget(training.parent, store)
 

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.common.text import ABSENT, count, duration, interval, number, percent
+from pipeline.look.report.beside import not_comparable
 from pipeline.look.report.comparison_cells import line_key
 from pipeline.look.report.comparison_curves import cards, epochs_section, look_of, training_section
 from pipeline.look.report.comparison_data import Compared, read_compared
@@ -93,6 +94,7 @@ def render(compared: Compared) -> str:
         training=training_section(compared),
         cards=cards(compared),
         cost=cost_grid(compared),
+        disturbed=not_comparable({label: compared.other_work(label) for label in compared.ranked}),
         bars=[(part, role_of(color)) for part, color in BARS.items()],
         trials=trials_grid(compared),
         failures=failures(compared.artifact),

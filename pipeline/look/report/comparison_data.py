@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.look.report.beside import busiest
 from pipeline.store import Artifact, Store, read_table
 from schemas import Comparison, ComparisonTiming, Metrics
 
@@ -50,6 +51,11 @@ class Compared:
     def seeds(self) -> list[int]:
         seeds: list[int] = self.artifact.recipe["seeds"]
         return seeds
+
+    def other_work(self, label: str) -> float | None:
+        """The most cores that other work took beside an algorithm's trainings and answers; None where that is not known."""
+        ids = self.trials.filter(pl.col("label") == label).select("checkpoint_id", "sampled_id").unpivot()["value"].drop_nulls()
+        return busiest(self.artifacts[id] for id in ids if id in self.artifacts)
 
     def parent(self, role: str) -> Artifact | None:
         """A parent of the comparison, if the store still has it."""

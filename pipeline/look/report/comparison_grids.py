@@ -10,6 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from pipeline.common.text import ABSENT, count, duration, interval, number, percent
+from pipeline.look.report.beside import MUCH
 from pipeline.look.report.comparison_cells import Scale, bar_cell, breakable, interval_cell
 from pipeline.look.report.comparison_curves import look_of
 from pipeline.look.report.comparison_data import STAGES, Compared
@@ -144,7 +145,7 @@ def cost_grid(compared: Compared) -> SortableGrid:
         GridHead("response length, tokens", length_scale.axis()),
         GridHead("tokens"),
         GridHead("seconds", time_scale.axis()),
-        *map(GridHead, ("train", "generate", "shape, score, evaluate")),
+        *map(GridHead, ("train", "generate", "shape, score, evaluate", "other work, cores")),
     )
     rows = []
     for label in labels:
@@ -163,9 +164,16 @@ def cost_grid(compared: Compared) -> SortableGrid:
                 GridCell(bar if totals[label] else ABSENT, totals[label] or None),
                 *(GridCell(duration(parts[stage]), parts[stage]) for stage in ("train", "generate")),
                 GridCell(duration(other) if totals[label] else ABSENT, other or None),
+                _beside(compared.other_work(label)),
             ]
         )
     return SortableGrid(heads, rows)
+
+
+def _beside(cores: float | None) -> GridCell:
+    """How much other work ran; marked where that makes times incomparable."""
+    shown = "not known" if cores is None else f"{cores:.1f}{' ✱' if cores > MUCH else ''}"
+    return GridCell(shown, cores)
 
 
 _TRIAL: dict[str, tuple[str, Any]] = {

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from pipeline.common.text import count, duration, number
 from pipeline.look.report import figures
+from pipeline.look.report.beside import busiest, not_comparable
 from pipeline.look.report.episodes import episode_panels
 from pipeline.look.report.figures import MUTED, RAMP, RULE, SERIES, Values
 from pipeline.look.report.groups import solved_panel
@@ -263,7 +264,16 @@ def time_section(run: Run, rows: Sequence[dict[str, Any]]) -> Section:
     caption = "Wall time of the processes that finished the work; generate is training rollouts plus held-out answers."
     columns = ("iteration", *STAGES, "training rollouts", "tokens generated", "held-out tokens", "tokens trained", "trained/s")
     grid = Grid(columns, [_time_cells(step, row) for step, row in zip(run.iterations, rows, strict=True)])
-    return Section("time", "Time and tokens", panels=(Panel("Time per stage", unit, picture, caption, keys),), grid=grid)
+    panel = Panel("Time per stage", unit, picture, caption, keys)
+    beside = {f"iteration {step.iteration}": busiest(_timed(step)) for step in run.iterations}
+    disturbed = not_comparable({which: cores for which, cores in beside.items() if cores is not None})
+    return Section("time", "Time and tokens", panels=(panel,), grid=grid, notes=(disturbed,) if disturbed else ())
+
+
+def _timed(step: Iteration) -> list[Artifact]:
+    """What an iteration's time went into."""
+    answers = (step.answers.rollouts, step.answers.sampled, step.answers.greedy) if step.answers else ()
+    return [part for part in (*answers, step.checkpoint) if part]
 
 
 def _time_cells(step: Iteration, row: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.look.report.comparison_curves import look_of
 from pipeline.look.report.comparison_data import Compared, by_epoch, over_seeds, read_compared
 from pipeline.look.report.comparison_table import comparison_table as table_of
 from pipeline.look.report.comparison_verdict import ranking_verdict
+from pipeline.store import Artifact
 
 Make = Callable[..., Trials]
 ALGORITHMS = "reinforce,grpo,rec-oneside-nois:low=0.6,high=2.0,gspo,opmd,dpo"
@@ -204,6 +206,20 @@ def test_plots_tell_each_line_in_the_order_of_the_ranking(page: Page, compared: 
 
 def test_what_the_ranking_cannot_carry_is_said_on_the_page(make_trials: Make) -> None:
     assert "Warning: 1 seed: another may rank these 2 otherwise" in Page(render(compared_of(make_trials("reinforce,grpo")))).said
+
+
+def test_times_are_marked_where_other_work_ran_beside_them(compared: Compared) -> None:
+    assert "Whether other work ran beside" in Page(render(compared)).said
+    busy = set(compared.trials.filter(label="grpo")["checkpoint_id"])
+
+    def noted(artifact: Artifact) -> Artifact:
+        notes = {"other_work": 1.5 if artifact.id in busy else 0.1}
+        provenance = artifact.manifest.provenance.model_copy(update={"notes": notes})
+        return replace(artifact, manifest=artifact.manifest.model_copy(update={"provenance": provenance}))
+
+    said = Page(render(replace(compared, artifacts={id: noted(one) for id, one in compared.artifacts.items()}))).said
+    assert "Times of grpo cannot be compared: other work took up to 1.5 cores of the machine meanwhile." in said
+    assert said.count("1.5 ✱") == 1
 
 
 def test_symbols_have_names(page: Page) -> None:

@@ -196,6 +196,7 @@ def test_a_model_that_falls_back_is_packed_for_what_it_falls_back_to(
     notes = checkpoint.manifest.provenance.notes
     assert notes["attention"] == "sdpa"
     assert notes["packing"]["padding"] > 0
+    assert notes["other_work"] >= 0
 
 
 def test_weights_that_are_missing_are_named_instead_of_drawn_at_random(copied: Path) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.look.report import curves, figures, made, readings, verdict
+from pipeline.look.report import beside, curves, figures, made, readings, verdict
 from pipeline.look.report.readings import Readout
 from pipeline.run.state import Run
+from pipeline.store import Request, Store, Work
 
 
-@pytest.mark.parametrize(("module", "examples"), [(made, 3), (readings, 1)])
+@pytest.mark.parametrize(("module", "examples"), [(made, 3), (readings, 1), (beside, 4)])
 def test_examples_in_docstrings(module: object, examples: int) -> None:
     assert doctest.testmod(module) == (0, examples)  # type: ignore[arg-type]
 
@@ -35,6 +36,16 @@ def test_a_fall_says_which_policy_was_best(run: Run) -> None:
     assert found.says.endswith(
         "from 55.0 % with the base model to 25.0 % after iteration 2. It was best with the base model: 55.0 %."
     )
+
+
+def test_other_work_beside_a_stage_is_read_from_its_notes(store: Store) -> None:
+    made_beside = []
+    for cores in (0.1, 1.5, None):
+        with store.work(Request("shaped", "test/1", {"cores": cores})) as work:
+            assert isinstance(work, Work)
+            made_beside.append(work.finish({}, notes={} if cores is None else {"other_work": cores}))
+    assert beside.busiest(made_beside) == 1.5
+    assert beside.busiest(made_beside[2:]) is None
 
 
 def test_no_change_is_no_gain(run: Run) -> None:
