@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.common.text import count, duration, interval
+from pipeline.config.keep import KeepConfig
+from pipeline.run.retention import freed, spare
 from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of
-from pipeline.run.stopping import best_of, generated_tokens
+from pipeline.run.stopping import generated_tokens
 from pipeline.store import Artifact
+from pipeline.store.removed import is_weights
 from pipeline.store.space import readable
 
 
@@ -32,19 +37,21 @@ def deed_of(before: Run, after: Run, seconds: float) -> str:
 
 
 def disk_line(before: Run, after: Run) -> str:
-    """How much the run grew, and how much of it is checkpoints that nothing goes on from."""
+    """How much the run grew, and how much of it `keep` would spare."""
     now, then = _sizes(after), _sizes(before)
-    grown, older = sum(now.values()) - sum(then.values()), older_checkpoints(after)
-    spare = f", {readable(older)} of that older checkpoints" if older else ""
-    return f"{readable(grown)} more on disk ({readable(sum(now.values()))} in all{spare})"
+    grown, unkept = sum(now.values()) - sum(then.values()), spared(after)
+    sparing = f", of which keep: {{last: 1, best: true}} would spare {readable(unkept)}" if unkept else ""
+    grew = f"{readable(grown)} more" if grown >= 0 else f"{readable(-grown)} less"
+    return f"{grew} on disk ({readable(sum(now.values()))} in all{sparing})"
 
 
-def older_checkpoints(run: Run) -> int:
-    """Bytes of checkpoints that are neither the base model, nor the newest, nor the best."""
-    best, policies = best_of(run), [step.policy for step in run.iterations]
-    newest = run.iterations[-1].checkpoint if run.iterations else None
-    kept = {artifact.id for artifact in (*policies[:1], *policies[-1:], newest, best.policy if best else None) if artifact}
-    return sum({policy.id: _size(policy) for policy in policies if policy.id not in kept}.values())
+def spared(run: Run) -> int:
+    """Bytes of weights that nothing would need if the newest and the best checkpoint kept theirs; 0 where a rule is set."""
+    if not run.config.keep.everything:
+        return 0
+    lean = run.config.model_copy(update={"keep": KeepConfig(last=1, best=True)})
+    weights = {artifact.id: artifact for artifact in spare(replace(run, config=lean))}.values()
+    return sum(file.bytes for artifact in weights for file in artifact.files if is_weights(file.path))
 
 
 def _sizes(run: Run) -> dict[str, int]:
@@ -55,4 +62,5 @@ def _sizes(run: Run) -> dict[str, int]:
 
 
 def _size(artifact: Artifact) -> int:
-    return sum(file.bytes for file in artifact.files)
+    removal = artifact.removal
+    return sum(file.bytes for file in artifact.files) - (freed(artifact, removal) if removal else 0)

@@ -14,11 +14,13 @@ import pytest
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
 from flows.firings import Clock, endless, firing_line
+from pipeline.config.keep import KeepConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.stop import StopConfig
-from pipeline.run.deed import deed_of, older_checkpoints
+from pipeline.run.deed import deed_of, disk_line, spared
 from pipeline.run.state import Iteration, Run
-from pipeline.store import Artifact
+from pipeline.store import Artifact, Request, Store, Work
+from pipeline.store.removed import Removal
 
 NIGHTLY = Clock("0 2 * * *", "Europe/Berlin")
 PLANNED = datetime(2026, 12, 1, 1, 0, tzinfo=UTC)
@@ -63,12 +65,20 @@ def test_a_schedule_that_no_rule_ends_says_so() -> None:
     assert endless(StopConfig(patience=3)) is None
 
 
+def checkpoint(store: Store, number: int) -> Artifact:
+    with store.work(Request("checkpoint", "train/1", {"number": number})) as work:
+        if not isinstance(work, Work):
+            return work
+        (work.path / "model.safetensors").write_bytes(b"w" * 1000)
+        return work.finish({"iteration": number})
+
+
 @pytest.fixture
-def make_run(make_config: Callable[..., RunConfig], make_artifact: Callable[..., Artifact]) -> Callable[[int], Run]:
+def make_run(make_config: Callable[..., RunConfig], make_artifact: Callable[..., Artifact], store: Store) -> Callable[[int], Run]:
     """make_run(2): a run with checkpoints 0 to 2, the first of them the best."""
 
     def make(last: int) -> Run:
-        policies = [make_artifact("checkpoint", number=number) for number in range(last + 1)]
+        policies = [checkpoint(store, number) for number in range(last + 1)]
         run = Run(make_config())
         for number, policy in enumerate(policies):
             value = 0.5 if number == 0 else 0.25
@@ -80,13 +90,23 @@ def make_run(make_config: Callable[..., RunConfig], make_artifact: Callable[...,
 
 
 def test_what_a_firing_did_is_told_with_what_it_takes_on_the_disk(make_run: Callable[[int], Run]) -> None:
-    """Every artifact of the store is one file of `checkpoint {'number': 1}` (24 bytes) or so."""
+    """Checkpoints 1 and 2 are neither the base model nor the best (both are 0) nor the newest; each has 1 kB of weights."""
     one, three = make_run(1), make_run(3)
-    size = {step.policy.id: sum(file.bytes for file in step.policy.files) for step in three.iterations}
-    assert older_checkpoints(three) == size[three.iterations[1].policy.id] + size[three.iterations[2].policy.id]
     said = deed_of(one, three, 252.0)
-    assert said.startswith("at iteration 3, pass@1 25.0 % [20.0, 60.0], 0 tokens, 4 min 12 s, ")
-    assert said.endswith("48 bytes of that older checkpoints)")
+    assert said.startswith("at iteration 3, pass@1 25.0 % [20.0, 60.0], 0 tokens, 4 min 12 s, 2.")
+    assert said.endswith(" in all, of which keep: {last: 1, best: true} would spare 2.0 kB)")
+    three.config = three.config.model_copy(update={"keep": KeepConfig(last=2)})
+    assert spared(three) == 0  # somebody chose
+
+
+def test_weights_that_retention_removed_are_not_on_the_disk(make_run: Callable[[int], Run]) -> None:
+    before, after = make_run(3), make_run(3)
+    checkpoint = after.iterations[1].policy
+    names = ["model.safetensors"]
+    now = disk_line(before, after)
+    with Store(checkpoint.path.parents[1]).backend.locked("checkpoint", checkpoint.path.name) as place:
+        place.remove(Removal.now(names, "keep: best"))
+    assert now.startswith("0 bytes more on disk (4.") and disk_line(before, after).startswith("0 bytes more on disk (3.")
 
 
 def test_what_prefect_and_firings_print_goes_to_a_file_and_our_lines_do_not(tmp_path: Path) -> None:
