@@ -13,7 +13,7 @@ SAYS = {
     "flows": "orchestration and the command line",
     "prepare": "init, check, doctor",
     "exchange": "imports, exports",
-    "look": "audit, report, show, diff, upkeep, trackers",
+    "look": "audit, report, show, view, diff, upkeep, trackers",
     "compare": "trials side by side",
     "reward_models": "rewards learned from preferences",
     "evaluate": "pass@k",

@@ -35,6 +35,7 @@ from flows.commands import (
     spec,
     status,
     tracking,
+    view,
 )
 from flows.commands.streams import outlive_readers
 from pipeline.common.command import COMMAND
@@ -62,6 +63,7 @@ COMMANDS = (
     audit,
     doctor,
     looking,
+    view,
     importing,
     exporting,
     grading,
@@ -94,7 +96,7 @@ GROUPS = {
     "To begin": ("init", "check", "probe", "doctor", "algorithms"),
     "Runs": ("run", "generate", "evaluate", "shape", "train", "schedule", "deploy", "spec"),
     "Figures": ("status", "report", "compare", "track"),
-    "Artifacts": ("show", "diff", "audit", "lineage", "repair", "gc", "sign", "verify"),
+    "Artifacts": ("show", "view", "diff", "audit", "lineage", "repair", "gc", "sign", "verify"),
     "Data from elsewhere, and for elsewhere": ("import", "export", "grade", "label", "reward"),
 }
 """How `rollbook --help` lists the commands."""
