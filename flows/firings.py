@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from prefect import get_client
@@ -26,7 +23,6 @@ from prefect.client.schemas.objects import StateType
 from flows.times import firing_after
 from pipeline.common.text import visible
 from pipeline.config.stop import StopConfig
-from pipeline.run.process import log_to
 
 POLL_SECONDS = 5.0
 """How often the server is asked for firings that ended."""
@@ -152,23 +148,3 @@ class Watch:
                 continue
             self._told.add(run.id)
             self._say(firing_line(planned, run.state, self._clock, datetime.now(UTC)))
-
-
-@contextmanager
-def aside(log: Path) -> Iterator[Callable[[str], None]]:
-    """Have all that this process and those that it starts print go to a file. Yields what still prints to standard error."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handles = [os.dup(1), os.dup(2)]
-
-    def say(line: str) -> None:
-        os.write(handles[1], f"{line}\n".encode(errors="replace"))
-
-    try:
-        log_to(str(log))
-        yield say
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, handle in enumerate(handles, start=1):
-            os.dup2(handle, number)
-            os.close(handle)

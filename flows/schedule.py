@@ -18,8 +18,9 @@ from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.answers import looking
+from flows.aside import aside
 from flows.chain import chain
-from flows.firings import Clock, Watch, aside
+from flows.firings import Clock, Watch
 from flows.iterate import iterate
 from flows.server import check_named_server
 from flows.times import is_missed

@@ -111,7 +111,7 @@ def test_weights_that_retention_removed_are_not_on_the_disk(make_run: Callable[[
 
 def test_what_prefect_and_firings_print_goes_to_a_file_and_our_lines_do_not(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from flows.firings import aside\n"
+        "import os, sys; from pathlib import Path; from flows.aside import aside\n"
         "with aside(Path(sys.argv[1])) as say:\n"
         "    print('theirs'); os.system('echo a child >&2'); say('ours')\n"
         "print('after')"
