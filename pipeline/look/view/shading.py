@@ -31,7 +31,7 @@ RATIO = "ratio "
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShadedPiece:
     """Some characters of a completion."""
 
     text: str
@@ -45,7 +45,7 @@ class Piece:
 class ShadedText:
     """A whole completion."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ShadedPiece, ...]
     note: str | None = None
     """What is not shown, and why."""
     is_cut: bool = False
@@ -69,31 +69,31 @@ def shaded(row: dict[str, Any], part: ViewPart, by: str, *, whole: bool = False)
     if tokenizer is None:
         text, cut = row["completion_text"] or "", not whole and len(row["completion_text"] or "") > MOST_CHARACTERS
         look = _advantage(row["advantage"]) if by == "advantage" else ""
-        return ShadedText((Piece(text[:MOST_CHARACTERS] if cut else text, look),), why, cut)
+        return ShadedText((ShadedPiece(text[:MOST_CHARACTERS] if cut else text, look),), why, cut)
     cut = not whole and len(ids) > MOST_TOKENS
     spelled = pieces(tokenizer, ids[:MOST_TOKENS] if cut else ids)
     note = f"the first {MOST_TOKENS:,} of {len(ids):,} tokens" if cut else None
     return ShadedText(tuple(_piece(text, start, end, row, by) for text, start, end in spelled), note, cut)
 
 
-def _piece(text: str, start: int, end: int, row: dict[str, Any], by: str) -> Piece:
+def _piece(text: str, start: int, end: int, row: dict[str, Any], by: str) -> ShadedPiece:
     mask, logprobs = row["action_mask"], row["behavior_logprobs"]
     if mask is not None and not all(mask[start:end]):
-        return Piece(text, "given", "not drawn by the policy")
+        return ShadedPiece(text, "given", "not drawn by the policy")
     known = _sum(logprobs, start, end)
     hint = f"logprob {number(known)}, probability {number(math.exp(known))}" if known is not None else ""
     if by == "logprob" and known is not None:
-        return Piece(text, f"p{shade_of(min(logprobs[start:end]))}", hint)
+        return ShadedPiece(text, f"p{shade_of(min(logprobs[start:end]))}", hint)
     if by == "advantage":
-        return Piece(text, _advantage(row["advantage"]), f"advantage {number(row['advantage'])}; {hint}")
+        return ShadedPiece(text, _advantage(row["advantage"]), f"advantage {number(row['advantage'])}; {hint}")
     if by.startswith(RATIO):
         scored = _sum(row.get(f"scores {by.removeprefix(RATIO)}"), start, end)
         if scored is not None and known is not None:
             ratio = math.exp(min(scored - known, 50.0))
-            return Piece(
+            return ShadedPiece(
                 text, _deep(scored - known, DRIFTS), f"ratio {number(ratio)}: logprob {number(known)} → {number(scored)}"
             )
-    return Piece(text, "", hint)
+    return ShadedPiece(text, "", hint)
 
 
 def _sum(values: Sequence[float | None] | None, start: int, end: int) -> float | None:
@@ -116,18 +116,18 @@ def _deep(value: float, levels: Sequence[float]) -> str:
     return f"{'up' if value > 0 else 'down'}{depth}" if depth else ""
 
 
-def legend(by: str) -> list[Piece]:
+def legend(by: str) -> list[ShadedPiece]:
     """What the shades mean."""
     if by == "none":
         return []
     if by == "logprob":
-        likely = [Piece(f"≥ {least:g}", f"p{shade}") for shade, least in enumerate(SHADES)]
-        return [*likely, Piece(f"below {SHADES[-1]:g}", f"p{len(SHADES)}")]
+        likely = [ShadedPiece(f"≥ {least:g}", f"p{shade}") for shade, least in enumerate(SHADES)]
+        return [*likely, ShadedPiece(f"below {SHADES[-1]:g}", f"p{len(SHADES)}")]
     by_advantage = by == "advantage"
     levels = ADVANTAGES if by_advantage else DRIFTS
     low, high = ([0.0 - level for level in levels], levels) if by_advantage else _ratios(levels)
-    down = [Piece(f"below {level:.3g}", f"down{depth}") for depth, level in enumerate(low, start=1)]
-    return [*reversed(down), *(Piece(f"above {level:.3g}", f"up{depth}") for depth, level in enumerate(high, start=1))]
+    down = [ShadedPiece(f"below {level:.3g}", f"down{depth}") for depth, level in enumerate(low, start=1)]
+    return [*reversed(down), *(ShadedPiece(f"above {level:.3g}", f"up{depth}") for depth, level in enumerate(high, start=1))]
 
 
 def _ratios(levels: Sequence[float]) -> tuple[list[float], list[float]]:
