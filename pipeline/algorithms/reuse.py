@@ -31,7 +31,7 @@ SPEAR = PolicyGradient(
     summary=(
         "GRPO and imitation of its own successes in one step: completions better than their group and than the median of the "
         "groups' means count more. Each rollouts artifact is its own buffer; the schedule of the imitation is the setting "
-        "`step`. Rewards for tool calls are not here."
+        "`step`. Rewards for tool calls are `shape.tool_bonus`."
     ),
     formula="- 1[not left out for its covariance] min(r_t A', clip(r_t) A'),  A' = A + gamma (r - P50) 1[A > 0, r > P50]",
     paper="arXiv:2509.22601",

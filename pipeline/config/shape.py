@@ -37,6 +37,12 @@ class ShapeConfig(Model):
     positive_fraction_by: Literal["weight", "drop"] = "weight"
     """weight: by a factor for each class, whose mean is 1. drop: by leaving out random completions of the larger class."""
 
+    tool_bonus: float = Field(default=0.0, ge=0)
+    """Added to the reward of an episode for each call of a tool that did not fail, in training alone. SPEAR's falls with the
+    steps: schedules: {shape.tool_bonus: {cosine: [0.1, 0], until: 200, by: step}}."""
+    tool_bonus_calls: int = Field(default=10, ge=1)
+    """Calls of an episode that earn it."""
+
     @model_validator(mode="after")
     def _settings_agree(self) -> ShapeConfig:
         if self.pass_rate and not 0 <= self.pass_rate[0] <= self.pass_rate[1] <= 1:

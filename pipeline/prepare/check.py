@@ -239,6 +239,8 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
         yield warning
     if config.reference != ReferenceConfig(iteration=0) and REFERENCE not in algorithm.needs:
         yield f"reference is {config.reference}, and {algorithm.name} with these settings reads no reference"
+    if config.shape.tool_bonus and config.environment is None:
+        yield "shape.tool_bonus: no environment answers within completions, so no tool is called and nothing earns it"
     yield from notes_of(config.reward.components)
     if not config.generate.keep_stop_text:
         yield from hidden_by_stops(config.reward.components, config.generate.stop)

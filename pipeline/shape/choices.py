@@ -27,7 +27,8 @@ def shape_rows(
 
     Args:
         rows: group_id, sample_index, status, reward, tokens (completion length), drawn (how many of them the policy drew),
-            max_tokens and, with `oldest_version`, policy_version; whole groups, any order.
+            max_tokens and, with `oldest_version`, policy_version, with a bonus for calls of tools `calls`; whole groups, any
+            order.
         seed: of random draws, which are keyed by group and sample and so do not depend on the order of rows.
         oldest_version: completions by older policies are left out.
 
@@ -54,13 +55,19 @@ def shape_rows(
         rows = _dropping(rows, reason, condition)
     for cell in filters_on_grades(choices):
         rows = _dropping(rows, cell.reason, cell.drops())
-    rows = rows.with_columns(grade=pl.col("reward"), reward=algorithm.reward.shaped(pl.col("reward")))
+    earned = pl.col("reward") + tool_bonus(choices) if choices.tool_bonus else pl.col("reward")
+    rows = rows.with_columns(grade=pl.col("reward"), reward=algorithm.reward.shaped(earned))
     for cell in filters_on_rewards(choices, algorithm):
         rows = _dropping(rows, cell.reason, cell.drops())
     rows = _on_kept(rows, advantage=algorithm.advantage.expression(pl.col("reward")))
     if choices.truncated == "drop":
         rows = _dropping(rows, "truncated", status == "truncated")
     return rows
+
+
+def tool_bonus(choices: ShapeConfig) -> pl.Expr:
+    """b min(calls, most): SPEAR's tool-call bonus, arXiv:2509.22601, of which b moves by a schedule."""
+    return choices.tool_bonus * pl.col("calls").clip(upper_bound=choices.tool_bonus_calls)
 
 
 def with_pairs(rows: pl.DataFrame, pairing: RewardPairs) -> tuple[pl.DataFrame, pl.DataFrame]:

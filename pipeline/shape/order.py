@@ -29,7 +29,8 @@ def shape_order(config: RunConfig, iteration: int, rollouts: Artifact, title: st
 def shape_request(config: RunConfig, iteration: int, rollouts: Artifact) -> Request:
     """Advantages and weights for one rollouts artifact; algorithms that shape alike share it, and iterations without max_age."""
     algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
-    recipe = {"choices": config.shape.model_dump(mode="json", exclude={"max_age"}), **algorithm.shaping_recipe()}
+    unused = {"max_age"} if config.shape.tool_bonus else {"max_age", "tool_bonus", "tool_bonus_calls"}
+    recipe = {"choices": config.shape.model_dump(mode="json", exclude=unused), **algorithm.shaping_recipe()}
     if config.shape.max_age is not None:
         recipe["oldest_version"] = max(iteration - config.shape.max_age, 0)
     if draws(config.shape, algorithm):

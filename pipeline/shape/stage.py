@@ -16,6 +16,7 @@ from pipeline.algorithms.plugins import unchanged
 from pipeline.algorithms.preference import Preference
 from pipeline.common.lengths import length
 from pipeline.config.shape import ShapeConfig
+from pipeline.generate.turns import turns_beside
 from pipeline.run.process import Event, Reporter
 from pipeline.run.silence import silence
 from pipeline.shape.behavior import has_behavior
@@ -49,6 +50,9 @@ def shape(spec: Event, reporter: Reporter) -> Event:
         return {"artifact": str(_Shaping(spec, work).shape(reporter).path)}
 
 
+KEY = ["group_id", "sample_index"]
+
+
 class _Shaping:
     def __init__(self, spec: Event, work: Work) -> None:
         self.work = work
@@ -63,6 +67,7 @@ class _Shaping:
         self.moments = 0.0, 1.0, 0.0
         scan_table(self.rollouts, Rollouts)
         self.files = self.rollouts.tables("rollouts")
+        self.rollouts.tables("turns")  # those are beside them then
 
     def shape(self, reporter: Reporter) -> Artifact:
         if BEHAVIOR in self.algorithm.shaping_needs:
@@ -110,7 +115,10 @@ class _Shaping:
             max_tokens=pl.lit(max_tokens_of(self.rollouts)),
             **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )
-        return shape_rows(scalars.collect(), self.choices, self.algorithm, self.seed, self.oldest_version)
+        rows = scalars.collect()
+        if self.choices.tool_bonus:
+            rows = rows.with_columns(calls=calls_of(rows, turns_beside(path)))
+        return shape_rows(rows, self.choices, self.algorithm, self.seed, self.oldest_version)
 
     def _moments(self) -> tuple[float, float, float]:
         """Mean and standard deviation of the advantage over all tokens that are kept and were drawn, and the median of the kept
@@ -148,6 +156,14 @@ class _Shaping:
         groups = rewards.group_by("group_id").agg(dead=is_dead(pl.col("reward")).first())
         sizes = {"groups": self.rollouts.summary["groups"], "zero_variance_groups": int(groups["dead"].sum())}
         return {**fates(shaped), **sizes, **one_reward(rewards["reward"], self.algorithm)}
+
+
+def calls_of(rows: pl.DataFrame, turns: pl.DataFrame | None) -> pl.Series:
+    """How many calls of tools did not fail, of each row; 0 where there are no turns."""
+    if turns is None:
+        return pl.Series("calls", [0] * len(rows), pl.UInt32)
+    answered = turns.filter(pl.col("who") == "tool", pl.col("status") == "ok").group_by(KEY).agg(calls=pl.len())
+    return rows.select(KEY).join(answered, on=KEY, how="left", maintain_order="left")["calls"].fill_null(0)
 
 
 def fates(shaped: pl.DataFrame) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipeline.look.upkeep.repair import drop_shards, find_damage, set_aside
 from pipeline.regrade.plan import grade_request
 from pipeline.regrade.stage import grade
 from pipeline.run.process import Reporter
+from pipeline.shape.stage import calls_of
 from pipeline.sources import models as base_model
 from pipeline.sources.order import import_request
 from pipeline.sources.tokenizer import load_tokenizer
@@ -316,3 +317,12 @@ def test_diff_finds_the_turns_that_differ(player: Player, capsys: pytest.Capture
     assert answer(["diff", str(one.path), str(two.path), "--json"]) in (0, 1)
     tables = {table["table"] for table in json.loads(capsys.readouterr().out)["tables"]}
     assert tables == {"rollouts", "turns"}
+
+
+def test_calls_that_a_tool_answered_are_counted_for_the_bonus(player: Player) -> None:
+    graders = [{"grader": "exact_match"}]
+    says = [["[1+1]", "[2**]", "[3]", "7"], ["7"]]
+    made, _ = player.play(lambda group, sample: says[sample], {"name": "calculator"}, graders)
+    rows = read_table(made, Rollouts).filter(pl.col("group_id") == rows_of(made)[0]["group_id"])
+    turns = read_table(made, Turns)
+    assert calls_of(rows, turns).to_list() == [2, 0] and calls_of(rows, None).to_list() == [0, 0]

@@ -196,3 +196,15 @@ def test_unless_truncated_ones_are_dropped_kept_advantages_of_a_group_sum_to_zer
     frame = shaped(rows, **{**choices, "truncated": "keep"})
     sums = frame.group_by("group_id").agg(pl.col("advantage").sum())["advantage"]
     assert sums.abs().max() < 1e-6  # type: ignore[operator]
+
+
+def test_calls_of_tools_earn_a_bonus_up_to_a_limit() -> None:
+    """b = 0.1 and at most 3 calls: rewards 0, 1, 0 and 1 become 0, 1.2, 0.3 and 1; their mean is 0.625."""
+    rows = group(("ok", 0.0), ("ok", 1.0), ("ok", 0.0), ("ok", 1.0))
+    frame = pl.DataFrame(rows, schema=TYPES, orient="row").with_columns(
+        drawn=pl.col("tokens"), max_tokens=pl.lit(LIMIT), calls=pl.Series([0, 2, 9, 0], dtype=pl.UInt32)
+    )
+    choices = ShapeConfig(tool_bonus=0.1, tool_bonus_calls=3)
+    found = shape_rows(frame, choices, resolve("rec-oneside-nois"), 0)
+    assert found["advantage"].to_list() == pytest.approx([-0.625, 0.575, -0.325, 0.375])
+    assert found["grade"].to_list() == [0.0, 1.0, 0.0, 1.0]
