@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.times import firing_after
 from pipeline.common.text import visible
@@ -114,10 +114,11 @@ class Watch:
         name: of the deployment of the flow `scheduled`.
         clock: when it fires.
         say: given the lines.
+        on_crash: given the reason of a firing that ended without a last word: out of memory, say.
     """
 
-    def __init__(self, name: str, clock: Clock, say: Callable[[str], None]) -> None:
-        self._name, self._clock, self._say = name, clock, say
+    def __init__(self, name: str, clock: Clock, say: Callable[[str], None], on_crash: Callable[[str], None]) -> None:
+        self._name, self._clock, self._say, self._on_crash = name, clock, say, on_crash
         self._since: Any = datetime.now(UTC)
         self._told: set[object] = set()
         self._over = threading.Event()
@@ -143,8 +144,14 @@ class Watch:
                 flow_run_filter=FlowRunFilter(end_time=FlowRunFilterEndTime(after_=self._since)),
             )
         for run in sorted(ended, key=lambda run: run.end_time or self._since):
-            planned = run.expected_start_time
-            if run.id in self._told or run.state is None or planned is None or INTERRUPTED in (run.state.message or ""):
-                continue
-            self._told.add(run.id)
-            self._say(firing_line(planned, run.state, self._clock, datetime.now(UTC)))
+            self.hear(run)
+
+    def hear(self, run: FlowRun) -> None:
+        """Tell of a firing that ended, unless that was done."""
+        planned, state = run.expected_start_time, run.state
+        if run.id in self._told or state is None or planned is None or INTERRUPTED in (state.message or ""):
+            return
+        self._told.add(run.id)
+        self._say(firing_line(planned, state, self._clock, datetime.now(UTC)))
+        if state.type == StateType.CRASHED:
+            self._on_crash(state.message or "no reason is known")

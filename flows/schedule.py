@@ -33,7 +33,7 @@ from pipeline.prepare.check import check_config
 from pipeline.run.deed import deed_of
 from pipeline.run.record import load_run, recorded_config, save_run
 from pipeline.run.state import Run
-from pipeline.run.telling import Warn, tell_of_end, telling_of_failure
+from pipeline.run.telling import Warn, message, tell, tell_of_end, telling_of_failure
 from pipeline.store.lock import Lock
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
@@ -177,17 +177,20 @@ def serve(settings: RunConfig, told: dict[str, Any], firings: Firings) -> None:
     """
     assert firings.cron
     clock = Clock(firings.cron, firings.timezone)
-    with aside(settings.directory / "logs" / "schedule.log") as say, Watch(settings.name, clock, say).watching():
+    with aside(settings.directory / "logs" / "schedule.log") as say:
+        crashed = lambda why: tell(settings, message(settings, "failed", f"a firing crashed: {why}"), say)  # noqa: E731
+        watch = Watch(settings.name, clock, say, crashed)
         try:
-            scheduled.serve(
-                name=settings.name,
-                schedule=firings.schedule,
-                parameters=told,
-                global_limit=ALONE,
-                entrypoint_type=EntrypointType.MODULE_PATH,
-                print_starting_message=False,
-                paused=False,
-            )
+            with watch.watching():
+                scheduled.serve(
+                    name=settings.name,
+                    schedule=firings.schedule,
+                    parameters=told,
+                    global_limit=ALONE,
+                    entrypoint_type=EntrypointType.MODULE_PATH,
+                    print_starting_message=False,
+                    paused=False,
+                )
         except SystemExit:
             raise SystemExit(128 + signal.SIGTERM) from None
     raise KeyboardInterrupt

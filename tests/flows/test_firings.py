@@ -9,11 +9,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
-from flows.firings import Clock, endless, firing_line
+from flows.firings import INTERRUPTED, Clock, Watch, endless, firing_line
 from pipeline.config.keep import KeepConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.stop import StopConfig
@@ -57,6 +59,21 @@ def test_the_next_firing_is_one_that_is_still_to_come() -> None:
     assert firing_line(PLANNED, state, NIGHTLY, two_days_on).endswith("next 2026-12-04 02:00 CET")
     early = PLANNED.replace(hour=0, minute=59)  # cancelled before its time: it does not come again
     assert firing_line(PLANNED, state, NIGHTLY, early).endswith("next 2026-12-02 02:00 CET")
+
+
+def test_a_firing_is_told_once_and_one_that_crashed_to_whoever_is_to_be_told() -> None:
+    lines: list[str] = []
+    crashes: list[str] = []
+    watch = Watch("run", NIGHTLY, lines.append, crashes.append)
+    for state in (Crashed(message="status code: -9"), Failed(message="no room"), Crashed(message=f"was {INTERRUPTED}.")):
+        run = FlowRun(id=uuid4(), flow_id=uuid4(), expected_start_time=PLANNED, state=state)
+        watch.hear(run)
+        watch.hear(run)
+    assert [line.split(";")[0] for line in lines] == [
+        "2026-12-01 02:00  crashed: status code: -9",
+        "2026-12-01 02:00  failed: no room",
+    ]
+    assert crashes == ["status code: -9"]
 
 
 def test_a_schedule_that_no_rule_ends_says_so() -> None:
