@@ -6,18 +6,20 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from pipeline.generate.turns import figures_of
 from pipeline.generate.unknowns import OF_ORIGINS, OF_ROLLOUTS
 from pipeline.look.trackers.series import EVALUATED, NOT_FIGURES
-from schemas import Comparison, ComparisonTiming, Metrics, Timing
+from schemas import Comparison, ComparisonTiming, Metrics, Timing, Turns
 
 PAGE = Path(__file__).parents[4] / "docs" / "metrics.md"
 SECTIONS = {"checkpoint": "Training, in sum", "rollouts": "Generation", "shaped": "Shaping", "evaluation": "Evaluation"}
 """Where the figures of a kind of artifact are explained."""
 SOMETIMES = {
     "checkpoint": {"optimizer_steps", "nothing_to_train"},
-    "rollouts": {*OF_ROLLOUTS, *OF_ORIGINS},
+    "rollouts": {*OF_ROLLOUTS, *OF_ORIGINS, "episodes"},
     "shaped": {"only_reward"},
     "evaluation": set(),
 }
@@ -48,6 +50,12 @@ def test_every_figure_in_the_summary_of_an_artifact_is_explained_and_no_other(ma
     assert logged
     assert logged <= explained(text) | above
     assert explained(text) <= logged | SOMETIMES[kind]
+
+
+def test_every_figure_of_episodes_is_explained() -> None:
+    none = pl.DataFrame(schema={name: column.dtype for name, column in Turns.columns().items() if name in ("who", "status")})
+    (row,) = [line for line in section("Generation").splitlines() if line.startswith("| `episodes` |")]
+    assert set(figures_of(none.with_columns(length=pl.lit(0)))) <= set(re.findall(r"`(\w+)`", row))
 
 
 def test_every_name_that_trackers_have_is_explained() -> None:
