@@ -112,6 +112,7 @@ def _iteration(step: Iteration) -> dict[str, Any]:
         "reward_mean": rollouts.get("reward_mean"),
         **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
         "tokens": rollouts.get("tokens"),
+        "training": _training(artifacts["checkpoint"]),
         "replayed_completions": sum(part.shaped.summary["kept"] for part in step.replayed),
         "seconds": {
             "generate": seconds_of(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
@@ -123,6 +124,16 @@ def _iteration(step: Iteration) -> dict[str, Any]:
             name: {"id": artifact.id, "path": artifact.url} if artifact else None for name, artifact in artifacts.items()
         },
     }
+
+
+def _training(checkpoint: Artifact | None) -> dict[str, Any]:
+    """What a training spared and took: shares, counts and bytes."""
+    notes = checkpoint.manifest.provenance.notes if checkpoint else {}
+    packing, memory = (notes.get(name) if isinstance(notes.get(name), dict) else {} for name in ("packing", "memory"))
+    counts = {name: _summary(checkpoint).get(name) for name in ("computed", "left_out")}
+    spared = {name: (packing or {}).get(name) for name in ("reuse", "padding", "passes")}
+    taken = {f"memory_{name}": (memory or {}).get(of) for name, of in (("estimated", "bytes"), ("peak", "peak"))}
+    return {name: value if isinstance(value, int | float) else None for name, value in {**counts, **spared, **taken}.items()}
 
 
 def _summary(artifact: Artifact | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from pipeline.common.text import count, duration, number
+from pipeline.common.text import ABSENT, count, duration, number, percent
 from pipeline.look.report import figures
 from pipeline.look.report.beside import busiest, not_comparable
 from pipeline.look.report.episodes import episode_panels
@@ -22,10 +22,13 @@ from pipeline.look.report.sections import Grid, Key, Panel, Section, section
 from pipeline.look.report.terminal import COLUMNS, iteration_cells
 from pipeline.run.state import Iteration, Run
 from pipeline.store import Artifact, read_table, scan_table
+from pipeline.store.space import readable
 from schemas import Evaluation, Metrics, Timing
 from schemas.rollouts import STATUSES
 
 STAGES = ("generate", "shape", "train", "evaluate")
+TRAINED = ("tokens trained", "trained/s", "shared", "peak memory")
+"""Columns of the table of times that say what the training did."""
 
 
 def accuracy_section(rows: Sequence[dict[str, Any]]) -> Section:
@@ -261,8 +264,11 @@ def time_section(run: Run, rows: Sequence[dict[str, Any]]) -> Section:
     colors = figures.cycle(len(STAGES))
     picture = figures.bars("time-plot", x, parts, colors, STAGES, unit=f" {unit}")
     keys = tuple(Key(stage, figures.role_of(color)) for stage, color in zip(STAGES, colors, strict=True))
-    caption = "Wall time of the processes that finished the work; generate is training rollouts plus held-out answers."
-    columns = ("iteration", *STAGES, "training rollouts", "tokens generated", "held-out tokens", "tokens trained", "trained/s")
+    caption = (
+        "Wall time of the processes that finished the work; generate is training rollouts plus held-out answers. shared: of the "
+        "positions that completions would take one by one, those that a common beginning spared the training."
+    )
+    columns = ("iteration", *STAGES, "training rollouts", "tokens generated", "held-out tokens", *TRAINED)
     grid = Grid(columns, [_time_cells(step, row) for step, row in zip(run.iterations, rows, strict=True)])
     panel = Panel("Time per stage", unit, picture, caption, keys)
     beside = {f"iteration {step.iteration}": busiest(_timed(step)) for step in run.iterations}
@@ -290,6 +296,8 @@ def _time_cells(step: Iteration, row: dict[str, Any]) -> list[str]:
         count(sum(known) if known else None),
         count(trained),
         number(_speed(step.checkpoint)),
+        percent(row["training"]["reuse"]),
+        ABSENT if (peak := row["training"]["memory_peak"]) is None else readable(peak),
     ]
 
 

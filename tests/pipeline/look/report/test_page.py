@@ -126,6 +126,10 @@ def test_page_has_every_section_and_plot(page: Page) -> None:
     assert page.open == []
 
 
+def test_what_the_training_spared_and_took_stands_beside_its_time(page: Page) -> None:
+    assert {"shared", "74.5 %", "peak memory", "4.8 GB"} <= {text.strip() for name in ("th", "td") for text in page.texts[name]}
+
+
 def test_page_runs_one_script_of_ours_and_loads_nothing(page: Page, html: str) -> None:
     assert {tag for tag, _ in page.tags} <= PAGE_TAGS | PICTURE_TAGS
     for tag, attributes in page.tags:

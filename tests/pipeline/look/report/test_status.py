@@ -36,6 +36,8 @@ def test_status_of_a_finished_run_has_every_iteration_and_artifact(run: Run) -> 
     assert last["artifacts"]["rollouts"] is last["artifacts"]["shaped"] is last["artifacts"]["checkpoint"] is None
     assert last["reward_mean"] is last["seconds"]["train"] is None
     assert last["seconds"]["evaluate"] >= 0
+    assert (first["training"]["reuse"], first["training"]["memory_peak"]) == (0.745, 4_810_000_000)
+    assert set(last["training"].values()) == {None}
 
 
 def test_status_is_strict_json(run: Run) -> None:
