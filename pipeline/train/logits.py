@@ -49,14 +49,23 @@ class LogitMap:
         return cap * torch.tanh(scaled / cap)
 
 
+def may_be_mapped(model: Any) -> bool:
+    """Whether a model's settings hint at logits that are no linear map, so that they are measured."""
+    return bool(_hints(model)) and model.get_output_embeddings() is not None
+
+
+def _hints(model: Any) -> set[float]:
+    settings = model.config.get_text_config().to_dict()
+    numbers = {name: float(value) for name, value in settings.items() if isinstance(value, int | float) and value}
+    return {value for name, value in numbers.items() if HINT.search(name)} - {1.0}
+
+
 @torch.no_grad()
 def logit_map(model: Any) -> LogitMap:
     """Measure it on a few tokens, if the model's settings hint at one. What is found wrong here, the self-check refuses."""
-    settings = model.config.get_text_config().to_dict()
-    numbers = {name: float(value) for name, value in settings.items() if isinstance(value, int | float) and value}
-    hints = {value for name, value in numbers.items() if HINT.search(name)} - {1.0}
-    if not hints or model.get_output_embeddings() is None:
+    if not may_be_mapped(model):
         return LogitMap()
+    settings, hints = model.config.get_text_config().to_dict(), _hints(model)
     kept: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_hook(lambda module, given, out: kept.append(out))
     try:

@@ -22,11 +22,11 @@ from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, Own, Wanted, 
 from pipeline.train.batch import Batch, Cut
 from pipeline.train.family import changes_with_length, forget_lengths, is_capped
 from pipeline.train.head import tokens_of_chunk
-from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map
+from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map, may_be_mapped
 from pipeline.train.logprobs import Projection, linear_logprobs
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
-from pipeline.train.weights import Masters, cast_frozen, layers_of, shard
+from pipeline.train.weights import Masters, dtype_of_files, hold_own_rows, layers_of, shard
 
 FORK = 16
 """Positions that a fork outside of a small subtree has to spare on a CPU, where every layer calls attention once for it."""
@@ -66,7 +66,9 @@ class Policy:
         """
         team = team or alone()
         self.device, self.dtype, self._trains = team.device, dtype, trains
-        model = load_model(path, trust_remote_code=trust_remote_code)
+        # Adapters take their type from the weights that they are put beside.
+        load = load_model if team.size == 1 or lora else load_for_rank
+        model = load(path, trust_remote_code=trust_remote_code)
         model.config.use_cache = False
         model.requires_grad_(trains)
         self.adapters = add_adapters(model, lora, seed) if lora else None
@@ -84,7 +86,7 @@ class Policy:
         self.model: Any = model
         self._root = _Root(model)
         if team.size > 1:
-            cast_frozen(model, dtype)
+            hold_own_rows(model, dtype, team)
             shard(self._root, layers, dtype, team)
         else:
             model.to(self.device)
@@ -234,8 +236,24 @@ def _body(model: Any) -> Any:
     return model.base_model if model.base_model is not model else model.model
 
 
-def load_model(path: Path, *, trust_remote_code: bool) -> Any:
-    """A checkpoint in fp32 on the CPU.
+def load_for_rank(path: Path, *, trust_remote_code: bool) -> Any:
+    """A checkpoint as its files have it, if that is exact: the files are mapped, so what is not read takes no memory.
+
+    Where more than weights would follow their type, or logits have to be measured before the weights are spread, it is in fp32.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    dtype = dtype_of_files(path)
+    if dtype not in (None, torch.float32):
+        model = load_model(path, trust_remote_code=trust_remote_code, dtype=dtype)
+        if not may_be_mapped(model) and all(buffer.dtype != dtype for buffer in model.buffers()):
+            return model
+    return load_model(path, trust_remote_code=trust_remote_code)
+
+
+def load_model(path: Path, *, trust_remote_code: bool, dtype: torch.dtype = torch.float32) -> Any:
+    """A checkpoint in fp32 on the CPU, or in another type.
 
     Raises:
         UserError: transformers cannot load it as a causal language model, or weights are missing.
@@ -246,7 +264,7 @@ def load_model(path: Path, *, trust_remote_code: bool) -> Any:
     try:
         model, found = load.from_pretrained(
             path,
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )

@@ -11,9 +11,11 @@ Frozen weights (under LoRA) have no masters and are held in the compute type.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -21,6 +23,17 @@ from torch.distributed.tensor import DTensor
 from pipeline.train.team import Team
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def dtype_of_files(directory: Path) -> torch.dtype | None:
+    """The one type that the tensors of a model's files have; None if there are several, or none that can be widened exactly."""
+    named = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    found: set[str] = set()
+    for path in directory.glob("*.safetensors"):
+        file: Any
+        with safe_open(path, framework="pt") as file:
+            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    return named.get(found.pop()) if len(found) == 1 else None
 
 
 class Masters:
@@ -66,11 +79,18 @@ def _hand_over(master: nn.Parameter, copy: nn.Parameter) -> None:
     copy.grad = None
 
 
-def cast_frozen(model: nn.Module, dtype: str) -> None:
-    """Hold what is not trained in the compute type."""
+def hold_own_rows(model: nn.Module, dtype: str, team: Team) -> None:
+    """Hold what is trained in fp32 and the rest in the compute type, of what changes its type only the rows that this rank keeps.
+
+    Memory of the other rows is reserved and never touched, so a rank does not take that of a whole model. `shard` drops it.
+    """
     for parameter in model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(TYPES[dtype])
+        wanted = torch.float32 if parameter.requires_grad else TYPES[dtype]
+        if parameter.dtype != wanted:
+            wide = torch.empty_like(parameter.data, dtype=wanted)
+            rows = _rows_of_rank(parameter.data, team)
+            wide[rows] = parameter.data[rows].to(wanted)
+            parameter.data = wide
 
 
 def shard(root: nn.Module, layers: list[nn.Module], dtype: str, team: Team) -> None:
@@ -107,8 +127,12 @@ def own_rows(value: Tensor, team: Team) -> tuple[Tensor, int]:
     value = value.detach()
     if not isinstance(value, DTensor):
         return value, 0
+    here, rows = _rows_of_rank(value, team), value.to_local()
+    assert len(rows) == here.stop - here.start, (rows.shape, value.shape)
+    return rows, here.start
+
+
+def _rows_of_rank(value: Tensor, team: Team) -> slice:
     per_rank = -(-value.shape[0] // team.size)
     start = min(team.rank * per_rank, value.shape[0])
-    rows = value.to_local()
-    assert len(rows) == min(per_rank, value.shape[0] - start), (rows.shape, value.shape)
-    return rows, start
+    return slice(start, min(start + per_rank, value.shape[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.common.errors import StageCrashed
@@ -83,6 +84,24 @@ def test_two_processes_train_as_one(algorithm: str, bench: Any, train_spec: Trai
     assert two.manifest.content.key == one.manifest.content.key
     assert (ranks(one), ranks(two)) == ([(0, 1)], [(0, 2)])
     assert_same_training(two, one)
+
+
+@pytest.mark.slow
+def test_ranks_that_read_their_own_rows_of_a_bf16_file_make_the_bytes_of_the_whole_model(
+    bench: Any, train_spec: Train, tmp_path: Path
+) -> None:
+    """The same numbers in fp32 files, of which nothing has to be widened."""
+    made = []
+    for kind in (torch.bfloat16, torch.float32):
+        place = shutil.copytree(bench.model_path("tied"), tmp_path / str(kind))
+        tensors = load_file(place / "model.safetensors")
+        save_file(
+            {name: tensor.bfloat16().to(kind) for name, tensor in tensors.items()}, place / "model.safetensors", {"format": "pt"}
+        )
+        spec = bench.spec(policy=bench.policy(place), check_logprobs=False, epochs=1)
+        made.append(train_spec(in_store(spec, tmp_path / f"{kind} store", processes=2)))
+    one, two = (artifact.path / "model.safetensors" for artifact in made)
+    assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.slow
