@@ -76,9 +76,10 @@ def trained(store: str, cell: dict[str, str], carry: bool = False, trainings: in
             policy = Path(places["checkpoint"])
             size = size_in({path.name: path for path in policy.iterdir()})
             assert size is not None
-            fit = choose(size, TrainConfig(), "float32", "cpu", room.free, room.of, longest=64)
             Path("/proc/self/clear_refs").write_text("5")
             spec = train_spec(places, Cell(**cell), 1, made, tokens_per_micro_batch="auto", optimizer_state=state)
+            config = TrainConfig.model_validate(spec["train"])
+            fit = choose(size, config, "float32", "cpu", room.free, room.of, longest=64)
             artifact = load_artifact(train(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))["artifact"])
             notes = artifact.manifest.provenance.notes["memory"]
             found.append({"estimated": fit.bytes, "chosen": notes["bytes"], "tokens": notes["tokens"], "peak": highest()})

@@ -133,7 +133,8 @@ def _disk(config: RunConfig, size: ModelSize, kept: int) -> int:
     checkpoints = (kept + 1) * EXPORTED * size.weights
     steps = config.train.epochs * max(_asked(config) // config.train.batch_completions, 1)
     points = min(2, (steps - 1) // config.train.save_every_steps) * 12 * size.trained
-    return checkpoints + points + config.iterations * rollouts_bytes(_asked(config), config.generate.max_tokens)
+    moments = 16 * size.trained if config.train.carries and config.iterations > 1 else 0  # the old ones beside the new
+    return checkpoints + max(points, moments) + config.iterations * rollouts_bytes(_asked(config), config.generate.max_tokens)
 
 
 def _free_disk(config: RunConfig) -> int:

@@ -129,10 +129,11 @@ def _iteration(step: Iteration) -> dict[str, Any]:
 def _training(checkpoint: Artifact | None) -> dict[str, Any]:
     """What a training spared and took: shares, counts and bytes."""
     notes = checkpoint.manifest.provenance.notes if checkpoint else {}
-    packing, memory = (notes.get(name) if isinstance(notes.get(name), dict) else {} for name in ("packing", "memory"))
+    named = {name: value if isinstance(value, dict) else {} for name, value in notes.items()}
+    packing, memory = named.get("packing", {}), named.get("memory", {})
     counts = {name: _summary(checkpoint).get(name) for name in ("computed", "left_out")}
-    spared = {name: (packing or {}).get(name) for name in ("reuse", "padding", "passes")}
-    taken = {f"memory_{name}": (memory or {}).get(of) for name, of in (("estimated", "bytes"), ("peak", "peak"))}
+    spared = {name: packing.get(name) for name in ("reuse", "padding", "passes")}
+    taken = {f"memory_{name}": memory.get(of) for name, of in (("estimated", "bytes"), ("peak", "peak"))}
     return {name: value if isinstance(value, int | float) else None for name, value in {**counts, **spared, **taken}.items()}
 
 

@@ -161,7 +161,9 @@ def choose(
     for checkpointing in (False, True) if asked == "auto" else (asked,):
         spare = SPARE if wanted == "auto" else 0  # who names a number may know better
         tokens = _affordable(size, config, dtype, kind, free, checkpointing, longest) if wanted == "auto" else wanted
-        need = training_need(size, dtype, kind, max(tokens, longest), checkpointing=checkpointing, ranks=config.processes)
+        in_step = tokens if config.batch_tokens else config.batch_completions * longest  # no pass has more
+        most = max(longest, min(tokens, in_step))
+        need = training_need(size, dtype, kind, most, checkpointing=checkpointing, ranks=config.processes)
         fits = need <= free * (1 - spare)
         found = TrainingFit(tokens=tokens, checkpointing=checkpointing, bytes=need, free=free, limited_by=limited_by, fits=fits)
         if fits:

@@ -14,6 +14,7 @@ from pipeline.run.retention import freed, is_alone, removable, remove
 from pipeline.run.state import Run
 from pipeline.store import Artifact, Store
 from pipeline.store.store import load_artifact
+from pipeline.train.carried import state_request
 
 ABOUT: dict[Reason, str] = {
     "temporary": "what a killed process was writing, or had no more use for",
@@ -113,7 +114,7 @@ def _unreferenced(store: Store, runs: Sequence[Run]) -> list[Artifact]:
     Roots are what runs name, and what no stage of a run makes, such as comparisons: somebody asked for it by itself.
     """
     artifacts = {artifact.id: artifact for artifact in store.artifacts()}
-    wanted = [id for run in runs for id in _named(run)]
+    wanted = [id for run in runs for id in _named(store, run)]
     wanted += [id for id, a in artifacts.items() if a.manifest.content.stage.partition("/")[0] not in STAGES]
     reached: set[str] = set()
     while wanted:
@@ -128,11 +129,13 @@ def _unreferenced(store: Store, runs: Sequence[Run]) -> list[Artifact]:
     return [artifact for id, artifact in artifacts.items() if id not in reached]
 
 
-def _named(run: Run) -> Iterator[str]:
+def _named(store: Store, run: Run) -> Iterator[str]:
     from pipeline.look.show.subject import uses_of
 
     for use in uses_of(run):
         yield use.artifact.id
+        if use.role == "checkpoint" and (state := store.find(state_request(use.artifact.manifest.content.key))):
+            yield state.id  # what the next training goes on from
     replayed = (source for _, settings in Course(run.config).distinct() for source in settings.replay.artifacts)
     for path in dict.fromkeys(source.path for source in replayed):
         with suppress(UserError):

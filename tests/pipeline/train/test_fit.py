@@ -82,6 +82,11 @@ def test_with_much_memory_a_pass_gets_what_is_worth_it() -> None:
     assert 4.5 * GB < fit.bytes < 5 * GB
 
 
+def test_a_pass_is_not_taken_to_hold_more_than_a_step_has() -> None:
+    assert chosen(64e9, batch_completions=4).bytes < chosen(64e9).bytes
+    assert chosen(64e9, batch_completions=4).tokens == chosen(64e9).tokens
+
+
 def test_with_less_memory_passes_are_smaller_then_activations_are_recomputed_then_it_is_refused() -> None:
     fits = [chosen(free * GB) for free in (4.6, 4, 3.45, 3.0)]
     assert [(fit.checkpointing, fit.fits) for fit in fits] == [(False, True), (False, True), (True, True), (True, False)]

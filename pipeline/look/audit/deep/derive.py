@@ -60,7 +60,7 @@ class _Derivation:
             self._try(held, "completions whose logprobs were recomputed", lambda: self._logprobs(held))
         if held.kind in ("checkpoint", "reward_model"):
             self._try(held, "weights that were looked at for NaN and infinity", lambda: check_finite(held, self.world))
-        if stage == "train":
+        if stage == "train" and held.kind == "checkpoint":
             self._try(held, "training steps taken again", lambda: self._replay(held))
 
     def _try(self, held: Held, what: str, check: Callable[[], tuple[int, int]]) -> None:

@@ -48,7 +48,7 @@ def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[i
     if recorded is None:
         raise CannotRerun("its metrics are not whole")
     elsewhere = _elsewhere(held)
-    rows = _replayed(held, world, scratch, min(steps, len(recorded)))
+    rows = _replayed(held, world, scratch, min(steps, len(recorded), _steps_without_moments(held.recipe)))
     file = held.tables(Metrics.title())[0].path
     tolerance = ELSEWHERE.get(str(held.recipe.get("dtype")), 0.0) if elsewhere else 0.0
     for row, stored in zip(rows, recorded.iter_rows(named=True), strict=False):
@@ -64,6 +64,19 @@ def check_replay(held: Held, world: World, scratch: Path, steps: int) -> tuple[i
                 column=name,
             )
     return len(rows), elsewhere
+
+
+def _steps_without_moments(recipe: Mapping[str, Any]) -> int:
+    """How many steps can be taken again: of a training that went on from moments, which are gone, one, before they count.
+
+    Raises:
+        CannotRerun: its learning rate depends on how many steps had been taken before.
+    """
+    if recipe.get("optimizer_state") != "carry":
+        return 1 << 62
+    if recipe.get("schedule") != "constant" or recipe.get("warmup_steps"):
+        raise CannotRerun("it went on from an optimizer's state that is kept for the newest checkpoint only")
+    return 1
 
 
 class _Enough(Exception):

@@ -11,7 +11,8 @@ import pytest
 from pipeline.algorithms import ALGORITHMS, resolve
 from pipeline.look.audit.audit import Audit, audit
 from pipeline.look.audit.deep.declared import shaped_by, trained_by
-from pipeline.look.audit.deep.replay import _differing
+from pipeline.look.audit.deep.replay import _differing, _steps_without_moments
+from pipeline.look.audit.deep.rerun import CannotRerun
 from pipeline.look.audit.findings import Finding
 from pipeline.run.order import STAGES
 
@@ -40,6 +41,15 @@ def test_a_run_that_is_what_it_claims_to_be_is_recomputed_to_the_same_figures(ma
     assert scores.mean < 1e-6  # other completions lie beside them than when they were scored
     for one in found.distributions:
         assert one.quantiles["largest"] < 1e-4 and sum(one.counts) == one.tokens
+
+
+def test_of_a_training_that_went_on_from_moments_the_first_step_is_taken_again() -> None:
+    """Its figures are from before the update, in which moments count. They are kept for the newest checkpoint only."""
+    plain = {"schedule": "constant", "warmup_steps": 0}
+    assert _steps_without_moments({**plain, "optimizer_state": "carry"}) == 1
+    assert _steps_without_moments(plain) > 10**9
+    with pytest.raises(CannotRerun, match="went on from an optimizer's state"):
+        _steps_without_moments({**plain, "schedule": "cosine", "optimizer_state": "carry"})
 
 
 def test_what_does_not_follow_from_its_parents_is_found(copied) -> None:

@@ -16,6 +16,8 @@ import pytest
 from pipeline.run.record import load_run, save_run
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.lock import Lock
+from pipeline.store.store import load_artifact
+from pipeline.train.carried import state_request
 
 Rollbook = Callable[..., tuple[int, str, str]]
 ALONE = "--no-other-runs"
@@ -73,6 +75,15 @@ def test_delete_removes_that_and_the_run_is_as_it_was(rollbook: Rollbook, comple
         step.policy.verify()
     assert rollbook("gc", complete, ALONE)[1] == "nothing to delete\n"
     assert not list((complete / "artifacts" / "locks").iterdir())
+
+
+def test_moments_that_the_next_training_goes_on_from_stay(rollbook: Rollbook, complete: Path, parts: dict[str, Path]) -> None:
+    store, newest = Store(complete / "artifacts"), load_artifact(parts["checkpoint 0"])
+    for key in (newest.manifest.content.key, "0" * 64):
+        with store.work(state_request(key)) as work:
+            assert isinstance(work, Work)
+            work.finish({"steps": 4})
+    assert items(rollbook("gc", complete, ALONE, "--json")[1]) == {("unreferenced", store.path_of(state_request("0" * 64)).name)}
 
 
 def test_resume_state_of_a_finished_artifact_goes_without_more_ado(
