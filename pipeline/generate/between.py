@@ -25,6 +25,9 @@ class Between(Protocol):
             last: the token before them; None if the policy has drawn nothing yet.
         """
 
+    def notes(self) -> list[str]:
+        """What the user should know of it before episodes begin."""
+
 
 def between(tokenizer: Any, prompts: Mapping[str, Any]) -> Between:
     """What writes messages after prompts.
@@ -51,6 +54,9 @@ class PlainBetween:
     def tokens(self, messages: Sequence[Utterance], last: int | None) -> list[list[int]]:
         return [plain(self._tokenizer, message.content) for message in messages]
 
+    def notes(self) -> list[str]:
+        return []
+
 
 class ChatBetween:
     """Messages as the model's chat template writes them after an assistant's, with the next assistant's turn opened.
@@ -73,6 +79,29 @@ class ChatBetween:
             found[0] = found[0][1:]
         return found
 
+    def notes(self) -> list[str]:
+        """Says so if the template, rendered anew, would write an earlier turn otherwise than it was drawn."""
+        reasoning, answer = MARK.format("reasoning"), MARK.format("answer")
+        drawn = f"<think>\n{reasoning}\n</think>\n\n{answer}"
+        chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": drawn}, {"role": "user", "content": "?"}]
+        anew = self._rendered(chat)
+        if drawn in anew:
+            return []
+        lost = "leaves the reasoning of earlier turns out" if reasoning not in anew else "writes earlier turns otherwise"
+        return [
+            f"the model's chat template {lost} when a chat goes on. Episodes keep every token as it was drawn: later turns see "
+            "what the policy really wrote, and training sees it too"
+        ]
+
+    def _rendered(self, chat: Sequence[Mapping[str, Any]]) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(chat), tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime, **self._told
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise UserError(f"environment: the model's chat template refuses its messages: {error}") from None
+        return text
+
     def _around(self, messages: Sequence[Utterance]) -> list[str]:
         """What the template writes before, between and behind the texts.
 
@@ -83,12 +112,7 @@ class ChatBetween:
         chat: list[dict[str, Any]] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK.format("a")}]
         for message, mark in zip(messages, marks, strict=True):
             chat.append({"role": message.role, "content": mark, **({"name": message.name} if message.name else {})})
-        try:
-            text = self._tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime, **self._told
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise UserError(f"environment: the model's chat template refuses its messages: {error}") from None
+        text = self._rendered(chat)
         texts, rest = [], text.rpartition(MARK.format("a"))[2]
         for mark in marks:
             before, found, rest = rest.partition(mark)

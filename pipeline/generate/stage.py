@@ -18,7 +18,7 @@ from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.environments.host import Host, Key
-from pipeline.generate.between import between
+from pipeline.generate.between import Between, between
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource, Reply
 from pipeline.generate.episodes import Episodes, action_of
@@ -187,7 +187,10 @@ class _Jobs:
             shard.engine = engine.name
         with ExitStack() as stack:
             if self.environment is not None:
-                engine = self._episodes(engine, stack.enter_context(Host(self.environment)), self.environment)
+                writes = self._between()
+                for note in writes.notes():
+                    reporter.note(note)
+                engine = self._episodes(engine, stack.enter_context(Host(self.environment)), self.environment, writes)
             pool = stack.enter_context(RewardPool(self.reward))
             writer = stack.enter_context(self._writer(pool))
             for note in pool.notes:
@@ -195,7 +198,12 @@ class _Jobs:
             self._answer(engine, writer, _TokenMeter(reporter, self.total))
         live.rest()
 
-    def _episodes(self, engine: AnyEngine, host: Host, environment: EnvironmentConfig) -> Episodes:
+    def _between(self) -> Between:
+        (recipe, *others) = [verified(job["prompts"]).recipe for job in self.spec["jobs"]]
+        assert all(other["chat"] == recipe["chat"] for other in others)
+        return between(self.tokenizer, recipe)
+
+    def _episodes(self, engine: AnyEngine, host: Host, environment: EnvironmentConfig, writes: Between) -> Episodes:
         def prompt_of(key: Key) -> Mapping[str, Any]:
             return prompt_for_grader(self.jobs[key[0]].groups[key[1]].row)
 
@@ -203,8 +211,6 @@ class _Jobs:
             keep_stop = self.jobs[turn.key[0]].sampling.keep_stop_text
             return action_of(turn, self.tokenizer, keep_stop=keep_stop, special=host.reads_special_tokens)
 
-        (recipe, *others) = [verified(job["prompts"]).recipe for job in self.spec["jobs"]]
-        assert all(other["chat"] == recipe["chat"] for other in others)
         return Episodes(
             engine,
             host,
@@ -212,7 +218,7 @@ class _Jobs:
             self.context,
             prompt_of=prompt_of,
             action_of=text_of_turn,
-            between=between(self.tokenizer, recipe),
+            between=writes,
         )
 
     def _answer(self, engine: AnyEngine, writer: ShardWriter, meter: _TokenMeter) -> None:

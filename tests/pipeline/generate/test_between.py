@@ -66,3 +66,19 @@ def test_without_a_chat_template_texts_follow_one_another(tokenizer: Any) -> Non
     writes = between(tokenizer, {"chat": False})
     assert text_of(tokenizer, writes.tokens([Utterance("a"), Utterance("<|im_end|>")], 3)) == ["a", "<|im_end|>"]
     assert len(writes.tokens([Utterance("<|im_end|>")], 3)[0]) == len("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("m.content", None),
+        ("m.content.split('</think>')[-1]", "leaves the reasoning of earlier turns out"),
+        ("m.content | replace('\n\n', ' ')", "writes earlier turns otherwise"),
+    ],
+)
+def test_a_template_that_writes_history_anew_is_told_of(tokenizer: Any, content: str, says: str | None) -> None:
+    """Tokens are kept as they were drawn either way; the second is how Qwen3 does it."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>")
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ CONTENT }}<|im_end|>{% endfor %}".replace("CONTENT", content)
+    notes = ChatBetween(tokenizer, {}).notes()
+    assert (notes == []) if says is None else (says in notes[0] and len(notes) == 1)
