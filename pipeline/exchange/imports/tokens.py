@@ -148,7 +148,9 @@ class SourceTokenizer:
         Raises:
             ValueError: one has tokens that the model does not have.
         """
-        ids = self._encoded(list(texts), special=False)
+        different = list(dict.fromkeys(texts))
+        found = dict(zip(different, self._encoded(different, special=False), strict=True))
+        ids = [found[text] for text in texts]
         ended = {reason: self._ended(reason) for reason in set(reasons)}
         if any(ended.values()):
             end = self._eos()

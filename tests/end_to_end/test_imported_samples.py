@@ -1,0 +1,45 @@
+"""Files of other tools, all the way: imported, audited, and trained on by a comparison with the tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "data" / "base"
+FIXTURES = ROOT / "tests" / "pipeline" / "exchange" / "imports" / "fixtures"
+SAMPLES = [
+    *("art", "atropos", "inspect_ai/sums.json", "lighteval", "llamafactory", "lm_eval/samples_sums_hf.jsonl"),
+    *("ms_swift/completions.jsonl", "ms_swift/infer_result.jsonl", "nemo_rl", "nemo_rl_filtered", "open_instruct"),
+    *("open_instruct_run", "openai", "openai_edge", "openr1", "plain", "preference/train_prefs.parquet"),
+    *("preference/hh_strings.jsonl", "skyrl/sums_test.jsonl", "skyrl/aggregated_results.jsonl", "trinity", "trl", "trl_extra"),
+    *("verifiers/traces.jsonl", "verifiers/traces_tokens.jsonl", "verifiers_0_1", "verl", "verl_lists", "verl_v1"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished run, whose model is trained and whose prompts judge it."""
+    copy = tmp_path_factory.mktemp("samples") / "run"
+    shutil.copytree(finished.directory, copy)
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_a_sample_is_imported_audited_and_trained_on(rollbook: Any, run: Path, sample: str) -> None:
+    files = sorted((FIXTURES / sample).iterdir()) if sample == "openai" else [FIXTURES / sample]
+    made = rollbook("import", *files, "--store", run / "artifacts", "--model", BASE, "--json")
+    assert made.status == 0, made.err
+    path = Path(json.loads(made.out)["path"])
+    audit = rollbook("audit", path)
+    assert audit.status == 0, audit.out + audit.err
+    said = rollbook("compare", path, "--run", run, "--algorithms", "sft", "--no-baseline", "--json")
+    assert said.status == 0, said.err
+    trial = pl.read_parquet(Path(json.loads(said.out)["path"]) / "comparison.parquet").row(0, named=True)
+    assert (trial["algorithm"], trial["status"]) == ("sft", "ok") and trial["steps"] > 0
