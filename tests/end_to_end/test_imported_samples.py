@@ -16,8 +16,8 @@ FIXTURES = ROOT / "tests" / "pipeline" / "exchange" / "imports" / "fixtures"
 SAMPLES = [
     *("art", "atropos", "inspect_ai/sums.json", "lighteval", "llamafactory", "lm_eval/samples_sums_hf.jsonl"),
     *("ms_swift/completions.jsonl", "ms_swift/infer_result.jsonl", "nemo_rl", "nemo_rl_filtered", "open_instruct"),
-    *("open_instruct_run", "openai", "openai_edge", "openr1", "plain", "preference/train_prefs.parquet"),
-    *("preference/hh_strings.jsonl", "skyrl/sums_test.jsonl", "skyrl/aggregated_results.jsonl", "trinity", "trl", "trl_extra"),
+    *("open_instruct_run", "openai", "openr1", "plain", "preference/train_prefs.parquet"),
+    *("preference/hh_strings.jsonl", "skyrl/sums_test.jsonl", "trinity", "trl", "trl_extra"),
     *("verifiers/traces.jsonl", "verifiers/traces_tokens.jsonl", "verifiers_0_1", "verl", "verl_lists", "verl_v1"),
 ]
 
