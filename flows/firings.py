@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from prefect import get_client
@@ -26,6 +26,8 @@ from pipeline.config.stop import StopConfig
 
 POLL_SECONDS = 5.0
 """How often the server is asked for firings that ended."""
+BEFORE = timedelta(minutes=1)
+"""A firing that was due so long before the schedule was started was missed: nobody waited for it."""
 ENDS = ("target_pass_at_1", "patience", "max_drop", "min_entropy", "max_entropy", "max_kl", "max_failed_rewards", "max_tokens")
 """Rules of `stop` that are off unless they are set."""
 INTERRUPTED = "aborted by an interrupt signal"
@@ -143,11 +145,27 @@ class Watch:
                 deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[self._name])),
                 flow_run_filter=FlowRunFilter(end_time=FlowRunFilterEndTime(after_=self._since)),
             )
-        for run in sorted(ended, key=lambda run: run.end_time or self._since):
-            self.hear(run)
+        self.hear(sorted(ended, key=lambda run: run.end_time or self._since))
 
-    def hear(self, run: FlowRun) -> None:
-        """Tell of a firing that ended, unless that was done."""
+    def hear(self, ended: Sequence[FlowRun]) -> None:
+        """Tell of firings that ended, unless that was done; in one line of those that nobody was there for."""
+        missed = [run for run in ended if run.id not in self._told and self._is_from_before(run)]
+        if missed:
+            self._told |= {run.id for run in missed}
+            first, last = (
+                clock_time(end(filter(None, (r.expected_start_time for r in missed))), self._clock) for end in (min, max)
+            )
+            self._say(f"{first} to {last}  skipped: {len(missed):,} firings were missed while no schedule was served")
+        for run in ended:
+            self._hear(run)
+
+    def _is_from_before(self, run: FlowRun) -> bool:
+        """Whether a firing was due when this schedule did not yet wait for any, and did not work."""
+        planned, state = run.expected_start_time, run.state
+        cancelled = state is not None and state.type == StateType.CANCELLED
+        return cancelled and planned is not None and planned < self._since - BEFORE
+
+    def _hear(self, run: FlowRun) -> None:
         planned, state = run.expected_start_time, run.state
         if run.id in self._told or state is None or planned is None or INTERRUPTED in (state.message or ""):
             return

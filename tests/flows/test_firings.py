@@ -67,13 +67,24 @@ def test_a_firing_is_told_once_and_one_that_crashed_to_whoever_is_to_be_told() -
     watch = Watch("run", NIGHTLY, lines.append, crashes.append)
     for state in (Crashed(message="status code: -9"), Failed(message="no room"), Crashed(message=f"was {INTERRUPTED}.")):
         run = FlowRun(id=uuid4(), flow_id=uuid4(), expected_start_time=PLANNED, state=state)
-        watch.hear(run)
-        watch.hear(run)
+        watch.hear([run])
+        watch.hear([run])
     assert [line.split(";")[0] for line in lines] == [
         "2026-12-01 02:00  crashed: status code: -9",
         "2026-12-01 02:00  failed: no room",
     ]
     assert crashes == ["status code: -9"]
+
+
+def test_firings_that_nobody_was_there_for_are_one_line() -> None:
+    lines: list[str] = []
+    watch = Watch("run", NIGHTLY, lines.append, pytest.fail)
+    late = Cancelled(message="Deployment concurrency limit reached.")
+    nights = [PLANNED.replace(year=2020, day=day) for day in (3, 1, 2)]
+    runs = [FlowRun(id=uuid4(), flow_id=uuid4(), expected_start_time=night, state=late) for night in nights]
+    watch.hear(runs)
+    watch.hear(runs)
+    assert lines == ["2020-12-01 02:00 to 2020-12-03 02:00  skipped: 3 firings were missed while no schedule was served"]
 
 
 def test_a_schedule_that_no_rule_ends_says_so() -> None:
