@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pipeline.config.course import Course
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_order
+from pipeline.evaluate.sets import judged, set_prompts
 from pipeline.generate.mixture.order import other_of
 from pipeline.generate.order import generate_orders, generator
 from pipeline.run.order import Answerer, Missing, Order, only
@@ -74,6 +75,7 @@ def chain(
         policy = base = there.get(BASE) or ask(import_order(config))
         run.train_prompts = there.get(TRAIN_PROMPTS) or ask(train_prompts_order(config, base))
         run.heldout_prompts = there.get(HELDOUT_PROMPTS) or ask(heldout_prompts_order(config, base, run.train_prompts))
+        run.set_prompts = set_prompts(config, answers, base, run.train_prompts)
         run.missing = "generate 0"
         on_change(run)
         for number in range(config.iterations + 1):
@@ -87,6 +89,7 @@ def chain(
             if done("generate"):
                 break
             step.evaluation = ask(evaluate_order(config, number, policy, step.answers))
+            step.sets = judged(config, answers, number, policy, run.set_prompts)
             if done("evaluate") or step.answers.rollouts is None:
                 break
             step.shaped = ask(shape_order(here, number, step.answers.rollouts))

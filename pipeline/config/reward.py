@@ -31,8 +31,13 @@ class RewardComponent(Model):
         return args
 
     @property
+    def short(self) -> str:
+        """Its name, or else the grader's."""
+        return self.name or self.grader.rpartition(":")[2].rpartition(".")[2]
+
+    @property
     def column(self) -> str:
-        return "reward_" + (self.name or self.grader.rpartition(":")[2].rpartition(".")[2])
+        return f"reward_{self.short}"
 
 
 class RewardConfig(Model):

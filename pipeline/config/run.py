@@ -84,6 +84,17 @@ class RunConfig(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _solved_by_a_component(self) -> RunConfig:
+        judged: list[tuple[str, str | None, RewardConfig]] = [("evaluate", self.evaluate.solved_by, self.reward)]
+        for one in self.evaluate.sets:
+            judged.append((f"evaluate.sets, {one.name}", one.solved_by, one.reward or self.reward))
+        for where, component, reward in judged:
+            names = [each.short for each in reward.components]
+            if component is not None and component not in names:
+                raise ValueError(f"{where}: solved_by {component!r} is no component of its reward, which has {', '.join(names)}")
+        return self
+
     @property
     def directory(self) -> Path:
         return Path(os.path.expanduser(self.run_dir or f"runs/{self.name}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -29,25 +30,31 @@ def evaluate(spec: Event, reporter: Reporter) -> Event:
     with Store(spec["store"], reporter.note).work(request) as work:
         if isinstance(work, Artifact):
             return {"artifact": str(work.path)}
-        solved_at = request.recipe["solved_at"]
-        frames = [_graded(verified(spec["sampled"]), "sampled", solved_at)]
+        frames = [_graded(verified(spec["sampled"]), "sampled", request.recipe)]
         if spec["greedy"]:
-            frames.append(_graded(verified(spec["greedy"]), "greedy", solved_at))
+            frames.append(_graded(verified(spec["greedy"]), "greedy", request.recipe))
         frame = pl.concat(frames)
         work.write_table("evaluation.parquet", frame, Evaluation)
         return {"artifact": str(work.finish(summarize(frame, request.recipe)).path)}
 
 
-def _graded(rollouts: Artifact, mode: str, solved_at: float) -> pl.DataFrame:
-    return read_table(rollouts, Rollouts, COLUMNS).select(
+def _graded(rollouts: Artifact, mode: str, recipe: dict[str, Any]) -> pl.DataFrame:
+    score = deciding(recipe)
+    return read_table(rollouts, Rollouts, list(dict.fromkeys([*COLUMNS, score]))).select(
         "prompt_id",
         "sample_index",
         "reward",
         "status",
         mode=pl.lit(mode),
-        solved=(pl.col("reward") >= solved_at).fill_null(False),
+        solved=(pl.col(score) >= recipe["solved_at"]).fill_null(False),
         completion_tokens=pl.col("completion_token_ids").list.len().cast(pl.Int32),
     )
+
+
+def deciding(recipe: Mapping[str, Any]) -> str:
+    """The column of the rollouts that says what is solved."""
+    component = recipe.get("solved_by")
+    return f"reward_{component}" if component else "reward"
 
 
 def summarize(frame: pl.DataFrame, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -51,18 +51,20 @@ def generate_order(
     train: Artifact | None,
     heldout: Artifact,
     drawn: RunConfig | None = None,
+    suffix: str = "",
 ) -> Order:
     """Held-out prompts, sampled and (if asked for) greedy, and with `train` this iteration's training prompts, in this order.
 
     Args:
         drawn: settings that this iteration's training completions are drawn by. Default: those of the run.
+        suffix: what follows the iteration in the title.
     """
     jobs = [rollouts_job(heldout_request(config, policy, heldout, greedy=False), heldout)]
     if config.evaluate.greedy:
         jobs.append(rollouts_job(heldout_request(config, policy, heldout, greedy=True), heldout))
     if train is not None:
         jobs.append(rollouts_job(rollouts_request(drawn or config, iteration, policy, train), train))
-    return answers_order(config, f"generate {iteration}", policy, *jobs)
+    return answers_order(config, f"generate {iteration}{suffix}", policy, *jobs)
 
 
 def answers_order(config: RunConfig, title: str, policy: Artifact, *jobs: Job) -> Order:

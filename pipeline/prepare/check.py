@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import polars as pl
+
 from pipeline.algorithms import Algorithm, resolve
 from pipeline.algorithms.cells.cell import BEHAVIOR, REFERENCE
 from pipeline.common.claims import few_questions
@@ -14,6 +16,7 @@ from pipeline.common.text import visible
 from pipeline.config.course import Course
 from pipeline.config.engine import EngineConfig
 from pipeline.config.environment import EnvironmentConfig
+from pipeline.config.heldout import by_set
 from pipeline.config.phases import ReferenceConfig
 from pipeline.config.run import RunConfig
 from pipeline.environments.registry import check_environment
@@ -129,6 +132,7 @@ def check_config(config: RunConfig) -> list[str]:
         raise DataError(f"{config.data.heldout.path}: {len(shared)} held-out questions are also in {config.data.train.path}")
     for source, frame in ((config.data.train, train), (config.data.heldout, heldout)):
         check_prompts(config.reward.components, frame.to_dicts, source.path)
+    sets = [look_at_set(here, one.name, train, files["config.json"].parent) for one, here in by_set(config)]
     graded = look_at_graders(config, train)
     longest = rendering.about_longest(asked_of(train)) + config.generate.max_tokens
     room = room_for(config, files, min(longest, rendering.context or longest))
@@ -138,7 +142,7 @@ def check_config(config: RunConfig) -> list[str]:
     lines = [
         f"model      {config.model.path} ({_architecture(files['config.json'])})",
         *([f"weights    {described_source(made)}"] if (made := made_from(directory)) else []),
-        f"prompts    {len(train)} for training, {len(heldout)} held out",
+        f"prompts    {len(train)} for training, {len(heldout)} held out{''.join(f', {text}' for text in sets)}",
         *(f"set aside  {len(bad)} rows of {path}: {bad['place'][0]}, {bad['why'][0]}" for path, bad in bads if len(bad)),
         *([f"episodes   {_episodes(config.environment)}"] if config.environment else []),
         f"rewards    {', '.join(component.column for component in config.reward.components)}",
@@ -164,6 +168,27 @@ def check_config(config: RunConfig) -> list[str]:
     warnings = (warning for here, algorithm in settings for warning in warnings_of(here, algorithm, positions))
     lines += [f"warning    {warning}" for warning in dict.fromkeys(warnings)]
     return [*(visible(line) for line in lines), "ok"]
+
+
+def look_at_set(config: RunConfig, name: str, train: pl.DataFrame, model: Path) -> str:
+    """A held-out set of `evaluate.sets`, if it can judge: how many prompts it has.
+
+    Args:
+        config: the run as the set sees it.
+        train: the training prompts.
+        model: its directory.
+
+    Raises:
+        UserError: as for the run's own held-out prompts.
+    """
+    source = config.data.heldout
+    template_renderer(config.data.template)
+    check_reward_config(config.reward)
+    frame, _ = prompts.load_once(source, Rendering.of(config, model))
+    if not config.data.allow_overlap and len(shared := shared_questions(frame, train)):
+        raise DataError(f"evaluate.sets, {name}: {len(shared)} questions of {source.path} are also in {config.data.train.path}")
+    check_prompts(config.reward.components, frame.to_dicts, source.path)
+    return f"{len(frame)} in the set {name}"
 
 
 def check_reference(config: RunConfig, files: Mapping[str, Path]) -> None:

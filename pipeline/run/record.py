@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline.common.near import did_you_mean
 from pipeline.config.load import SUFFIXES, load_config
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
-from pipeline.run.state import Answers, Iteration, Run, Stop
+from pipeline.run.state import Answers, Iteration, Judgment, Run, Stop
 from pipeline.run.stopping import best_of
 from pipeline.store import Artifact
 from pipeline.store.files import write_text
@@ -45,6 +46,7 @@ def save_run(run: Run, directory: Path) -> None:
             **{part: reference(getattr(step, part)) for part in ("evaluation", "shaped", "checkpoint")},
             "reference": reference(step.reference),
             "scores": {role: reference(artifact) for role, artifact in step.scores.items()},
+            **({"sets": {name: _named(one.artifacts, reference) for name, one in step.sets.items()}} if step.sets else {}),
             "replayed": [{role: reference(artifact) for role, artifact in part.artifacts.items()} for part in step.replayed],
         }
         for step in run.iterations
@@ -58,12 +60,17 @@ def save_run(run: Run, directory: Path) -> None:
         "best": reference(best.policy) if (best := best_of(run)) else None,
         "train_prompts": reference(run.train_prompts),
         "heldout_prompts": reference(run.heldout_prompts),
+        **({"set_prompts": _named(run.set_prompts, reference)} if run.set_prompts else {}),
         "iterations": iterations,
     }
     text = sealed(json.dumps(record, indent=2) + "\n")
     file = directory / RECORD
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_text(file, text)
+
+
+def _named(artifacts: Mapping[str, Artifact | None], reference: Callable[[Artifact | None], Any]) -> dict[str, Any]:
+    return {name: reference(artifact) for name, artifact in artifacts.items()}
 
 
 def recorded_config(directory: Path) -> RunConfig | None:
@@ -133,6 +140,8 @@ def _run_of(record: dict[str, Any], directory: Path, damaged: bool) -> Run:
 
     config = RunConfig.model_validate(record["config"])
     run = Run(config, artifact(record["train_prompts"]), artifact(record["heldout_prompts"]), missing=record["missing"])
+    stated = record.get("set_prompts", {}).items()
+    run.set_prompts = {name: prompts for name, reference in stated if (prompts := artifact(reference))}
     run.stopped = Stop(**record["stopped"]) if record["stopped"] else None
     for entry in record["iterations"]:
         policy = artifact(entry["policy"]) if damaged else _open(entry["policy"], directory)
@@ -140,8 +149,10 @@ def _run_of(record: dict[str, Any], directory: Path, damaged: bool) -> Run:
             break
         sampled = artifact(entry["sampled"])
         answers = Answers(sampled, artifact(entry["greedy"]), artifact(entry["rollouts"])) if sampled else None
-        rest = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
+        rest: dict[str, Any] = {part: artifact(entry[part]) for part in ("evaluation", "shaped", "checkpoint")}
         scores = {role: found for role, ref in entry["scores"].items() if (found := artifact(ref))}
+        judged = ((name, {role: artifact(each) for role, each in one.items()}) for name, one in entry.get("sets", {}).items())
+        rest["sets"] = {name: one for name, parts in judged if (one := _judgment(parts))}
         rest["reference"] = artifact(entry.get("reference"))
         mixed = [{role: artifact(reference) for role, reference in part.items()} for part in entry["replayed"]]
         replayed = tuple(
@@ -149,6 +160,11 @@ def _run_of(record: dict[str, Any], directory: Path, damaged: bool) -> Run:
         )
         run.iterations.append(Iteration(entry["iteration"], policy, answers, scores=scores, replayed=replayed, **rest))
     return run
+
+
+def _judgment(parts: dict[str, Artifact | None]) -> Judgment | None:
+    sampled, evaluation = parts["sampled"], parts["evaluation"]
+    return Judgment(Answers(sampled, parts["greedy"], None), evaluation) if sampled and evaluation else None
 
 
 def _part(artifacts: dict[str, Artifact]) -> Part:

@@ -39,6 +39,19 @@ def answers_of(made: tuple[Artifact, ...], *, greedy: bool) -> Answers:
     return Answers(sampled, rest.pop(0) if greedy else None, rest[0] if rest else None)
 
 
+@dataclass(frozen=True)
+class Judgment:
+    """How one checkpoint did on one of the sets of `evaluate.sets`."""
+
+    answers: Answers
+    evaluation: Artifact
+
+    @property
+    def artifacts(self) -> dict[str, Artifact | None]:
+        """By what they are to it."""
+        return {"sampled": self.answers.sampled, "greedy": self.answers.greedy, "evaluation": self.evaluation}
+
+
 @dataclass
 class Iteration:
     """One checkpoint: its evaluation, and the training that led away from it."""
@@ -47,6 +60,8 @@ class Iteration:
     policy: Artifact
     answers: Answers | None = None
     evaluation: Artifact | None = None
+    sets: dict[str, Judgment] = field(default_factory=dict)
+    """By the names of the held-out sets that judged it."""
     shaped: Artifact | None = None
     scores: dict[str, Artifact] = field(default_factory=dict)
     """Cached logprobs by role, for algorithms that need them."""
@@ -77,6 +92,15 @@ class Run:
     """The first stage that is not finished yet; None when the run is complete."""
     stopped: Stop | None = None
     """The rule that ended the run before its last iteration."""
+    set_prompts: dict[str, Artifact] = field(default_factory=dict)
+    """Prompts of the other held-out sets, by their names."""
+
+    @property
+    def prompts(self) -> dict[str, Artifact]:
+        """Prompts of every kind, by what they are used as."""
+        others = {f"held-out prompts {name}": prompts for name, prompts in self.set_prompts.items()}
+        known = {"training prompts": self.train_prompts, "held-out prompts": self.heldout_prompts, **others}
+        return {name: prompts for name, prompts in known.items() if prompts is not None}
 
     def rollouts_before(self, iteration: int) -> list[Artifact]:
         """Training rollouts of earlier iterations, newest first."""

@@ -84,6 +84,7 @@ def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
         "sampled": answers.sampled if answers else None,
         "greedy": answers.greedy if answers else None,
         "evaluation": step.evaluation,
+        **{f"{name} {role}": each for name, one in step.sets.items() for role, each in one.artifacts.items()},
         "shaped": step.shaped,
         **({"reference model": step.reference} if step.reference else {}),
         **step.scores,
@@ -97,11 +98,33 @@ def _iteration(step: Iteration) -> dict[str, Any]:
     rollouts = _summary(artifacts["rollouts"])
     evaluation = _summary(artifacts["evaluation"])
     checkpoint = _summary(artifacts["checkpoint"])
-    pass_at = evaluation.get("pass_at") or {}
-    first = pass_at.get("1") or {}
-    greedy = evaluation.get("greedy") or {}
+    answered = [each for each in (step.answers, *(one.answers for one in step.sets.values())) if each]
     return {
         "iteration": step.iteration,
+        **_accuracy(evaluation),
+        "sets": {name: _accuracy(one.evaluation.summary) for name, one in step.sets.items()},
+        "reward_mean": rollouts.get("reward_mean"),
+        **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
+        "tokens": rollouts.get("tokens"),
+        "training": _training(artifacts["checkpoint"]),
+        "replayed_completions": sum(part.shaped.summary["kept"] for part in step.replayed),
+        "seconds": {
+            "generate": seconds_of(artifacts["rollouts"], *(one for each in answered for one in (each.sampled, each.greedy))),
+            "shape": seconds_of(artifacts["shaped"], *(part.shaped for part in step.replayed if part.is_drawn)),
+            "train": seconds_of(artifacts["checkpoint"]),
+            "evaluate": seconds_of(artifacts["evaluation"], *(one.evaluation for one in step.sets.values())),
+        },
+        "artifacts": {
+            name: {"id": artifact.id, "path": artifact.url} if artifact else None for name, artifact in artifacts.items()
+        },
+    }
+
+
+def _accuracy(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation's summary says, each figure with its interval."""
+    pass_at = evaluation.get("pass_at") or {}
+    first, greedy = pass_at.get("1") or {}, evaluation.get("greedy") or {}
+    return {
         "pass_at_1": first.get("value"),
         "pass_at_1_low": first.get("low"),
         "pass_at_1_high": first.get("high"),
@@ -109,20 +132,6 @@ def _iteration(step: Iteration) -> dict[str, Any]:
         "greedy_accuracy": greedy.get("value"),
         "greedy_accuracy_low": greedy.get("low"),
         "greedy_accuracy_high": greedy.get("high"),
-        "reward_mean": rollouts.get("reward_mean"),
-        **{name: checkpoint.get(name) for name in TRAINING_FIGURES},
-        "tokens": rollouts.get("tokens"),
-        "training": _training(artifacts["checkpoint"]),
-        "replayed_completions": sum(part.shaped.summary["kept"] for part in step.replayed),
-        "seconds": {
-            "generate": seconds_of(artifacts["rollouts"], artifacts["sampled"], artifacts["greedy"]),
-            "shape": seconds_of(artifacts["shaped"], *(part.shaped for part in step.replayed if part.is_drawn)),
-            "train": seconds_of(artifacts["checkpoint"]),
-            "evaluate": seconds_of(artifacts["evaluation"]),
-        },
-        "artifacts": {
-            name: {"id": artifact.id, "path": artifact.url} if artifact else None for name, artifact in artifacts.items()
-        },
     }
 
 

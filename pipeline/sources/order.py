@@ -85,10 +85,10 @@ def train_prompts_order(config: RunConfig, base: Artifact) -> Order:
     return _prompts_order(TRAIN_PROMPTS, config, config.data.train, base, None)
 
 
-def heldout_prompts_order(config: RunConfig, base: Artifact, train: Artifact) -> Order:
+def heldout_prompts_order(config: RunConfig, base: Artifact, train: Artifact, title: str = HELDOUT_PROMPTS) -> Order:
     """Prompts that checkpoints are judged by."""
     disjoint_from = None if config.data.allow_overlap else train
-    return _prompts_order(HELDOUT_PROMPTS, config, config.data.heldout, base, disjoint_from)
+    return _prompts_order(title, config, config.data.heldout, base, disjoint_from)
 
 
 def _prompts_order(title: str, config: RunConfig, source: PromptSource, base: Artifact, disjoint_from: Artifact | None) -> Order:

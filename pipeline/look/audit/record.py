@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from pipeline.algorithms import ALGORITHMS, plugins
 from pipeline.common.errors import UserError
 from pipeline.config.course import Course
-from pipeline.config.reward import RewardComponent
+from pipeline.config.heldout import by_set
+from pipeline.config.reward import RewardComponent, RewardConfig
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.order import evaluate_request
 from pipeline.generate.mixture.order import OTHER, version_of
@@ -137,10 +138,9 @@ class _Recipes:
 
     def __init__(self, config: RunConfig, there: _References, ledger: Ledger) -> None:
         self._there, self._ledger = there, ledger
-        self._own = [c for c in config.reward.components if ":" in c.grader or c.grader in BATCHED]
-        self._components = [settled(component) for component in config.reward.components]
-        reward = config.reward.model_copy(update={"components": (RULE,)}) if self._own else config.reward
-        self._config = config.model_copy(update={"reward": reward, "plugins": ()})
+        self._config = _ruled(config).model_copy(update={"plugins": ()})
+        self._reward = config.reward
+        self._sets = {one.name: (_ruled(here), here.reward) for one, here in by_set(config)}
         self._course = Course(self._config)
         self._has_plugins = bool(config.plugins)
 
@@ -154,39 +154,45 @@ class _Recipes:
         get, data = self._there.get, self._config.data
         train, heldout = get(record["train_prompts"]), get(record["heldout_prompts"])
         base = get(record["iterations"][0]["policy"]) if record["iterations"] else None
-        for prompts, source, apart in ((train, data.train, None), (heldout, data.heldout, None if data.allow_overlap else train)):
+        apart = None if data.allow_overlap else train
+        sets = {name: get(reference) for name, reference in record.get("set_prompts", {}).items() if name in self._sets}
+        asked = [(self._config, data.train, train, None), (self._config, data.heldout, heldout, apart)]
+        asked += [((here := self._sets[name][0]), here.data.heldout, prompts, apart) for name, prompts in sets.items()]
+        for config, source, prompts, other in asked:
             if prompts is not None:
-                model = _artifact(base) if data.chat else None
                 digest = str(_part(prompts.recipe, "source").get("hash"))
-                options = {"model": model, "disjoint_from": _artifact(apart)}
-                yield prompts, prompts_request(self._config, source, digest, **options)
+                model = _artifact(base) if data.chat else None
+                yield prompts, prompts_request(config, source, digest, model=model, disjoint_from=_artifact(other))
         for entry in record["iterations"]:
-            yield from self._answers(entry, record, train, heldout)
+            policy = get(entry["policy"])
+            yield from self._judged(policy, entry, heldout, self._config, self._reward)
+            for name, prompts in sets.items():
+                yield from self._judged(policy, entry.get("sets", {}).get(name, {}), prompts, *self._sets[name])
+            yield from self._drawn(entry, record, train)
             yield from self._trained(entry, record)
 
-    def _answers(
-        self, entry: Mapping[str, Any], record: Mapping[str, Any], train: Held | None, heldout: Held | None
+    def _judged(
+        self, policy: Held | None, parts: Mapping[str, Any], prompts: Held | None, config: RunConfig, reward: RewardConfig
     ) -> Iterator[tuple[Held, Request]]:
-        get = self._there.get
-        policy, sampled, greedy = get(entry["policy"]), get(entry["sampled"]), get(entry["greedy"])
-        rollouts, evaluation = get(entry["rollouts"]), get(entry["evaluation"])
+        """Held-out answers and their figures, by the settings that asked for them."""
+        sampled, greedy, evaluation = (self._there.get(parts.get(role)) for role in ("sampled", "greedy", "evaluation"))
         if policy is None:
             return
         for answers, is_greedy in ((sampled, False), (greedy, True)):
-            if answers is not None and heldout is not None:
-                config = self._on(answers, self._config)
-                request = heldout_request(config, policy.artifact, heldout.artifact, greedy=is_greedy)
-                yield answers, self._graded(request, answers)
-        if rollouts is not None and train is not None:
+            if answers is not None and prompts is not None:
+                request = heldout_request(self._on(answers, config), policy.artifact, prompts.artifact, greedy=is_greedy)
+                yield answers, self._graded(request, answers, reward)
+        if evaluation is not None and sampled is not None:
+            yield evaluation, evaluate_request(config, policy.artifact, sampled.artifact, _artifact(greedy))
+
+    def _drawn(self, entry: Mapping[str, Any], record: Mapping[str, Any], train: Held | None) -> Iterator[tuple[Held, Request]]:
+        """Rollouts that are trained on."""
+        policy, rollouts = self._there.get(entry["policy"]), self._there.get(entry["rollouts"])
+        if policy is not None and rollouts is not None and train is not None:
             here = self._on(rollouts, self._course.at(entry["iteration"]))
             other = self._other(here, record, entry["iteration"], rollouts)
             request = rollouts_request(here, entry["iteration"], policy.artifact, train.artifact, _artifact(other))
-            yield rollouts, self._graded(request, rollouts)
-        if evaluation is not None and sampled is not None:
-            yield (
-                evaluation,
-                evaluate_request(self._config, policy.artifact, sampled.artifact, _artifact(greedy)),
-            )
+            yield rollouts, self._graded(request, rollouts, self._reward)
 
     def _trained(self, entry: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[Held, Request]]:
         number = entry["iteration"]
@@ -250,14 +256,15 @@ class _Recipes:
             return config
         return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
 
-    def _graded(self, request: Request, held: Held) -> Request:
+    def _graded(self, request: Request, held: Held, reward: RewardConfig) -> Request:
         """The request with the hashes of graders' sources as the artifact has them, if its graders are those of the config."""
-        if not self._own:
+        if not _is_own(reward):
             return request
         stated = held.recipe.get("reward") or []
         named = [{name: value for name, value in component.items() if name != "source"} for component in stated]
-        reward = stated if named == self._components else self._components
-        return dataclasses.replace(request, recipe={**request.recipe, "reward": reward})
+        components = [settled(component) for component in reward.components]
+        asked = stated if named == components else components
+        return dataclasses.replace(request, recipe={**request.recipe, "reward": asked})
 
     def _compare(self, held: Held, request: Request) -> None:
         content = held.manifest.content
@@ -284,6 +291,17 @@ class _Recipes:
         remedy = "Nothing says that it is wrong. A run of the same command makes it anew with this version."
         said: dict[str, Any] = {"expected": request.stage, "found": found, "remedy": remedy}
         held.spot(self._ledger, "manifest.json").note("lineage", "stage", **said, column="content.stage")
+
+
+def _is_own(reward: RewardConfig) -> bool:
+    """Whether a grader is the user's own code, or needs a file or a model that may be gone."""
+    return any(":" in component.grader or component.grader in BATCHED for component in reward.components)
+
+
+def _ruled(config: RunConfig) -> RunConfig:
+    """A config whose graders can be asked what they are without running anything of the user's."""
+    reward = config.reward.model_copy(update={"components": (RULE,)}) if _is_own(config.reward) else config.reward
+    return config.model_copy(update={"reward": reward, "plugins": ()})
 
 
 def _part(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -52,11 +52,27 @@ def accuracy_section(rows: Sequence[dict[str, Any]]) -> Section:
     panels = [_accuracy_panel("accuracy-plot", "Held-out accuracy", x, lines, caption)]
     if more:
         panels.append(_accuracy_panel("pass-at-k", "pass@k", x, more, "Share of prompts solved by at least one of k samples."))
+    panels += _set_panels(rows)
     about = (
         "Accuracy is that of the iteration's policy on held-out prompts; reward and tokens are those of its training "
         "rollouts; KL that of the training that followed."
     )
     return section("accuracy", "Accuracy", panels, about, grid=grid)
+
+
+def _set_panels(rows: Sequence[dict[str, Any]]) -> list[Panel | str]:
+    """One for each held-out set of `evaluate.sets`."""
+    found = []
+    for place, name in enumerate(dict.fromkeys(name for row in rows for name in row["sets"])):
+        judged = [{"iteration": row["iteration"], **row["sets"][name]} for row in rows if name in row["sets"]]
+        lines = {
+            "pass@1, sampled": [(row["pass_at_k"] or {}).get("1") for row in judged],
+            "greedy": [_with_prefix(row, "greedy_accuracy") for row in judged],
+        }
+        x = np.array([row["iteration"] for row in judged], dtype=float)
+        caption = f"The same of the held-out set {name}, with its own graders and sampling."
+        found.append(_accuracy_panel(f"set-{place}", f"Held-out set {name}", x, lines, caption))
+    return found
 
 
 def _with_prefix(row: dict[str, Any], name: str) -> dict[str, float | None] | None:

@@ -186,9 +186,7 @@ def _kept(label: str, artifacts: list[Artifact]) -> Tile:
 
 def _artifacts(run: Run) -> Iterator[tuple[str, Artifact]]:
     """Every artifact of the run with what it was used as, in the order of the run; some come twice."""
-    for name, prompts in (("training prompts", run.train_prompts), ("held-out prompts", run.heldout_prompts)):
-        if prompts is not None:
-            yield name, prompts
+    yield from run.prompts.items()
     for step in run.iterations:
         for name, artifact in artifacts_of(step).items():
             if artifact is not None:

@@ -47,10 +47,24 @@ def closing_lines(run: Run) -> list[str]:
         lines = [f"stopped:   after iteration {now['stopped']['iteration']}: {now['stopped']['why']}"]
     else:
         lines = [f"next:      {now['missing'] or 'nothing, the run is complete'}"]
+    lines += [f"set:       {line}" for line in _sets(now["iterations"])]
     if best:
         lines.append(f"best:      iteration {best['iteration']}, {best['checkpoint']['path']}")
     lines += [f"warning:   {warning}" for warning in now["warnings"]]
     return [visible(line) for line in lines]
+
+
+def _sets(rows: list[dict[str, Any]]) -> list[str]:
+    """What each held-out set says of the newest checkpoint that it judged, beside the first one."""
+    found = []
+    for name in dict.fromkeys(name for row in rows for name in row["sets"]):
+        first, *later = [row for row in rows if name in row["sets"]]
+        last = later[-1] if later else first
+        value = last["sets"][name]
+        before = f", from {percent(first['sets'][name]['pass_at_1'])} at {first['iteration']}" if later else ""
+        now = interval(value["pass_at_1"], value["pass_at_1_low"], value["pass_at_1_high"])
+        found.append(f"{name}: pass@1 {now}, greedy {percent(value['greedy_accuracy'])} at iteration {last['iteration']}{before}")
+    return found
 
 
 def iteration_cells(row: dict[str, Any]) -> list[str]:

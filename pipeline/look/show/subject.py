@@ -102,9 +102,8 @@ def _all(store: Store) -> tuple[Use, ...]:
 
 
 def uses_of(run: Run) -> Iterator[Use]:
-    for role, prompts in (("training prompts", run.train_prompts), ("held-out prompts", run.heldout_prompts)):
-        if prompts is not None:
-            yield Use(prompts, role)
+    for role, prompts in run.prompts.items():
+        yield Use(prompts, role)
     for step in run.iterations:
         for role, artifact in artifacts_of(step).items():
             if artifact is not None:

@@ -13,6 +13,8 @@ from pipeline.store import Artifact, read_table
 from schemas import Metrics, Timing
 
 EVALUATED = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "greedy_accuracy", "reward_mean", "tokens")
+ACCURACY = EVALUATED[:4]
+"""Of every held-out set."""
 NOT_FIGURES = ("step", "epoch")
 
 
@@ -35,6 +37,7 @@ def points(run: Run, first: int = 0) -> Iterator[Point]:
     for iteration, row in zip(run.iterations[first:], rows[first:], strict=True):
         if iteration.evaluation:
             figures = {f"eval/{name}": row[name] for name in EVALUATED}
+            figures |= {f"eval/{name}/{figure}": one[figure] for name, one in row["sets"].items() for figure in ACCURACY}
             yield Point(step, _finished(iteration.evaluation), {"iteration": iteration.iteration, **finite(figures)})
         if iteration.checkpoint is None:
             continue

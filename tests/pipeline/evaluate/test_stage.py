@@ -42,11 +42,12 @@ def rollouts_of(store: Store, purpose: str, rewards: Rewards) -> Artifact:
             "status": "reward_error" if reward is None else "ok",
             "reward": reward,
             "error": "no grade" if reward is None else None,
+            "reward_exact_match": None if reward is None else 1 - reward,
         }
         for prompt, all_rewards in rewards.items()
         for sample, reward in enumerate(all_rewards)
     ]
-    types = {name: column.dtype for name, column in Rollouts.columns().items()}
+    types = {name: column.dtype for name, column in Rollouts.columns().items()} | {"reward_exact_match": pl.Float64}
     with store.work(Request("rollouts", "generate/1", {"purpose": purpose, "rewards": rewards})) as work:
         assert isinstance(work, Work)
         work.write_table("part-00000.parquet", pl.DataFrame(rows, schema=types), Rollouts)
@@ -103,6 +104,14 @@ def test_a_completion_that_could_not_be_graded_counts_as_unsolved(run: Run) -> N
 
 def test_what_counts_as_solved_is_a_setting(run: Run) -> None:
     assert run(solved_at=0.5).summary["pass_at"]["1"]["value"] == pytest.approx((1 / 4 + 1 + 0) / 3)
+
+
+def test_a_component_may_say_what_is_solved(run: Run) -> None:
+    """Its score is 1 less the reward here, so what was unsolved is solved; rewards stay the total's."""
+    evaluation = run(solved_by="exact_match")
+    assert evaluation.summary["pass_at"]["1"]["value"] == pytest.approx((2 / 4 + 0 + 1) / 3)
+    assert evaluation.summary["reward_mean"] == pytest.approx((1 + 3.5 + 0) / 11)
+    assert evaluation.recipe["solved_by"] == "exact_match"
 
 
 def test_greedy_answers_are_not_needed(run: Run) -> None:

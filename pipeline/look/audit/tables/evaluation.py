@@ -8,10 +8,12 @@ from typing import Any
 import polars as pl
 
 from pipeline.evaluate.estimators import pass_at_k
+from pipeline.evaluate.stage import deciding
 from pipeline.look.audit.findings import Spot
-from pipeline.look.audit.holdings import RESTORE
+from pipeline.look.audit.holdings import RESTORE, Held
 from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined, same_figure
+from pipeline.look.audit.tables.rollouts import column_of
 from schemas import Rollouts
 from schemas.rollouts import FAILED
 from schemas.table import Table
@@ -19,6 +21,7 @@ from schemas.table import Table
 KEY = ["prompt_id", "mode", "sample_index"]
 COPIED = ("reward", "status", "completion_tokens")
 MODES = ("sampled", "greedy")
+SCORE = "score that decides"
 
 
 class EvaluationChecks(Checks):
@@ -34,11 +37,23 @@ class EvaluationChecks(Checks):
             answers = self.world.shelf.parent(self.held, mode)
             tokens = pl.col("completion_token_ids").list.len().cast(pl.Int32)
             columns = {name: pl.col(name) for name in ("prompt_id", "sample_index", "reward", "status")}
+            columns[SCORE] = pl.col(deciding(self.held.recipe))
+            if answers is not None and not self._is_graded_by_it(answers):
+                return None
             part = self.world.columns(answers, Rollouts, {**columns, "completion_tokens": tokens}) if answers else None
             if part is None:
                 return None
             parts.append(part.drop("row", "file").with_columns(mode=pl.lit(mode)))
         return pl.concat(parts) if parts else None
+
+    def _is_graded_by_it(self, answers: Held) -> bool:
+        """Whether answers have the score that says what is solved; reports one that they do not have."""
+        score, stated = deciding(self.held.recipe), [column_of(one) for one in answers.recipe.get("reward") or ()]
+        if score in ("reward", *stated):
+            return True
+        said: dict[str, Any] = {"remedy": MAKE_ANEW, "column": "content.recipe.solved_by"}
+        self.spot("manifest.json").error("schema", "solved", expected=f"one of {', '.join(stated)}", found=score, **said)
+        return False
 
     def check_artifact(self) -> None:
         self.world.ledger.count("schema", "evaluations compared with the answers", int(self._answers is not None), 1)
@@ -48,12 +63,9 @@ class EvaluationChecks(Checks):
 
     def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
         check_rows(batch, table, spot)
-        threshold = self.held.recipe.get("solved_at")
-        if isinstance(threshold, int | float):
-            broken = pl.col("solved") != (pl.col("reward") >= threshold).fill_null(False)
-            expected = f"solved exactly where the reward is at least {threshold}"
-            rule = Rule(check="solved", broken=broken, expected=expected, found=pl.col("solved"), column="solved")
-            check_rules(batch, [rule], spot)
+        score = deciding(self.held.recipe)
+        if score == "reward":
+            check_rules(batch, self._solved(pl.col(score)), spot)
         if self._answers is None:
             return
         known = self._answers.rename({name: f"known_{name}" for name in COPIED}).with_columns(there=True)
@@ -65,7 +77,18 @@ class EvaluationChecks(Checks):
             rules.append(
                 Rule(check="answers", broken=broken, expected="as the answers have it", found=pl.col(column), column=column)
             )
+        if score != "reward":
+            rules += self._solved(pl.col(SCORE))
         check_rules(rows, rules, spot)
+
+    def _solved(self, score: pl.Expr) -> list[Rule]:
+        """What is solved is what the recipe's threshold says of a score."""
+        threshold, component = self.held.recipe.get("solved_at"), self.held.recipe.get("solved_by")
+        if not isinstance(threshold, int | float):
+            return []
+        broken = pl.col("solved") != (score >= threshold).fill_null(False)
+        expected = f"solved exactly where the {f'score of {component}' if component else 'reward'} is at least {threshold}"
+        return [Rule(check="solved", broken=broken, expected=expected, found=pl.col("solved"), column="solved")]
 
     def conclude(self, table: type[Table], facts: Facts) -> None:
         self.check_unique(table, facts)

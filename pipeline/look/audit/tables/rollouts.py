@@ -150,7 +150,7 @@ class RolloutsChecks(Checks):
 
     def _rewards(self, batch: RowBatch, spot: Spot) -> Iterator[Rule]:
         """Components add up to the reward, and those of built-in graders lie between 0 and 1."""
-        components = {_column(component): component for component in self.held.recipe.get("reward") or ()}
+        components = {column_of(component): component for component in self.held.recipe.get("reward") or ()}
         for name in components.keys() - set(batch.frame.columns):
             said = {"expected": f"the column {name}, a component of the recipe", "found": "no such column"}
             spot.error("schema", "rewards", **said, remedy=MAKE_ANEW, column=name)
@@ -332,7 +332,7 @@ class RolloutsChecks(Checks):
             yield "set_aside", len(rows)
 
 
-def _column(component: Mapping[str, Any]) -> str:
+def column_of(component: Mapping[str, Any]) -> str:
     """As `pipeline.config.RewardComponent.column`."""
     return f"reward_{component.get('name') or str(component.get('grader')).rpartition(':')[2].rpartition('.')[2]}"
 
