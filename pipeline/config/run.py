@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.config.base import Model
+from pipeline.config.cluster import ClusterConfig
 from pipeline.config.data import DataConfig, ModelConfig
 from pipeline.config.engine import EngineConfig, GenerateConfig
 from pipeline.config.environment import EnvironmentConfig
@@ -43,6 +44,8 @@ class RunConfig(Model):
     """Prompts, and how they are put to the model."""
     engine: EngineConfig = EngineConfig()
     """What vLLM may use."""
+    cluster: ClusterConfig | None = None
+    """A Ray cluster whose nodes generate, in place of this machine. See docs/engines.md."""
     generate: GenerateConfig = GenerateConfig()
     """Rollouts: how many, and how they are sampled."""
     environment: EnvironmentConfig | None = None
@@ -93,6 +96,14 @@ class RunConfig(Model):
             names = [each.short for each in reward.components]
             if component is not None and component not in names:
                 raise ValueError(f"{where}: solved_by {component!r} is no component of its reward, which has {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_place_to_generate(self) -> RunConfig:
+        if self.cluster and self.engine.server:
+            raise ValueError("cluster and engine.server both say who generates; keep one of them")
+        if self.cluster and self.engine.replicas != "auto":
+            raise ValueError("engine.replicas counts the engines of one machine; on a cluster cluster.engines does")
         return self
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.common.device import has_gpu
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.common.room import address_space_limit
+from pipeline.config.cluster import ClusterConfig
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.mixture.folder import ARCHITECTURE, MixedWith, mixture_folder
 from pipeline.sources.layers import kinds_with_state
@@ -141,11 +142,13 @@ class EngineSource(Protocol):
         *,
         trust_remote_code: bool,
         mixed: MixedWith | None,
+        cluster: ClusterConfig | None,
     ) -> AnyEngine:
         """What generates with a checkpoint's weights.
 
         Args:
             mixed: the model that it is mixed with, token by token.
+            cluster: machines that work in place of this one.
         """
 
     def rest(self) -> None:

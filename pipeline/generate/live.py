@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.device import has_gpu, visible_gpus
+from pipeline.config.cluster import ClusterConfig
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import CompletionRequest, Reply, reason_of
 from pipeline.generate.engines.devices import refuse_args
 from pipeline.generate.engines.fleet import Fleet
-from pipeline.generate.engines.member import spare
+from pipeline.generate.engines.hands import Hands, ThisMachine, spare
 from pipeline.generate.mixture.folder import MixedWith
 from pipeline.run.child import Child
 from pipeline.run.process import NeedsFreshProcess, Reporter
@@ -35,6 +36,7 @@ class _Fit:
     """What engines were started for; weights alone may change."""
 
     config: EngineConfig
+    cluster: ClusterConfig | None
     dtype: str
     trust_remote_code: bool
     files: tuple[tuple[str, str], ...]
@@ -67,12 +69,14 @@ class LiveEngine:
         *,
         trust_remote_code: bool,
         mixed: MixedWith | None,
+        cluster: ClusterConfig | None,
     ) -> Fleet:
         """Engines with a checkpoint's weights.
 
         Args:
             probes: prompts that reloaded engines answer for their check.
             mixed: the model that it is mixed with, token by token.
+            cluster: machines that work in place of this one.
 
         Raises:
             UserError: vLLM does not support or cannot load the model, or there are not as many devices.
@@ -81,7 +85,7 @@ class LiveEngine:
         """
         refuse_args(config)
         self.notes = {"engine_args": dict(config.args)} if config.args else {}
-        fit = _Fit(config, dtype, trust_remote_code, _files_of(policy), mixed)
+        fit = _Fit(config, cluster, dtype, trust_remote_code, _files_of(policy), mixed)
         if self._fleet is None:
             reporter.note("starting vLLM")
             self._fleet = Fleet(
@@ -90,7 +94,7 @@ class LiveEngine:
                 dtype,
                 trust_remote_code=trust_remote_code,
                 reporter=reporter,
-                spare=self._spare,
+                hands=self._hands(config, cluster),
                 mixed=mixed,
             )
         elif fit != self._fit:
@@ -103,9 +107,19 @@ class LiveEngine:
         self._fleet.begin(reporter)
         return self._fleet
 
+    def _hands(self, config: EngineConfig, cluster: ClusterConfig | None) -> Hands:
+        early, self._spare = self._spare, None
+        if cluster is None:
+            return ThisMachine(config, early)
+        if early:
+            early.end()
+        from pipeline.generate.cluster.far import Far
+
+        return Far(config, cluster)
+
     def rest(self) -> None:
-        """On a GPU, engines end: the next stage has all of its memory."""
-        if self._fleet and has_gpu():
+        """On a GPU or a cluster, engines end: the next stage, or others, have all of their memory."""
+        if self._fleet and self._fit and (has_gpu() or self._fit.cluster):
             self._fleet.end()
             self._fleet = None
 

@@ -71,6 +71,7 @@ def answers_order(config: RunConfig, title: str, policy: Artifact, *jobs: Job) -
     """Rollouts of one policy, whatever is asked for."""
     told = {
         "engine": config.engine.model_dump(mode="json"),
+        "cluster": config.cluster.model_dump(mode="json") if config.cluster else None,
         "reward": config.reward.model_dump(mode="json"),
         **({"environment": config.environment.model_dump(mode="json")} if config.environment else {}),
         "policy": str(policy.path),

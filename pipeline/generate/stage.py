@@ -14,6 +14,7 @@ import polars as pl
 
 from pipeline.common.errors import DataError, StageFailed
 from pipeline.common.other_work import OtherWork
+from pipeline.config.cluster import ClusterConfig
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.reward import RewardConfig
@@ -174,6 +175,7 @@ class _Jobs:
             )
         probes = [shard.job.groups[shard.start].prompt_token_ids for shard in self.shards[:PROBES]]
         trust_remote_code = self.spec["trust_remote_code"]
+        cluster = ClusterConfig.model_validate(self.spec["cluster"]) if self.spec.get("cluster") else None
         engine = live.engine_for(
             self.policy,
             self.engine_config,
@@ -182,6 +184,7 @@ class _Jobs:
             reporter,
             trust_remote_code=trust_remote_code,
             mixed=MixedWith(**self.spec["mixture"]) if "mixture" in self.spec else None,
+            cluster=cluster,
         )
         for shard in self.shards:
             shard.engine = engine.name

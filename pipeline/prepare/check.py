@@ -23,6 +23,7 @@ from pipeline.environments.registry import check_environment
 from pipeline.generate.engines.devices import described as described_engines
 from pipeline.generate.engines.devices import refuse_args, shares
 from pipeline.look.trackers.tracker import tracker_module
+from pipeline.prepare.cluster import look_at_cluster
 from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.room import lines_of, refuse_unfit, room_for
@@ -134,6 +135,7 @@ def check_config(config: RunConfig) -> list[str]:
         check_prompts(config.reward.components, frame.to_dicts, source.path)
     sets = [look_at_set(here, one.name, train, files["config.json"].parent) for one, here in by_set(config)]
     graded = look_at_graders(config, train)
+    nodes, slow = look_at_cluster(config)
     longest = rendering.about_longest(asked_of(train)) + config.generate.max_tokens
     room = room_for(config, files, min(longest, rendering.context or longest))
     if room is not None:
@@ -149,7 +151,8 @@ def check_config(config: RunConfig) -> list[str]:
         *(f"{name:{NAME_WIDTH}}{text}" for name, text in graded if name != "warning"),
         *(f"algorithm  {algorithm.name}: {algorithm.summary}" for algorithm in algorithms.values()),
         *dict.fromkeys(f"replay     {described(here.replay)}" for here, _ in settings if here.replay.is_on),
-        *([f"engine     {engines}"] if (engines := _engines(config.engine)) else []),
+        *([f"engine     {engines}"] if not nodes and (engines := _engines(config.engine)) else []),
+        *(f"engine     {line}" for line in nodes),
         f"store      {Store(config.store_url).backend.describe()}",
         *(lines_of(room) if room else []),
         f"run        {config.iterations} x {config.generate.prompts} x {config.generate.samples} in {config.directory}",
@@ -157,6 +160,7 @@ def check_config(config: RunConfig) -> list[str]:
     if config.phases or config.schedules:
         lines += [f"settings   {stretch}" for stretch in Course(config).table()]
     lines += [f"warning    {text}" for name, text in graded if name == "warning"]
+    lines += [f"warning    {text}" for text in slow]
     if few := few_questions(len(heldout)):
         lines.append(f"warning    {few}")
     lines += [
@@ -270,7 +274,7 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     if not config.generate.keep_stop_text:
         yield from hidden_by_stops(config.reward.components, config.generate.stop)
     yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
-    if not config.engine.server:
+    if not config.engine.server and not config.cluster:
         try:
             shares(config.engine)
             refuse_args(config.engine)

@@ -20,6 +20,7 @@ Level = Literal["ok", "note", "warning", "error"]
 PARTS = ("torch", "transformers", "polars", "pyarrow", "dataframely", "prefect")
 EXTRAS = {
     "peft": "LoRA (train.lora)",
+    "ray": "engines on a cluster (cluster.ray)",
     "boto3": "stores on S3 (store: s3://...)",
     "model-signing": "rollbook sign and verify",
     "tensorboard": "rollbook track --to tensorboard",

@@ -15,10 +15,9 @@ from queue import SimpleQueue
 from pipeline.common.errors import StageFailed, UserError
 from pipeline.config.engine import EngineConfig
 from pipeline.generate.engine import CompletionRequest, Reply
-from pipeline.generate.engines.devices import shares
+from pipeline.generate.engines.hands import Hands
 from pipeline.generate.engines.member import Bundle, Member, Said
 from pipeline.generate.mixture.folder import MixedWith
-from pipeline.run.child import Child
 from pipeline.run.process import Reporter, own_log
 
 _DRY = Bundle({})
@@ -28,7 +27,7 @@ TRIES = 3
 
 
 class Fleet:
-    """Engines of this machine with the weights of one checkpoint at a time."""
+    """Engines with the weights of one checkpoint at a time."""
 
     def __init__(
         self,
@@ -38,13 +37,13 @@ class Fleet:
         *,
         trust_remote_code: bool,
         reporter: Reporter,
-        spare: Child | None = None,
+        hands: Hands,
         mixed: MixedWith | None = None,
     ) -> None:
-        """Start them, and wait until each has the checkpoint.
+        """Start them, and wait until as many as it takes have the checkpoint.
 
         Args:
-            spare: a process that was started early, for the only engine.
+            hands: where their processes come from.
             mixed: the model that the checkpoint is mixed with.
 
         Raises:
@@ -57,21 +56,18 @@ class Fleet:
             "trust_remote_code": trust_remote_code,
             "mixture": asdict(mixed) if mixed else None,
         }
-        self._shares = shares(config)
+        self._hands = hands
         self._most = config.max_num_seqs
         self._said: SimpleQueue[tuple[Member | None, Said]] = SimpleQueue()
         self._unfinished: deque[Bundle] = deque()
         self._model, self._reporter = model, reporter
-        if len(self._shares) > 1 and spare:
-            spare.end()
-            spare = None
-        self.members = [self._started(number, spare) for number in range(len(self._shares))]
-        self._await_all()
-        self.name = self.members[0].name
+        self.members = [self._started(number) for number in range(hands.count)]
+        self._await()
+        self.name = next(member.name for member in self.members if member.is_ready)
 
-    def _started(self, number: int, spare: Child | None = None) -> Member:
-        member = Member(number, self._shares[number], self._said, spare)
-        member.tell({"load": {**self._load, "model": str(self._model)}})
+    def _started(self, number: int) -> Member:
+        member = Member(number, self._hands.process(number), self._said)
+        member.have({"load": {**self._load, "model": str(self._model)}})
         return member
 
     def begin(self, reporter: Reporter) -> None:
@@ -81,7 +77,7 @@ class Fleet:
             member.logs_to(log)
             member.tell({"forget": True})
             member.tokens = 0
-        self._await_all()
+        self._await()
 
     def reload(self, model: Path) -> None:
         """Take the weights of another checkpoint of the same architecture.
@@ -91,13 +87,12 @@ class Fleet:
         Raises:
             StageFailed: vLLM cannot.
         """
-        self._await_all()
+        self._await()
         self._model = model
         for member in self.members:
-            member.is_ready = False
-            member.tell({"reload": str(model)})
+            member.have({"reload": str(model)})
             member.tell({"forget": True})
-        self._await_all()
+        self._await()
 
     def end(self) -> None:
         """Make sure that every engine is gone, and with it the memory that it held."""
@@ -155,14 +150,14 @@ class Fleet:
             if replies := self._heard(member, said):
                 yield replies
 
-    def _await_all(self) -> None:
+    def _await(self) -> None:
         """
         Raises:
             UserError, StageFailed: the last word of one that ended.
         """
-        while not all(member.is_ready for member in self.members):
+        while sum(member.is_ready for member in self.members) < self._hands.needed:
             member, said = self._said.get()
-            if isinstance(said, UserError) and member in self.members:
+            if isinstance(said, UserError) and member in self.members and self._hands.needed == len(self.members):
                 raise said
             self._heard(member, said)
 
@@ -177,8 +172,12 @@ class Fleet:
                 self._replace(member, said)
             case UserError():
                 raise said
+            case {"event": "waits_for_room"}:
+                member.waits_for_room = True
+                if all(one.waits_for_room for one in self.members):
+                    raise StageFailed(said["message"])
             case _:
-                member.is_ready, member.name = True, said["name"]
+                member.heard_ready(said["name"])
         return []
 
     def _replace(self, member: Member, why: StageFailed) -> None:

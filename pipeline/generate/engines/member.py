@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,13 +11,10 @@ from typing import TypeAlias
 
 from pipeline.common.errors import UserError
 from pipeline.generate.engine import CompletionRequest, Reply
+from pipeline.generate.engines.hands import EngineProcess
 from pipeline.generate.engines.wire import asks_to_json, reply_from_json
-from pipeline.run.child import Child, Event
+from pipeline.run.child import Event
 from pipeline.run.process import own_log
-
-MODULE = "pipeline.generate.engines"
-PIPE_BYTES = 1 << 20
-"""Room for what an engine says while nobody listens."""
 
 Said: TypeAlias = "list[Reply] | Event | UserError"
 """Completions, that it is ready, or its last word."""
@@ -35,40 +30,32 @@ class Bundle:
     """Engines that died with it in hand."""
 
 
-def spare(environment: Mapping[str, str] | None = None) -> Child:
-    """A process for an engine, which loads its libraries."""
-    child = Child(MODULE, own_log(), environment or {})
-    with contextlib.suppress(OSError, AttributeError):  # not every system lets pipes grow
-        fcntl.fcntl(child.output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return child
-
-
 class Member:
     """An engine's process. What it says is put into a queue that several share, in its order and up to its last word.
 
     Args:
         number: its place among them.
-        environment: variables of its own.
+        process: what runs it, with no work yet.
         said: the queue.
-        child: its process, if there is one that has no work yet.
     """
 
     def __init__(
         self,
         number: int,
-        environment: Mapping[str, str],
+        process: EngineProcess,
         said: SimpleQueue[tuple[Member | None, Said]],
-        child: Child | None = None,
     ) -> None:
         self.number = number
         self.pending: dict[tuple[int, int, int], Bundle] = {}
-        self.is_ready = False
         self.name = ""
         """What is recorded with every row that it answers."""
         self.tokens = 0
         self.deaths = 0
         """How often in a row an engine in this place died without an answer."""
-        self._child = child or spare(environment)
+        self.waits_for_room = False
+        """Whether it waits for a node with room for it, and has for long."""
+        self._owed = 0
+        self._child = process
         self.logs_to(own_log())
         self._ear = threading.Thread(target=self._listen, args=(said,), daemon=True)
         self._ear.start()
@@ -84,6 +71,19 @@ class Member:
                 case _:
                     said.put((self, event))
         said.put((self, self._child.crash()))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has the weights that it was last told to have."""
+        return bool(self.name) and self._owed == 0
+
+    def have(self, message: Event) -> None:
+        """Have it load weights; it is ready once it says so."""
+        self._owed += 1
+        self.tell(message)
+
+    def heard_ready(self, name: str) -> None:
+        self._owed, self.name, self.waits_for_room = self._owed - 1, name, False
 
     def logs_to(self, log: Path) -> None:
         self._child.logs_to(log)
@@ -110,7 +110,7 @@ class Member:
 
     def end(self) -> None:
         """Make sure that it is gone."""
-        self.is_ready = False
+        self.name = ""
         self._child.stop()
         self._ear.join()
         self._child.end()

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from pipeline.common.errors import StageFailed, UserError
+from pipeline.config.cluster import ClusterConfig
 from pipeline.config.engine import EngineConfig
 from pipeline.config.server import ServerConfig
 from pipeline.generate.context import context_length
@@ -57,6 +58,7 @@ class Servers:
         *,
         trust_remote_code: bool,
         mixed: MixedWith | None,
+        cluster: ClusterConfig | None,
     ) -> ServedEngine:
         """Servers that hold a checkpoint.
 

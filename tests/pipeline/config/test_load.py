@@ -94,7 +94,7 @@ def test_a_tilde_is_the_home_directory_and_no_directory_of_that_name(
         ("shape.zero_varience", "did you mean `zero_variance`?"),
         ("train.epoch", "did you mean `epochs`?"),
         ("evaluate.sampls", "did you mean `samples`?"),
-        ("evaluate.zzz", "valid keys: bootstrap, greedy, k, samples, solved_at, temperature"),
+        ("evaluate.zzz", "valid keys: bootstrap, greedy, k, samples, sets, solved_at, solved_by, temperature"),
     ],
 )
 def test_an_unknown_key_gets_the_nearest_name(load: Callable[..., RunConfig], key: str, hint: str) -> None:

@@ -95,7 +95,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def engine_for(engine: LiveEngine, policy: Artifact, dtype: str = "float32", **config: Any) -> Any:
-    return engine.engine_for(policy, EngineConfig(**config), dtype, PROMPTS, Notes(), trust_remote_code=False, mixed=None)  # type: ignore[arg-type]
+    notes: Any = Notes()
+    given = {"trust_remote_code": False, "mixed": None, "cluster": None}
+    return engine.engine_for(policy, EngineConfig(**config), dtype, PROMPTS, notes, **given)
 
 
 def test_an_engine_is_started_once_and_takes_later_checkpoints(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,10 @@ import pytest
 from pipeline.common.errors import StageCrashed, StageFailed, UserError
 from pipeline.config.engine import EngineConfig, SamplingConfig
 from pipeline.generate.engine import CompletionRequest, Reply
-from pipeline.generate.engines import member
+from pipeline.generate.engines import hands
 from pipeline.generate.engines.devices import shares_of_cores, shares_of_gpus
 from pipeline.generate.engines.fleet import Fleet
+from pipeline.generate.engines.hands import ThisMachine
 
 ENGINE = """
     import json, os, signal, sys
@@ -64,7 +65,8 @@ class Engines:
 
     def __call__(self, replicas: int, **config: Any) -> Fleet:
         settings = EngineConfig(replicas=replicas, **config)
-        fleet = Fleet(Path("model"), settings, "float32", trust_remote_code=False, reporter=self.reporter)  # type: ignore[arg-type]
+        reporter: Any = self.reporter
+        fleet = Fleet(Path("model"), settings, "float32", trust_remote_code=False, reporter=reporter, hands=ThisMachine(settings))
         self.started.append(fleet)
         return fleet
 
@@ -81,7 +83,7 @@ class Engines:
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
     (tmp_path / "light_engine.py").write_text(textwrap.dedent(ENGINE), encoding="utf-8")
-    monkeypatch.setattr(member, "MODULE", "light_engine")
+    monkeypatch.setattr(hands, "MODULE", "light_engine")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     made = Engines(tmp_path)
     yield made

@@ -37,7 +37,7 @@ class Notes:
 def engine_for(policy: Any, *urls: str, dtype: str = "float32", max_model_len: int | None = None, **server: Any) -> ServedEngine:
     settings = {"url": urls, "attempts": 2, **server}
     config = EngineConfig.model_validate({"server": settings, "max_model_len": max_model_len})
-    return Servers().engine_for(policy, config, dtype, PROBES, Notes(), trust_remote_code=False, mixed=None)  # type: ignore[arg-type]
+    return Servers().engine_for(policy, config, dtype, PROBES, Notes(), trust_remote_code=False, mixed=None, cluster=None)  # type: ignore[arg-type]
 
 
 def answers(served: ServedEngine, count: int = 12, **sampling: Any) -> list[Reply]:
@@ -125,7 +125,9 @@ def test_servers_give_back_their_memory_when_a_checkpoint_has_answered(serve: An
     servers, config = Servers(), {"url": server.url, "update": f"{write} {{checkpoint}}", "release": f"{write} released"}
     for _ in range(2):
         engine = EngineConfig.model_validate({"server": config})
-        served = servers.engine_for(checkpoint(0), engine, "float32", PROBES, Notes(), trust_remote_code=False, mixed=None)  # type: ignore[arg-type]
+        served = servers.engine_for(
+            checkpoint(0), engine, "float32", PROBES, Notes(), trust_remote_code=False, mixed=None, cluster=None
+        )  # type: ignore[arg-type]
         assert state.read_text() == str(checkpoint(0).path)
         assert answers(served, 2)
         servers.rest()
