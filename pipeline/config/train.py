@@ -54,7 +54,7 @@ class TrainConfig(Model):
     """AdamW's moment decays."""
     adam_epsilon: float = Field(default=1e-8, gt=0)
     """AdamW's epsilon."""
-    optimizer_state: Literal["carry", "fresh"] = "fresh"
+    optimizer_state: Literal["carry", "fresh"] = "carry"
     """carry: AdamW's moments, warm-up and schedule go on from iteration to iteration, as in one long training. fresh: each
     iteration starts them anew, as every training does that starts from an imported model, or with LoRA's new adapters."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -53,7 +53,7 @@ CONFIG: dict[str, Any] = {
             {"grader": "regex", "name": "late", "weight": 0.5, "args": {"pattern": r"\bw(4|8|12|16)\b", "compare": False}},
         ]
     },
-    "train": {"algorithm": "dpo", "epochs": 2, "batch_completions": 8, "learning_rate": 0.01},
+    "train": {"algorithm": "dpo", "epochs": 2, "batch_completions": 8, "learning_rate": 0.01, "optimizer_state": "fresh"},
     "evaluate": {"samples": 2, "k": [1, 2], "bootstrap": 100},
 }
 
