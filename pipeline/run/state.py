@@ -60,8 +60,6 @@ class Iteration:
     policy: Artifact
     answers: Answers | None = None
     evaluation: Artifact | None = None
-    sets: dict[str, Judgment] = field(default_factory=dict)
-    """By the names of the held-out sets that judged it."""
     shaped: Artifact | None = None
     scores: dict[str, Artifact] = field(default_factory=dict)
     """Cached logprobs by role, for algorithms that need them."""
@@ -70,6 +68,8 @@ class Iteration:
     replayed: tuple[Part, ...] = ()
     """Rollouts of other times that were trained on too."""
     checkpoint: Artifact | None = None
+    sets: dict[str, Judgment] = field(default_factory=dict)
+    """By the names of the held-out sets that judged it."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -54,7 +54,8 @@ class _Derivation:
             self._try(held, f"{held.kind} artifacts made again", lambda: self._count_rerun(held))
         if held.kind == "rollouts":
             self._try(held, "rollouts whose prompts and seeds were drawn again", lambda: (int(check_draws(held, self.world)), 1))
-            self._try(held, "episodes played again", lambda: check_episodes(held, self.world, self.samples))
+            if "environment" in held.recipe:
+                self._try(held, "episodes played again", lambda: check_episodes(held, self.world, self.samples))
             self._try(held, "rewards graded again", lambda: check_rewards(held, self.world) or (0, _rows(held)))
         if held.kind in ("rollouts", "scores"):
             self._try(held, "completions whose logprobs were recomputed", lambda: self._logprobs(held))

@@ -105,7 +105,7 @@ def test_slime_dumps_have_masks_and_logprobs_of_the_response(bring: Bring, tmp_p
     first, second, third = rows_of(artifact)
     assert artifact.recipe["format"] == "slime" and artifact.summary["groups"] == 2
     assert (first["prompt_token_ids"], first["completion_token_ids"]) == ([31, 20], [40, 41, 42])
-    assert first["action_mask"] == [True, False, True] and first["behavior_logprobs"] == [-0.5, -0.25, -1.0]
+    assert first["action_mask"] == [True, False, True] and first["behavior_logprobs"] == [-0.5, 0.0, -1.0]
     assert (first["reward"], first["answer"], first["finish_reason"]) == (1.0, "2", "stop")
     assert (second["reward"], second["reward_format"], second["status"]) == (0.5, 1.0, "truncated")
     assert (third["status"], third["behavior_logprobs"]) == ("engine_error", None)
