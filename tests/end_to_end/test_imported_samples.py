@@ -13,12 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "data" / "base"
 FIXTURES = ROOT / "tests" / "pipeline" / "exchange" / "imports" / "fixtures"
-SAMPLES = [
-    *("art", "atropos", "inspect_ai/sums.json", "lighteval", "llamafactory", "lm_eval/samples_sums_hf.jsonl"),
+OFTEN = ("art", "trl", "verifiers/traces.jsonl", "verl")
+OTHERS = (
+    *("atropos", "inspect_ai/sums.json", "lighteval", "llamafactory", "lm_eval/samples_sums_hf.jsonl"),
     *("ms_swift/completions.jsonl", "ms_swift/infer_result.jsonl", "nemo_rl", "nemo_rl_filtered", "open_instruct"),
-    *("open_instruct_run", "openai", "openr1", "plain", "preference/train_prefs.parquet"),
-    *("preference/hh_strings.jsonl", "skyrl/sums_test.jsonl", "trinity", "trl", "trl_extra"),
-    *("verifiers/traces.jsonl", "verifiers/traces_tokens.jsonl", "verifiers_0_1", "verl", "verl_lists", "verl_v1"),
+    *("open_instruct_run", "openai", "openr1", "preference/train_prefs.parquet", "preference/hh_strings.jsonl"),
+    *("skyrl/sums_test.jsonl", "trinity", "trl_extra", "verifiers/traces_tokens.jsonl", "verifiers_0_1", "verl_lists", "verl_v1"),
+)
+SAMPLES = [
+    *(pytest.param(sample, marks=pytest.mark.slow) for sample in OFTEN),
+    *(pytest.param(sample, marks=pytest.mark.long) for sample in OTHERS),
 ]
 
 
@@ -30,7 +34,6 @@ def run(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_a_sample_is_imported_audited_and_trained_on(rollbook: Any, run: Path, sample: str) -> None:
     files = sorted((FIXTURES / sample).iterdir()) if sample == "openai" else [FIXTURES / sample]
@@ -42,4 +45,6 @@ def test_a_sample_is_imported_audited_and_trained_on(rollbook: Any, run: Path, s
     said = rollbook("compare", path, "--run", run, "--algorithms", "sft", "--no-baseline", "--json")
     assert said.status == 0, said.err
     trial = pl.read_parquet(Path(json.loads(said.out)["path"]) / "comparison.parquet").row(0, named=True)
-    assert (trial["algorithm"], trial["status"]) == ("sft", "ok") and trial["steps"] > 0
+    rewards = pl.read_parquet(path / "part-*.parquet", columns=["reward"])["reward"]
+    assert (trial["algorithm"], trial["status"]) == ("sft", "ok")
+    assert (trial["steps"] > 0) == (rewards.count() > 0)  # what has no rewards teaches nothing

@@ -189,9 +189,8 @@ def test_more_iterations_go_on_from_what_is_there(finished: Any, served: Any, id
     ended = served("run", finished.config, "--set", f"run_dir={run}", "--set", "iterations=2")
     assert ended.status == 0, ended.err
     after = files_of(run / "artifacts")
-    assert {name: after[name] for name in before if "locks" not in name} == {
-        name: stat for name, stat in before.items() if "locks" not in name
-    }
+    kept = [name for name in before if not name.startswith(("locks", "optimizer"))]  # moments are those of the newest alone
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     iterations = load_run(run).iterations
     assert [step.iteration for step in iterations] == [0, 1, 2]
     assert iterations[2].policy.parent("policy").id == iterations[1].policy.id
@@ -199,5 +198,5 @@ def test_more_iterations_go_on_from_what_is_there(finished: Any, served: Any, id
     assert first and second
     prompts = [set(read_table(rollouts, Rollouts, ["prompt_id"])["prompt_id"]) for rollouts in (first, second)]
     assert prompts[0].isdisjoint(prompts[1])
-    assert set(ids(run)) > set(ids(finished.directory))
+    assert {name for name in ids(finished.directory) if not name.startswith("optimizer")} < set(ids(run))
     assert Store(run / "artifacts").get(iterations[2].policy.parent("rollouts")).id == second.id
