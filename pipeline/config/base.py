@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from typing import Any
 
@@ -28,6 +29,19 @@ class Model(BaseModel):
         if any(isinstance(item, bool) for item in items) and not allows_truth(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("expected another value than true or false (yes, no, on and off are these too, unless in quotes)")
         return value
+
+
+def only_json(value: dict[str, Any]) -> dict[str, Any]:
+    """A field's value, if a record can hold it.
+
+    Raises:
+        ValueError: it cannot, such as a date that YAML made of unquoted text.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"only what JSON can hold (write a date in quotes): {error}") from None
+    return value
 
 
 def allows_truth(annotation: Any) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.base import Model
+from pipeline.config.base import Model, only_json
 
 
 class EnvironmentConfig(Model):
@@ -42,11 +41,4 @@ class EnvironmentConfig(Model):
             raise ValueError("tools: expected functions where name is tools, and nowhere else")
         return self
 
-    @field_validator("args")
-    @classmethod
-    def _args_are_json(cls, args: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(args, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"only what JSON can hold (write a date in quotes): {error}") from None
-        return args
+    _args_are_json = field_validator("args")(only_json)

@@ -26,8 +26,8 @@ ROWS = 16384
 BYTES = 256 << 20
 """Decoded bytes of a row group's texts and lists, about: what readers hold at once. A larger row has a group to itself."""
 DRAWN = 15
-"""Level of zstd for tokens that were drawn: 10 % smaller than by its default for a microsecond a token, and read as fast. Tokens
-that were made from texts are many, and soon made again."""
+"""Level of zstd for tokens that were drawn: smaller than by its default, and read as fast. Tokens that were made from texts are
+many, and soon made again."""
 LOGPROBS = 17
 """Level of zstd for logprobs: nearly random bits, but for what the completions of a group begin with alike."""
 LEVELS = 4
