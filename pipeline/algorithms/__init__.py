@@ -60,6 +60,8 @@ def resolve(name: str, settings: Mapping[str, Any] | None = None, files: Sequenc
     algorithm = algorithms.get(name) or plugins.from_package(name)
     if algorithm is None:
         names = [*algorithms, *plugins.installed()]
-        hint = nearest(name, names) if files else f"{nearest(name, names)}. Your own is found with --plugin FILE.py or `plugins`"
+        near = nearest(name, names)
+        stop = "" if near.endswith("?") else "."
+        hint = near if files else f"{near}{stop} Your own is found with --plugin FILE.py or `plugins`"
         raise UserError(f"train.algorithm: no algorithm {name!r}; {hint}")
     return with_settings(algorithm, settings or {})
