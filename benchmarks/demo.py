@@ -1,10 +1,12 @@
-"""What the demo reaches: held-out pass@1 and greedy accuracy, base and last iteration, over seeds and algorithms.
+"""What the demo, or another configuration, reaches: held-out pass@1 and greedy accuracy, base and last, over seeds, algorithms.
 
     python benchmarks/demo.py --seeds 0 1 2 --algorithms rec-oneside-nois grpo --out benchmarks/results/demo.json
     python benchmarks/demo.py --algorithms rec-oneside-nois --denominators all live --out benchmarks/results/denominators.json
+    python benchmarks/demo.py --config configs/real.yaml --algorithms rec-oneside-nois --out benchmarks/results/real.json
 
-Runs `rollbook run configs/demo.yaml` for each, into runs/benchmark-demo/, and prints a Markdown table. Runs that are there
-already are not repeated.
+Runs `rollbook run CONFIG` for each, into runs/benchmark/NAME/, and prints a Markdown table. Runs that are there already are
+not repeated: their seconds are then those of looking. `cpu_seconds` is the time of the command's processes on all cores,
+`peak_bytes` the resident memory of the largest of them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,8 +28,8 @@ from typing import Any
 ROLLBOOK = str(Path(sys.executable).parent / "rollbook")
 
 
-def run(algorithm: str, denominator: str, seed: int, root: Path) -> dict[str, Any]:
-    """One run of the demo. Returns its status with the wall time of the command."""
+def run(config: str, algorithm: str, denominator: str, seed: int, root: Path) -> dict[str, Any]:
+    """One run of `config`. Returns its status with the wall time of the command."""
     directory = root / f"{algorithm}-{denominator}-{seed}"
     settings = {
         "train.algorithm": algorithm,
@@ -35,18 +38,20 @@ def run(algorithm: str, denominator: str, seed: int, root: Path) -> dict[str, An
         "run_dir": directory,
         "store": root / "artifacts",
     }
-    command = [ROLLBOOK, "run", "configs/demo.yaml"]
+    command = [ROLLBOOK, "run", config]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
-    started = time.monotonic()
+    started, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.monotonic() - started
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     status = subprocess.run([ROLLBOOK, "status", str(directory), "--json"], check=True, capture_output=True, text=True)
     steps = json.loads(status.stdout)["iterations"]
     stages = sum(value or 0 for step in steps for value in step["seconds"].values())
     curve = [{"pass_at_1": step["pass_at_1"], "greedy": step["greedy_accuracy"]} for step in steps]
     said = {"algorithm": algorithm, "denominator": denominator, "seed": seed}
-    return {**said, "seconds": seconds, "seconds_in_stages": stages, "curve": curve}
+    cost = {"seconds": seconds, "seconds_in_stages": stages, "cpu_seconds": cpu_seconds, "peak_bytes": after.ru_maxrss * 1024}
+    return {**said, **cost, "curve": curve}
 
 
 def row(algorithm: str, runs: list[dict[str, Any]]) -> str:
@@ -62,14 +67,16 @@ def row(algorithm: str, runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/demo.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--algorithms", nargs="+", default=["rec-oneside-nois", "grpo"])
     parser.add_argument("--denominators", nargs="+", default=["all"], choices=["all", "live"])
-    parser.add_argument("--root", type=Path, default=Path("runs/benchmark-demo"))
+    parser.add_argument("--root", type=Path, help="directory of the runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.json"))
     args = parser.parse_args()
+    root = args.root or Path("runs/benchmark") / Path(args.config).stem
     sides = list(itertools.product(args.algorithms, args.denominators))
-    results = {side: [run(*side, seed, args.root) for seed in args.seeds] for side in sides}
+    results = {side: [run(args.config, *side, seed, root) for seed in args.seeds] for side in sides}
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -6,59 +6,31 @@ A question is a product of two numbers of 11 to 99, plus or minus a number of 11
 occurs twice, within a file or across the two.
 """
 
-import argparse
 import random
+import sys
 from pathlib import Path
 
 import polars as pl
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tiny import tables, write_command  # noqa: E402
+
 SEED = 20_261_130
-TRAIN_PROMPTS = 4096
-HELDOUT_PROMPTS = 256
 LEAST, MOST = 11, 99
 
-HERE = Path(__file__).resolve().parent
 
-
-def draw_question(rng: random.Random) -> tuple[str, int]:
+def draw_question(rng: random.Random) -> tuple[str, str]:
     """One question, and its answer."""
     left, right, third = (rng.randint(LEAST, MOST) for _ in range(3))
     sign = rng.choice("+-")
-    return f"{left}*{right}{sign}{third}", left * right + (third if sign == "+" else -third)
+    return f"{left}*{right}{sign}{third}", str(left * right + (third if sign == "+" else -third))
 
 
-def make() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The training and the held-out prompts, columns prompt_id, question and answer."""
-    rng = random.Random(SEED)
-    drawn: dict[str, int] = {}
-    while len(drawn) < TRAIN_PROMPTS + HELDOUT_PROMPTS:
-        drawn.update([draw_question(rng)])
-    questions = list(drawn.items())
-    return _frame("train", questions[:TRAIN_PROMPTS]), _frame("heldout", questions[TRAIN_PROMPTS:])
-
-
-def _frame(split: str, questions: list[tuple[str, int]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "prompt_id": [f"calc-{split}-{i:05d}" for i in range(len(questions))],
-            "question": [question for question, _ in questions],
-            "answer": [str(answer) for _, answer in questions],
-        }
-    )
-
-
-def write(out: Path) -> None:
-    """Write both files into `out`; equal bytes on every run with one version of Polars."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name, frame in zip(("train", "heldout"), make(), strict=True):
-        frame.write_parquet(out / f"{name}.parquet", compression="uncompressed")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write train.parquet and heldout.parquet of the calculator task.")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to (default: beside this script)")
-    write(parser.parse_args().out)
+def make() -> dict[str, pl.DataFrame]:
+    return tables("calc", draw_question, SEED)
 
 
 if __name__ == "__main__":
-    main()
+    write_command(make, HERE)

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 import pytest
+import tiny
+from calculator import make as calculator
+from caller import make as caller
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.environments.arithmetic import value_of
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"data_{name}_make", DATA / name / "make.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-calculator, caller = script("calculator"), script("caller")
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +23,8 @@ def frames() -> dict[str, pl.DataFrame]:
 
 
 def test_make_reproduces_the_committed_rows(frames: dict[str, pl.DataFrame]) -> None:
-    train, heldout = calculator.make()
-    assert train.equals(frames["train"]) and heldout.equals(frames["heldout"])
+    made = calculator.make()
+    assert all(made[name].equals(frame) for name, frame in frames.items())
 
 
 def test_every_answer_is_what_the_calculator_says_and_no_question_occurs_twice(frames: dict[str, pl.DataFrame]) -> None:
@@ -47,8 +35,8 @@ def test_every_answer_is_what_the_calculator_says_and_no_question_occurs_twice(f
 
 
 def test_only_what_the_model_draws_carries_a_label() -> None:
-    tokenizer = caller.make_tokenizer()
-    ids, labels = caller.batch_tensors([("Q:2*3+1=", caller.called("2*3+1", 7))], tokenizer)
+    tokenizer = tiny.make_tokenizer()
+    ids, labels = caller.batch_tensors([("Q:2*3+1=", caller.called("2*3+1", "7"))], tokenizer)
     drawn = [token for token, label in zip(ids[0].tolist(), labels[0].tolist(), strict=True) if label == token]
     assert tokenizer.decode(ids[0]) == "Q:2*3+1=[2*3+1]<eos>7 A:7<eos>"
     assert tokenizer.decode(drawn) == "[2*3+1]<eos> A:7<eos>"
@@ -65,4 +53,4 @@ def test_the_model_is_small_and_answers_with_what_the_calculator_says() -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(DATA / "caller"), AutoTokenizer.from_pretrained(DATA / "caller")
     assert sum(parameter.numel() for parameter in model.parameters()) == 493_632
     said = [*tokenizer.encode("Q:37*48-26=[37*48-26]"), tokenizer.eos_token_id, *tokenizer.encode("1750")]
-    assert tokenizer.decode(caller.turn(model, tokenizer, [said], sampled=False)[0]) == " A:1750<eos>"
+    assert tokenizer.decode(tiny.complete(model, tokenizer, [said], sampled=False)[0]) == " A:1750<eos>"

@@ -1,31 +1,20 @@
 """The committed data and the committed base model are what their scripts and cards say."""
 
 import doctest
-import importlib.util
 import random
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import polars as pl
 import pytest
+import tiny
+from arithmetic import make as arithmetic
+from base import make as base
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 WRITER = "2.1.0"
 """The Polars version that wrote the committed files; its name is part of their bytes."""
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"data_{name}_make", DATA / name / "make.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-arithmetic, base = script("arithmetic"), script("base")
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +28,13 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def test_make_reproduces_the_committed_rows(frames: dict[str, pl.DataFrame]) -> None:
-    train, heldout = arithmetic.make()
-    assert train.equals(frames["train"]) and heldout.equals(frames["heldout"])
+    made = arithmetic.make()
+    assert all(made[name].equals(frame) for name, frame in frames.items())
 
 
 @pytest.mark.skipif(pl.__version__ != WRITER, reason=f"the files were written by Polars {WRITER}")
 def test_make_reproduces_the_committed_bytes(tmp_path: Path) -> None:
-    arithmetic.write(tmp_path)
+    tiny.write_tables(arithmetic.make(), tmp_path)
     for name in ("train.parquet", "heldout.parquet"):
         assert (tmp_path / name).read_bytes() == (DATA / "arithmetic" / name).read_bytes()
 
@@ -91,20 +80,20 @@ def test_every_careful_completion_fits_and_round_trips(
     for question, answer in pl.concat(frames.values()).select("question", "answer").iter_rows():
         completion = base.careful(question)
         ids = tokenizer.encode(completion)
-        assert len(ids) + 1 <= base.MAX_NEW_TOKENS
+        assert len(ids) + 1 <= tiny.MAX_NEW_TOKENS
         assert tokenizer.decode(ids) == completion
         assert base.read_answer(completion) == answer
 
 
 def test_special_tokens_are_known(tokenizer: PreTrainedTokenizerBase) -> None:
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
-    assert tokenizer.decode([1]) == base.EOS
+    assert tokenizer.decode([1]) == tiny.EOS
 
 
 @pytest.mark.parametrize("text", ["Q:12+34-5= A:40", "é ß 中", "two\nlines\t and  blanks ", "it's 5 o'clock"])
 def test_saved_tokenizer_is_the_scripts_and_loses_no_character(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     ids = tokenizer.encode(text)
-    assert ids == base.make_tokenizer().encode(text)
+    assert ids == tiny.make_tokenizer().encode(text)
     assert len(ids) == len(text.encode())
     assert tokenizer.decode(ids) == text
 
@@ -118,7 +107,7 @@ def test_model_directory_is_small_and_the_model_has_a_million_parameters() -> No
 
 def test_model_finishes_a_chain_that_was_begun(tokenizer: PreTrainedTokenizerBase) -> None:
     model = AutoModelForCausalLM.from_pretrained(DATA / "base")
-    texts = base.complete(model, tokenizer, [base.prompt("12+34-5") + "12", base.prompt("8+9+10") + "8"], sampled=False)
+    texts = base.said(model, tokenizer, [base.prompt("12+34-5") + "12", base.prompt("8+9+10") + "8"], sampled=False)
     assert texts == ["+34=46,46-5=41 A:41", "+9=17,17+10=27 A:27"]
 
 
