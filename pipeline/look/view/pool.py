@@ -15,6 +15,7 @@ from pipeline.algorithms.cells.density import mean_logprob
 from pipeline.common.errors import UserError
 from pipeline.common.lengths import length
 from pipeline.look.show.reading import read
+from pipeline.look.turns import turns_of
 from pipeline.look.view.columns import KEY, ViewColumn, columns_of
 from pipeline.look.view.filters import RowFilter, parse_filter
 from pipeline.look.view.parts import ViewPart
@@ -181,7 +182,7 @@ class RowPool:
         return rows.join(shaped, on=KEY, how="left", maintain_order="left")
 
     def _long(self, number: int, wanted: pl.Expr, most: int | None = None) -> list[dict[str, Any]]:
-        """Rows with their texts and tokens, and their logprobs under other checkpoints."""
+        """Rows with their texts, tokens and turns, and their logprobs under other checkpoints."""
         part = self.parts[number]
         rows = self._frame(part.rollouts, Rollouts).filter(wanted).select(*KEY, *_LONG, *self._extra(number))
         frame = read(rows.head(most) if most else rows, part.rollouts)
@@ -192,7 +193,8 @@ class RowPool:
         for role, scores in part.scores.items():
             scored = self._frame(scores, Scores).filter(groups).select(*KEY, pl.col("logprobs").alias(f"scores {role}"))
             frame = frame.join(read(scored, scores), on=KEY, how="left", maintain_order="left")
-        return frame.to_dicts()
+        turns = turns_of(part.rollouts, frame.select(*KEY))
+        return [{**row, "turns": turns.get((row["group_id"], row["sample_index"]), [])} for row in frame.to_dicts()]
 
 
 def _files(rollouts: Artifact) -> list[Any]:

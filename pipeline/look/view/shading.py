@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.text import number
 from pipeline.look.pieces import SHADES, load_tokenizer, pieces, shade_of
+from pipeline.look.turns import label
 from pipeline.look.view.parts import ViewPart
 
 if TYPE_CHECKING:
@@ -42,10 +43,21 @@ class ShadedPiece:
 
 
 @dataclass(frozen=True)
+class ShadedTurn:
+    """What one speaker said without a break; all of a completion that is no episode."""
+
+    pieces: tuple[ShadedPiece, ...]
+    label: str | None = None
+    """Who spoke and what came of it, in an episode. The name of a tool in it is what somebody else wrote."""
+    who: str | None = None
+    """policy, environment or tool."""
+
+
+@dataclass(frozen=True)
 class ShadedText:
     """A whole completion."""
 
-    pieces: tuple[ShadedPiece, ...]
+    turns: tuple[ShadedTurn, ...]
     note: str | None = None
     """What is not shown, and why."""
     is_cut: bool = False
@@ -60,20 +72,41 @@ def shaded(row: dict[str, Any], part: ViewPart, by: str, *, whole: bool = False)
     """Shade a row's completion.
 
     Args:
-        row: with its tokens, logprobs, mask, advantage, and scores under `scores <role>`.
+        row: with its tokens, logprobs, mask, advantage, turns, and scores under `scores <role>`.
         by: one of `choices`.
         whole: show it to its end, however long it is.
     """
     tokenizer, why = _tokenizer(part)
     ids: list[int] = row["completion_token_ids"] or []
     if tokenizer is None:
-        text, cut = row["completion_text"] or "", not whole and len(row["completion_text"] or "") > MOST_CHARACTERS
-        look = _advantage(row["advantage"]) if by == "advantage" else ""
-        return ShadedText((ShadedPiece(text[:MOST_CHARACTERS] if cut else text, look),), why, cut)
+        return _without_tokens(row, by, why, whole)
     cut = not whole and len(ids) > MOST_TOKENS
-    spelled = pieces(tokenizer, ids[:MOST_TOKENS] if cut else ids)
+    shown = MOST_TOKENS if cut else len(ids)
     note = f"the first {MOST_TOKENS:,} of {len(ids):,} tokens" if cut else None
-    return ShadedText(tuple(_piece(text, start, end, row, by) for text, start, end in spelled), note, cut)
+    if not row["turns"]:
+        return ShadedText((ShadedTurn(_pieces(tokenizer, ids, 0, shown, row, by)),), note, cut)
+    turns = [turn for turn in row["turns"] if turn.start < shown or turn.length == 0]
+    spoken = [_pieces(tokenizer, ids, turn.start, min(turn.start + turn.length, shown), row, by) for turn in turns]
+    said = tuple(ShadedTurn(here, label(turn), turn.who) for turn, here in zip(turns, spoken, strict=True))
+    left = len(row["turns"]) - len(turns)
+    return ShadedText(said, f"{note}; {left} more turn{'s' if left > 1 else ''}" if left else note, cut)
+
+
+def _without_tokens(row: dict[str, Any], by: str, why: str | None, whole: bool) -> ShadedText:
+    """The text alone; of an episode, whose text it is can only be said in a line below it."""
+    text = row["completion_text"] or ""
+    cut = not whole and len(text) > MOST_CHARACTERS
+    look = _advantage(row["advantage"]) if by == "advantage" else ""
+    spoke = f"; spoke turn by turn: {'; '.join(label(turn) for turn in row['turns'])}" if row["turns"] else ""
+    return ShadedText((ShadedTurn((ShadedPiece(text[:MOST_CHARACTERS] if cut else text, look),)),), f"{why}{spoke}", cut)
+
+
+def _pieces(
+    tokenizer: Tokenizer, ids: Sequence[int], start: int, end: int, row: dict[str, Any], by: str
+) -> tuple[ShadedPiece, ...]:
+    """The tokens from `start` to `end`, as texts that belong to nobody else's."""
+    spelled = pieces(tokenizer, ids[start:end])
+    return tuple(_piece(text, start + first, start + last, row, by) for text, first, last in spelled)
 
 
 def _piece(text: str, start: int, end: int, row: dict[str, Any], by: str) -> ShadedPiece:

@@ -16,11 +16,13 @@ from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
 from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Request, Store, Work
-from schemas import Evaluation, Prompts, Rollouts, Shaped
+from schemas import Evaluation, Prompts, Rollouts, Shaped, Turns
 from schemas.table import Table
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07\u202etxt.exe\x9b31m 3"
 """A completion that would clear the screen, name the window and turn the text around."""
+HOSTILE_RESULT = f"1\npolicy, reward 9\n<script>alert(1)</script>{ESCAPES}"
+"""What a tool says that would pass for the policy, and run a script."""
 Rows = list[dict[str, Any]]
 
 
@@ -76,6 +78,29 @@ def finished(tmp_path: Path, make_config: Callable[..., RunConfig]) -> Path:
             policies.append(trained)
     save_run(Run(make_config(), train, heldout, steps), tmp_path / "run")
     return tmp_path / "run"
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> tuple[Artifact, Artifact]:
+    """A checkpoint, and rollouts of one episode: a call, what a hostile tool says, an answer."""
+    store = Store(tmp_path / "store")
+    policy = made(store, "checkpoint", "import/1", {"tokenizer.json": tokenizer().to_str()}, iteration=0)
+    files = shards(policy, 0, "train")
+    row = files["part-00000.parquet"][1][0]
+    said = [("[1+0]", "policy", None, 0.5, "ok"), (HOSTILE_RESULT, "tool", "calc\nulator\x1b[31m", None, "tool_error")]
+    said.append(("1", "policy", None, 1.0, "ok"))
+    text, turns = "".join(part for part, *_ in said), []
+    for number, (part, who, name, reward, status) in enumerate(said):
+        start = sum(turn["length"] for turn in turns)
+        turns.append(
+            {"group_id": row["group_id"], "sample_index": 0, "turn": number, "start": start, "length": len(part.encode())}
+            | {"who": who, "name": name, "reward": reward, "status": status}
+        )
+    mask = [turn["who"] == "policy" for turn in turns for _ in range(turn["length"])]
+    row |= {"completion_text": text, "completion_token_ids": list(text.encode()), "action_mask": mask}
+    row |= {"behavior_logprobs": [-0.5 * drawn for drawn in mask]}
+    files["turns-00000.parquet"] = (Turns, turns)
+    return policy, made(store, "rollouts", "generate/1", files, {"policy": policy}, purpose="train")
 
 
 @pytest.fixture

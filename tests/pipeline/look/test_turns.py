@@ -8,45 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pipeline.config.run import RunConfig
 from pipeline.look.report.episodes import episode_panels
 from pipeline.look.report.examples import read_examples
 from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Store
-from schemas import Rollouts, Turns
 
 spec = importlib.util.spec_from_file_location("look_conftest", Path(__file__).with_name("conftest.py"))
 assert spec is not None and spec.loader is not None
 by_hand = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(by_hand)
 
-HOSTILE = f"1\npolicy, reward 9\n<script>alert(1)</script>{by_hand.ESCAPES}"
-
-
-@pytest.fixture
-def played(tmp_path: Path) -> Any:
-    """A checkpoint, and rollouts of one episode: a call, what a hostile tool says, an answer."""
-    store = Store(tmp_path / "store")
-    policy = by_hand.made(store, "checkpoint", "import/1", {"tokenizer.json": by_hand.tokenizer().to_str()}, iteration=0)
-    files = by_hand.shards(policy, 0, "train")
-    row = files["part-00000.parquet"][1][0]
-    said = [("[1+0]", "policy", None, 0.5, "ok"), (HOSTILE, "tool", "calc\nulator\x1b[31m", None, "tool_error")]
-    said.append(("1", "policy", None, 1.0, "ok"))
-    text, turns = "".join(part for part, *_ in said), []
-    for number, (part, who, name, reward, status) in enumerate(said):
-        start = sum(turn["length"] for turn in turns)
-        turns.append(
-            {"group_id": row["group_id"], "sample_index": 0, "turn": number, "start": start, "length": len(part.encode())}
-            | {"who": who, "name": name, "reward": reward, "status": status}
-        )
-    mask = [turn["who"] == "policy" for turn in turns for _ in range(turn["length"])]
-    row |= {"completion_text": text, "completion_token_ids": list(text.encode()), "action_mask": mask}
-    row |= {"behavior_logprobs": [-0.5 * drawn for drawn in mask]}
-    files["turns-00000.parquet"] = (Turns, turns)
-    assert files["part-00000.parquet"][0] is Rollouts
-    return policy, by_hand.made(store, "rollouts", "generate/1", files, {"policy": policy}, purpose="train")
+HOSTILE = by_hand.HOSTILE_RESULT
 
 
 def test_the_terminal_says_who_spoke_further_out_than_any_text(played: tuple[Artifact, Artifact], rollbook: Any) -> None:

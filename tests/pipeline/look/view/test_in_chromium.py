@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.look.view.parts import parts_of
 from pipeline.look.view.screens import address
-from pipeline.store import Request, Store, Work
+from pipeline.store import Artifact, Request, Store, Work
 from schemas import Rollouts
 
 pytestmark = pytest.mark.chromium
@@ -56,6 +57,35 @@ def test_every_screen_holds_at_both_widths_and_runs_nothing(browser: Any, served
                 back = browser.value("getComputedStyle(document.body).backgroundColor")
                 assert back == ("rgb(20, 23, 27)" if dark else "rgb(246, 247, 249)"), "the style sheet is let in by its hash"
     assert browser.value("document.querySelectorAll('article').length") == 2 * len(HOSTILE)
+
+
+@pytest.mark.timeout(300)
+def test_turns_of_an_episode_stand_apart_whatever_a_tool_wrote(
+    browser: Any, served: Callable[..., Any], played: tuple[Artifact, Artifact]
+) -> None:
+    page = served(played[1].path)
+    for width in (1400, 400):
+        for dark in (False, True):
+            browser.open(
+                page.server.url + address("group", {"of": played[1].id[:16], "group": "train-0@01234567"}), width, dark=dark
+            )
+            assert browser.too_wide()[0] == [] and browser.value("document.scripts.length") == 0
+            heads = "[...document.querySelectorAll('.turn h3')]"
+            assert browser.value(f"{heads}.map(head => head.textContent)") == [
+                "policy, reward 0.5",
+                "tool calc ulator‹U+001B›[31m, tool_error",
+                "policy, reward 1",
+            ]
+            boxes = browser.value("[...document.querySelectorAll('.turn')].map(turn => turn.getBoundingClientRect().toJSON())")
+            assert all(one["bottom"] <= other["top"] for one, other in pairwise(boxes)), "one below the other"
+            shades = browser.value(
+                "[...document.querySelectorAll('.turn')].map(t => t.querySelectorAll('.p1, .p2, .p3, .p4').length)"
+            )
+            assert shades == [5, 0, 1], "drawn tokens alone are shaded"
+            tool = "document.querySelector('.turn.tool .said')"
+            assert "policy, reward 9" in browser.value(f"{tool}.textContent")
+            fonts = browser.value(f"[getComputedStyle({tool}).fontFamily, getComputedStyle({heads}[1]).fontFamily]")
+            assert fonts[0] != fonts[1], "what was said has another face than who said it"
 
 
 @pytest.mark.timeout(300)

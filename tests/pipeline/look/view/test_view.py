@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,11 @@ def test_tokens_are_shaded_by_logprob_advantage_and_ratio(finished: Path) -> Non
     row = pool.group(0, "train-0@01234567")[1]
     (role,) = part.scores
     by_logprob, by_advantage, by_ratio = (shaded(row, part, by) for by in ("logprob", "advantage", f"ratio {role}"))
-    assert "".join(piece.text for piece in by_logprob.pieces) == "two words"
-    assert {piece.look for piece in by_logprob.pieces} == {"p1"}  # exp(-0.5) = 0.61
-    assert {piece.look for piece in by_advantage.pieces} == {"down1"}  # -0.5
-    assert {piece.look for piece in by_ratio.pieces} == {"down2"}  # exp(-1.0 + 0.5) = 0.61
-    assert by_ratio.pieces[0].hint == "ratio 0.607: logprob -0.5 → -1"
+    assert "".join(piece.text for piece in by_logprob.turns[0].pieces) == "two words"
+    assert {piece.look for piece in by_logprob.turns[0].pieces} == {"p1"}  # exp(-0.5) = 0.61
+    assert {piece.look for piece in by_advantage.turns[0].pieces} == {"down1"}  # -0.5
+    assert {piece.look for piece in by_ratio.turns[0].pieces} == {"down2"}  # exp(-1.0 + 0.5) = 0.61
+    assert by_ratio.turns[0].pieces[0].hint == "ratio 0.607: logprob -0.5 → -1"
     assert [piece.text for piece in legend("advantage")][2:4] == ["below 0", "above 0"]
     assert legend(f"ratio {role}")[0].text == "below 0.607" and legend("logprob")[-1].look == "p4"
 
@@ -132,10 +133,63 @@ def test_tokens_that_the_policy_did_not_draw_have_no_shade(finished: Path) -> No
     part = parts_of([str(finished)])[0]
     row = RowPool([part]).group(0, "train-0@01234567")[1]
     drawn = [True] * 3 + [False] * 6
-    looks = [piece.look for piece in shaded({**row, "action_mask": drawn}, part, "logprob").pieces]
+    looks = [piece.look for piece in shaded({**row, "action_mask": drawn}, part, "logprob").turns[0].pieces]
     assert looks == ["p1"] * 3 + ["given"] * 6
     missing = {**row, "behavior_logprobs": None, "advantage": None}
-    assert {piece.look for by in ("logprob", "advantage", "none") for piece in shaded(missing, part, by).pieces} == {""}
+    assert {piece.look for by in ("logprob", "advantage", "none") for piece in shaded(missing, part, by).turns[0].pieces} == {""}
+
+
+def test_an_episode_is_shown_turn_by_turn_and_only_drawn_tokens_are_shaded(played: tuple[Artifact, Artifact]) -> None:
+    (part,) = parts_of([str(played[1].path)])
+    rows = RowPool([part]).group(0, "train-0@01234567")
+    said = shaded(rows[0], part, "logprob")
+    assert [(turn.who, turn.label) for turn in said.turns] == [
+        ("policy", "policy, reward 0.5"),
+        ("tool", "tool calc ulator\x1b[31m, tool_error"),
+        ("policy", "policy, reward 1"),
+    ]
+    result = rows[0]["completion_text"][5:-1]
+    assert "<script>" in result and ["".join(piece.text for piece in turn.pieces) for turn in said.turns] == [
+        "[1+0]",
+        result,
+        "1",
+    ]
+    assert [{piece.look for piece in turn.pieces} for turn in said.turns] == [{"p1"}, {"given"}, {"p1"}]
+    assert said.turns[2].pieces[0].hint == "logprob -0.5, probability 0.607"
+    assert [turn.label for turn in shaded(rows[1], part, "logprob").turns] == [None], "the other completion is no episode"
+
+
+def test_an_episode_that_is_cut_says_how_many_turns_are_left(
+    played: tuple[Artifact, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (part,) = parts_of([str(played[1].path)])
+    (row, _) = RowPool([part]).group(0, "train-0@01234567")
+    monkeypatch.setattr("pipeline.look.view.shading.MOST_TOKENS", 7)
+    cut, whole = shaded(row, part, "logprob"), shaded(row, part, "logprob", whole=True)
+    assert ["".join(piece.text for piece in turn.pieces) for turn in cut.turns] == ["[1+0]", row["completion_text"][5:7]]
+    assert cut.is_cut and cut.note == f"the first 7 of {len(row['completion_token_ids'])} tokens; 1 more turn"
+    assert len(whole.turns) == 3 and whole.note is None
+
+
+def test_an_episode_without_a_tokenizer_names_its_speakers_below_the_text(played: tuple[Artifact, Artifact]) -> None:
+    (part,) = parts_of([str(played[1].path)])
+    (row, _) = RowPool([part]).group(0, "train-0@01234567")
+    (turn,), note = shaded(row, replace(part, policy=None), "logprob").turns, shaded(row, replace(part, policy=None), "none").note
+    assert turn.label is None and "".join(piece.text for piece in turn.pieces) == row["completion_text"]
+    assert note and note.endswith(
+        "spoke turn by turn: policy, reward 0.5; tool calc ulator\x1b[31m, tool_error; policy, reward 1"
+    )
+
+
+def test_what_a_tool_says_cannot_pass_for_a_turn(played: tuple[Artifact, Artifact], served: Served) -> None:
+    text = served(played[1].path).show("group", of=played[1].id[:16], group="train-0@01234567")
+    assert re.findall(r"<h3>(.*?)</h3>", text) == [
+        "policy, reward 0.5",
+        "tool calc ulator‹U+001B›[31m, tool_error",
+        "policy, reward 1",
+    ]
+    assert "<script" not in text and "\x1b" not in text and "\u202e" not in text
+    assert "<dt>turns</dt><dd>3</dd>" in text and text.count("<dt>turns</dt>") == 1
 
 
 def test_two_iterations_of_a_prompt_stand_side_by_side(finished: Path, served: Served) -> None:
