@@ -31,7 +31,7 @@ class FitConfig(Model):
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs."""
     batch_pairs: int = Field(default=64, ge=1)
-    """Pairs per optimizer step."""
+    """Pairs per optimizer step, about: all pairs of a prompt are in the same one."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Of AdamW, after a linear warm-up; it falls to 0 along a cosine."""
     warmup: float = Field(default=0.05, ge=0, le=1)
@@ -43,7 +43,9 @@ class FitConfig(Model):
     margin_scale: float = Field(default=0.0, ge=0)
     """The preferred completion must score higher by this times the difference of rewards."""
     pass_tokens: int = Field(default=16384, ge=1)
-    """Tokens, padding included, of one pass through the model."""
+    """Positions of one pass through the model; what texts start with alike counts once. Changes the result by rounding only."""
+    save_every_steps: int = Field(default=50, ge=1)
+    """Optimizer steps between resume points."""
 
 
 class RewardModelConfig(Model):

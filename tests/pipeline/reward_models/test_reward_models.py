@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,9 @@ from pipeline.common.errors import DataError, UserError
 from pipeline.config.load import load_reward_model
 from pipeline.config.reward_model import PairsConfig, RewardModelConfig
 from pipeline.reward_models.figures import calibration_error, figures
+from pipeline.reward_models.model import ScalarModel
 from pipeline.reward_models.order import reward_order, reward_request
+from pipeline.reward_models.packing import Tokens, filled_up, in_passes
 from pipeline.reward_models.stage import bradley_terry, train_reward_model
 from pipeline.reward_models.texts import TextPair, split, text_pairs
 from pipeline.rewards.graders.reward_model import reward_model
@@ -83,11 +88,17 @@ def config_of(*rollouts: Artifact, pairs: dict[str, Any] | None = None, **train:
     return RewardModelConfig.model_validate({"name": "small", "model": {"path": str(BASE)}, "pairs": named, "train": train})
 
 
-def trained(store: Store, config: RewardModelConfig, model: Artifact, *rollouts: Artifact) -> Artifact:
+def trained(
+    store: Store, config: RewardModelConfig, model: Artifact, *rollouts: Artifact, reporter: Reporter | None = None
+) -> Artifact:
+    reporter = reporter or Reporter(os.open(os.devnull, os.O_WRONLY))
+    return load_artifact(train_reward_model(spec_of(store, config, model, *rollouts), reporter)["artifact"])
+
+
+def spec_of(store: Store, config: RewardModelConfig, model: Artifact, *rollouts: Artifact) -> dict[str, Any]:
     order = reward_order(config, model, rollouts)
     (job,) = order.spec()["jobs"]
-    silent = Reporter(os.open(os.devnull, os.O_WRONLY))
-    return load_artifact(train_reward_model({"store": str(store.root), **order.told, **job}, silent)["artifact"])
+    return {"store": str(store.root), **order.told, **job}
 
 
 def test_graded_groups_give_pairs_ties_among_them(rollouts: Write) -> None:
@@ -181,11 +192,138 @@ def test_passes_of_any_size_give_the_same_model_up_to_rounding(rollouts: Write, 
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
+PAIRS: list[tuple[Tokens, Tokens]] = [
+    ((5, 6, 7, 8), (5, 6, 7, 9, 10)),  # start alike
+    ((5, 6, 7, 8), (5, 6, 7)),  # one is the beginning of the other, and a text is there twice
+    ((11,), (12, 13, 14, 15, 16, 17)),
+    ((5, 20, 21), (30, 31, 32, 33, 34, 35, 36, 37, 38)),
+]
+
+
+@pytest.fixture
+def scalar() -> ScalarModel:
+    return ScalarModel(BASE, "float32", 0, trust_remote_code=False)
+
+
+def test_packed_texts_score_and_learn_as_texts_alone_do(scalar: ScalarModel) -> None:
+    def of(attention: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        assert scalar.attention == attention
+        scores = scalar.scores(PAIRS)
+        loss = bradley_terry(scores[:, 0] - scores[:, 1], torch.tensor([1.0, 0.5, 0.8, 0.0]), torch.zeros(4)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        found = {name: weight.grad.clone() for name, weight in scalar.model.named_parameters() if weight.grad is not None}
+        scalar.model.zero_grad()
+        return scores.detach(), found
+
+    scores, gradients = of("alone")
+    scalar.make_ready(PAIRS, pytest.fail)
+    packed, of_packed = of("segments")
+    torch.testing.assert_close(packed, scores, rtol=0, atol=1e-5)
+    assert gradients.keys() == of_packed.keys() and len(gradients) > 10
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(of_packed[name], gradient, rtol=1e-4, atol=1e-5)
+    parted = torch.cat([scalar.scores([PAIRS[number] for number in part]) for part in ([2], [0, 3], [1])])
+    torch.testing.assert_close(parted, scores[[2, 0, 3, 1]], rtol=0, atol=1e-5)
+
+
+def test_packed_texts_are_not_filled_up_and_share_how_they_start(scalar: ScalarModel) -> None:
+    scalar.make_ready(PAIRS, pytest.fail)
+    tried = scalar.packing
+    scalar.scores(PAIRS)
+    # 5 6 7 8 | 9 10, 5 20 21, 11, 12 to 17, 30 to 38: a beginning of a text, and a text that is there twice, take nothing
+    unshared = sum(len(text) for pair in PAIRS for text in pair)
+    taken = scalar.packing
+    positions = taken.tokens - tried.tokens
+    assert positions == taken.laid_out - tried.laid_out and 4 + 2 + 2 + 1 + 6 + 9 <= positions < unshared == 35
+
+
+def test_a_model_whose_attention_ignores_the_rows_has_its_texts_one_by_one(
+    scalar: ScalarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scalar.scores(PAIRS).detach()
+    monkeypatch.setattr("pipeline.train.segments.table", lambda end: None)  # every position sees all before it
+    said: list[str] = []
+    scalar.make_ready(PAIRS, said.append)
+    assert scalar.attention == "alone" and "texts that share rows do not work here (it is" in said[0]
+    torch.testing.assert_close(scalar.scores(PAIRS).detach(), expected)
+
+
+def test_a_pair_that_is_longer_than_a_pass_goes_alone() -> None:
+    assert list(in_passes(PAIRS, most=7)) == [[1, 0], [3], [2]]
+    assert list(in_passes(PAIRS, most=100)) == [[1, 0, 3, 2]]
+    assert list(filled_up([8, 8, 12, 18], most=16)) == [[0, 1], [2], [3]]
+
+
+class Stopped(Exception):
+    """What ends a training in the middle."""
+
+
+class Stopping(Reporter):
+    """Ends the training after a step."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(os.open(os.devnull, os.O_WRONLY))
+        self.seen: list[int] = []
+        self._after = after
+
+    def progress(self, done: float, total: float, unit: str, **fields: Any) -> None:
+        self.seen.append(int(done))
+        if done == self._after:
+            raise Stopped
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(
+    rollouts: Write, model: Artifact, store: Store, tmp_path: Path
+) -> None:
+    made = rollouts([(f"{n}+{n}", f"A:{n}{end}", float(end == ".")) for n in range(24) for end in (".", ",", ";")])
+    config = config_of(made, epochs=2, batch_pairs=12, learning_rate=5e-4, save_every_steps=2)
+    for after in (5, 7):
+        with pytest.raises(Stopped):
+            trained(store, config, model, made, reporter=Stopping(after))
+    last = Stopping(-1)
+    there = trained(store, config, model, made, reporter=last)
+    assert last.seen[0] == 7 and last.seen[-1] == there.summary["steps"] == 8  # after step 6, the last resume point
+    whole = trained(Store(tmp_path / "other"), config, model, made)
+    assert there.id == whole.id
+    assert (there.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_goes_on_to_the_same_bytes(
+    rollouts: Write, model: Artifact, store: Store, tmp_path: Path
+) -> None:
+    made = rollouts([(f"{n}+{n}", f"A:{n}{end}", float(end == ".")) for n in range(64) for end in (".", ",", ";")])
+    config = config_of(made, epochs=4, batch_pairs=8, learning_rate=5e-4, save_every_steps=1)
+    spec = spec_of(store, config, model, made)
+    (tmp_path / "spec.json").write_text(json.dumps({**spec, "jobs": [{"request": spec["request"]}]}))
+    command = [sys.executable, "-m", "pipeline.reward_models", str(tmp_path / "spec.json")]
+    for steps in (1, 9, 30):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "progress" and event["done"] > steps:
+                    process.kill()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    there = trained(store, config, model, made, reporter=Stopping(1))  # finds it
+    assert there.id == trained(Store(tmp_path / "other"), config, model, made).id
+
+
+def test_steps_do_not_depend_on_the_order_of_rows_and_hold_whole_prompts(
+    rollouts: Write, model: Artifact, store: Store, tmp_path: Path
+) -> None:
+    rows = [(f"{n}+{n}", f"A:{n}{end}", float(end == ".")) for n in range(12) for end in (".", ",", ";")]
+    found = []
+    for place, made in ((store, rollouts(rows)), (Store(tmp_path / "other"), rollouts([*rows[18:], *rows[:18]], "moved"))):
+        found.append(trained(place, config_of(made, batch_pairs=6, learning_rate=1e-3), model, made).summary)
+    assert found[0] == found[1]
+
+
 def test_how_the_work_is_cut_is_no_part_of_the_key(rollouts: Write, model: Artifact) -> None:
     made = rollouts([("1+1", "A:2", 1.0), ("1+1", "A:3", 0.0)])
     keys = [
         reward_request(config_of(made, **train), model, [made]).key
-        for train in ({}, {"pass_tokens": 99}, {"epochs": 2}, {"margin_scale": 0.5})
+        for train in ({}, {"pass_tokens": 99, "save_every_steps": 3}, {"epochs": 2}, {"margin_scale": 0.5})
     ]
     assert keys[0] == keys[1] and len(set(keys)) == 3
     assert reward_request(config_of(made), model, [made]).stage.partition("/")[0] not in STAGES  # so that gc keeps it
