@@ -1,6 +1,7 @@
 """The tables that rollbook writes and the manifest that names them. Imports neither torch nor vLLM."""
 
 from schemas.comparison import Comparison, ComparisonTiming
+from schemas.credits import Credits
 from schemas.evaluation import Evaluation
 from schemas.metrics import Metrics, Timing
 from schemas.origins import Origins
@@ -17,7 +18,7 @@ from schemas.turns import Turns
 TABLES: dict[str, type[Table]] = {
     table.__name__.lower(): table
     for table in (
-        *(Prompts, SetAside, Rollouts, Turns, Remarks, Origins, Scores, Shaped, Pairs),
+        *(Prompts, SetAside, Rollouts, Turns, Remarks, Origins, Scores, Shaped, Credits, Pairs),
         *(Metrics, Timing, Evaluation, Comparison, ComparisonTiming),
     )
 }
@@ -27,6 +28,7 @@ __all__ = [
     "Checked",
     "Comparison",
     "ComparisonTiming",
+    "Credits",
     "Evaluation",
     "Metrics",
     "Origins",

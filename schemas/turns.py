@@ -5,8 +5,10 @@ import polars as pl
 
 from schemas.table import Table, column, one_of, rule
 
+VOID = "void"
+"""Status of a turn of the policy that is neither a call nor an answer, as its environment says."""
 SPEAKERS = ("policy", "environment", "tool")
-TURN_STATUSES = ("ok", "turn_limit", "episode_limit", "context_full", "engine_error", "tool_error")
+TURN_STATUSES = ("ok", "turn_limit", "episode_limit", "context_full", "engine_error", "tool_error", VOID)
 
 
 class Turns(Table):
@@ -39,7 +41,8 @@ class Turns(Table):
     status = column(
         dy.String,
         "ok, or how a turn of the policy was cut: turn_limit (generate.max_tokens), episode_limit (environment.max_tokens), "
-        "context_full; engine_error: the engine failed. tool_error: the tool says that its call failed.",
+        "context_full; engine_error: the engine failed; void: the environment says that it is neither a call nor an answer. "
+        "tool_error: the tool says that its call failed.",
         check=one_of(*TURN_STATUSES),
     )
 

@@ -99,7 +99,7 @@ class PolicyGradient(Algorithm):
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         log_ratio = _difference(tokens, self.mismatch.anchor(tokens))
         measured = None if log_ratio is None else log_ratio.detach()
-        drift = Drift(measured=measured, advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+        drift = Drift(measured=measured, advantage=tokens.advantages, tokens=tokens)
         keeps = self.trust_region.keeps(drift)
         if self.surrogate:
             assert log_ratio is not None

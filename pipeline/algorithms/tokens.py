@@ -47,6 +47,14 @@ class Tokens:
     preference: Float[Tensor, " pairs"] | None = None
     """Probability that the chosen one is better."""
 
+    credit: Float[Tensor, " tokens"] | None = None
+    """Advantage of each token's turn, where turns have their own; None where all of a sequence's tokens have its advantage."""
+
+    @property
+    def advantages(self) -> Float[Tensor, " tokens"]:
+        """The advantage of each token."""
+        return self.per_token(self.advantage) if self.credit is None else self.credit
+
     def per_token(self, values: Shaped[Tensor, " sequences"]) -> Shaped[Tensor, " tokens"]:
         """Spread a value of each sequence over its tokens."""
         return values[self.sequence]

@@ -42,11 +42,26 @@ class ShapeConfig(Model):
     steps: schedules: {shape.tool_bonus: {cosine: [0.1, 0], until: 200, by: step}}."""
     tool_bonus_calls: int = Field(default=10, ge=1)
     """Calls of an episode that earn it."""
+    credit: Literal["episode", "turn"] = "episode"
+    """episode: all tokens of a completion have its advantage. turn: each turn of the policy has its own, from the discounted
+    rewards of it and later turns, among the turns of the same number in its group."""
+    discount: float = Field(default=1.0, ge=0, le=1)
+    """Factor of a later turn's reward, with credit: turn."""
+    void_turns: Literal["keep", "mask", "drop"] = "keep"
+    """Turns of which the environment says that they neither call a tool nor answer. mask: their tokens carry no loss. drop: their
+    whole episode is left out of training, but not out of its group's statistics (SimpleTIR)."""
+    truncated_by: tuple[Literal["length", "turns", "tokens", "context"], ...] | None = None
+    """Which cuts `truncated` is about: length of a turn or completion, turns or tokens of an episode, or a full context.
+    Default: all."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> ShapeConfig:
         if self.pass_rate and not 0 <= self.pass_rate[0] <= self.pass_rate[1] <= 1:
             raise ValueError(f"pass_rate={list(self.pass_rate)} is no band [low, high] of shares between 0 and 1")
+        if self.discount != 1 and self.credit != "turn":
+            raise ValueError("discount is of the rewards of turns; set credit: turn")
+        if self.truncated_by is not None and self.truncated == "keep":
+            raise ValueError("truncated_by says which cuts `truncated` is about, and truncated: keep does nothing about any")
         weighed = (self.positive_weight, self.negative_weight) != (1.0, 1.0)
         if self.positive_weight == self.negative_weight == 0:
             raise ValueError("positive_weight and negative_weight are both 0, so nothing would be learned")

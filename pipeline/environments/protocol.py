@@ -37,7 +37,7 @@ class Environment(Protocol):
         Returns:
             The observation (a text, or a list of messages: {"role": "user" or "tool", "content", "name", "error"}); the reward
             of this turn, None if it has none; whether the episode is over, in which case nobody reads the observation; and what
-            else there is to say.
+            else there is to say: {"void": True} says that the turn is neither a call nor an answer.
         """
 
 
@@ -62,6 +62,8 @@ class Observation:
     done: bool = False
     error: str | None = None
     """Why the environment cannot go on."""
+    void: bool = False
+    """Whether the turn that it answers was neither a call nor an answer."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,11 +72,12 @@ class Observation:
     def from_json(cls, said: Mapping[str, Any]) -> Observation:
         """The observation of `to_json`.
 
-        >>> Observation.from_json(Observation((Utterance("7"),), 0.5).to_json())
-        Observation(messages=(Utterance(content='7', role='user', name=None, error=False),), reward=0.5, done=False, error=None)
+        >>> said = Observation((Utterance("7"),), 0.5)
+        >>> Observation.from_json(said.to_json()) == said
+        True
         """
         messages = tuple(Utterance(**message) for message in said["messages"])
-        return cls(messages, said["reward"], said["done"], said["error"])
+        return cls(messages, said["reward"], said["done"], said["error"], said.get("void", False))
 
 
 def as_start(value: Any) -> Observation:
@@ -104,7 +107,7 @@ def as_step(value: Any) -> Observation:
         raise ValueError(f"step returned done = {_shown(done)}, expected True or False")
     if not isinstance(info, Mapping):
         raise ValueError(f"step returned info = {_shown(info)}, expected a dict")
-    return Observation(_messages(observation), None if reward is None else float(reward), done)
+    return Observation(_messages(observation), None if reward is None else float(reward), done, void=info.get("void") is True)
 
 
 def _messages(value: Any) -> tuple[Utterance, ...]:

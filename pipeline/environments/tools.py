@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,16 +23,27 @@ class Tools:
     reads_special_tokens = True
     """Some families write calls with special tokens."""
 
-    def __init__(self, tools: Sequence[str], form: Literal["hermes", "json", "pythonic"] = "hermes", most_calls: int = 8) -> None:
+    def __init__(
+        self,
+        tools: Sequence[str],
+        form: Literal["hermes", "json", "pythonic"] = "hermes",
+        most_calls: int = 8,
+        answer: str | None = None,
+    ) -> None:
         """
         Args:
             tools: their names.
             form: how the model writes calls.
             most_calls: of one turn; further ones are answered with an error.
+            answer: regular expression of an answer. A turn without a call in which it is not found is void, as is an empty one.
         """
         if not tools:
             raise UserError("environment.tools: names no tool")
         self._form, self._most = form, most_calls
+        try:
+            self._answer_in = re.compile(answer) if answer is not None else None
+        except re.error as error:
+            raise UserError(f"environment.args.answer: {answer!r} is no regular expression: {error}") from None
         names = [schema["function"]["name"] for schema in schemas_of(tools)]
         self._functions = {name: tool_named(tool) for name, tool in zip(names, tools, strict=True)}
 
@@ -42,7 +54,8 @@ class Tools:
         calls = calls_in(action, self._form)
         said = [self._answer(call) for call in calls[: self._most]]
         said += [_wrong(call.name, f"more than {self._most} calls in a turn") for call in calls[self._most :][:1]]
-        return said, None, not calls, {}
+        void = not calls and not (self._answer_in.search(action) if self._answer_in else action.strip())
+        return said, None, not calls, {"void": void}
 
     def _answer(self, call: ToolCall) -> dict[str, Any]:
         if call.wrong is not None:

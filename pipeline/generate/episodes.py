@@ -18,6 +18,7 @@ from pipeline.environments.protocol import Observation
 from pipeline.generate.between import Between
 from pipeline.generate.engine import AnyEngine, CompletionRequest, Episode, EpisodeTurn, Reply
 from pipeline.generate.shards import Decoder, text_of
+from schemas.turns import VOID
 
 CUTS = {"length": "turn_limit", "tokens": "episode_limit", "context": "context_full"}
 """Status of a turn that was cut, by the finish_reason of its episode."""
@@ -93,6 +94,10 @@ class _Open:
     def reward(self, value: float) -> None:
         """What the environment gave for the last turn of the policy."""
         self.turns[-1] = replace(self.turns[-1], reward=value)
+
+    def void(self) -> None:
+        """The last turn of the policy was neither a call nor an answer."""
+        self.turns[-1] = replace(self.turns[-1], status=VOID)
 
     def ended(self, finish_reason: str | None, *, engine: str | None = None, environment: str | None = None) -> Reply:
         """The whole of it as a completion.
@@ -190,6 +195,8 @@ class Episodes:
             return
         if said.reward is not None:
             episode.reward(said.reward)
+        if said.void:
+            episode.void()
         if said.done:
             self._end(episode, "stop")
         elif episode.drawn >= self._config.max_turns:

@@ -19,6 +19,7 @@ from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.heldout import by_set
 from pipeline.config.phases import ReferenceConfig
 from pipeline.config.run import RunConfig
+from pipeline.config.shape import ShapeConfig
 from pipeline.environments.registry import check_environment
 from pipeline.generate.engines.devices import described as described_engines
 from pipeline.generate.engines.devices import refuse_args, shares
@@ -270,6 +271,7 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
         yield f"reference is {config.reference}, and {algorithm.name} with these settings reads no reference"
     if config.shape.tool_bonus and config.environment is None:
         yield "shape.tool_bonus: no environment answers within completions, so no tool is called and nothing earns it"
+    yield from _of_turns(config)
     yield from notes_of(config.reward.components)
     if not config.generate.keep_stop_text:
         yield from hidden_by_stops(config.reward.components, config.generate.stop)
@@ -287,6 +289,14 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
             f"generate.max_tokens is {config.generate.max_tokens}, and {what} is {context} tokens, prompt and completion "
             "together: completions are cut before max_tokens"
         )
+
+
+def _of_turns(config: RunConfig) -> Iterator[str]:
+    """Settings of turns where completions have none."""
+    for name in ("credit", "void_turns"):
+        value = getattr(config.shape, name)
+        if config.environment is None and value != ShapeConfig.model_fields[name].default:
+            yield f"shape.{name}: {value}: no environment answers within completions, so each is one turn"
 
 
 def named(lines: list[str]) -> list[tuple[str, str]]:

@@ -27,8 +27,8 @@ def shape_rows(
 
     Args:
         rows: group_id, sample_index, status, reward, tokens (completion length), drawn (how many of them the policy drew),
-            max_tokens and, with `oldest_version`, policy_version, with a bonus for calls of tools `calls`; whole groups, any
-            order.
+            max_tokens and, with `oldest_version`, policy_version, with a bonus for calls of tools `calls`, with `truncated_by`
+            finish_reason, with `void_turns` voids and sound; whole groups, any order.
         seed: of random draws, which are keyed by group and sample and so do not depend on the order of rows.
         oldest_version: completions by older policies are left out.
 
@@ -61,7 +61,11 @@ def shape_rows(
         rows = _dropping(rows, cell.reason, cell.drops())
     rows = _on_kept(rows, advantage=algorithm.advantage.expression(pl.col("reward")))
     if choices.truncated == "drop":
-        rows = _dropping(rows, "truncated", status == "truncated")
+        rows = _dropping(rows, "truncated", _is_cut(choices))
+    if choices.void_turns == "drop":
+        rows = _dropping(rows, "void_turn", pl.col("voids") > 0)
+    if choices.void_turns == "mask":
+        rows = _dropping(rows, "void_turn", (pl.col("voids") > 0) & (pl.col("sound") == 0))
     return rows
 
 
@@ -125,9 +129,19 @@ def _graded(rows: pl.DataFrame, choices: ShapeConfig) -> pl.DataFrame:
     reward = pl.col("reward")
     if choices.reward_error == "zero_reward":
         reward = pl.when(pl.col("status") == "reward_error").then(0.0).otherwise(reward)
+    zeroed = pl.lit(False)
     if choices.truncated == "zero_reward":
-        reward = pl.when(pl.col("status") == "truncated").then(0.0).otherwise(reward)
-    return rows.with_columns(pl.lit(None, pl.String).alias(REASON), reward=reward)
+        zeroed = _is_cut(choices)
+        reward = pl.when(zeroed).then(0.0).otherwise(reward)
+    return rows.with_columns(pl.lit(None, pl.String).alias(REASON), reward=reward, zeroed=zeroed)
+
+
+def _is_cut(choices: ShapeConfig) -> pl.Expr:
+    """Whether a completion is one that `truncated` is about."""
+    cut = pl.col("status") == "truncated"
+    if choices.truncated_by is None:
+        return cut
+    return cut & pl.col("finish_reason").is_in(choices.truncated_by).fill_null(False)
 
 
 def _dropping(rows: pl.DataFrame, reason: str, condition: pl.Expr) -> pl.DataFrame:

@@ -51,5 +51,6 @@ def check_limit(rollouts: Artifact, algorithm: Algorithm, called: str) -> None:
 
 
 def max_tokens_of(rollouts: Artifact) -> int:
-    """The longest completion that the rollouts were allowed, in tokens; 0 if they do not say."""
-    return int(rollouts.recipe.get("sampling", {}).get("max_tokens", 0))
+    """The longest completion that the rollouts were allowed, in tokens; 0 if they do not say. Of episodes, not of their turns."""
+    section = "environment" if "environment" in rollouts.recipe else "sampling"
+    return int(rollouts.recipe.get(section, {}).get("max_tokens") or 0)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pipeline.algorithms import resolve
 from pipeline.config.run import RunConfig
+from pipeline.config.shape import ShapeConfig
 from pipeline.run.order import STAGES, Job, Order
 from pipeline.shape.settings import draws
 from pipeline.store import Artifact, Request
+
+LATER = ("credit", "discount", "void_turns", "truncated_by")
+"""Settings that recipes hold only where they are set."""
 
 
 def shape_order(config: RunConfig, iteration: int, rollouts: Artifact, title: str | None = None) -> Order:
@@ -29,7 +33,8 @@ def shape_order(config: RunConfig, iteration: int, rollouts: Artifact, title: st
 def shape_request(config: RunConfig, iteration: int, rollouts: Artifact) -> Request:
     """Advantages and weights for one rollouts artifact; algorithms that shape alike share it, and iterations without max_age."""
     algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
-    unused = {"max_age"} if config.shape.tool_bonus else {"max_age", "tool_bonus", "tool_bonus_calls"}
+    unused = {"max_age", *(set() if config.shape.tool_bonus else {"tool_bonus", "tool_bonus_calls"})}
+    unused |= {name for name in LATER if getattr(config.shape, name) == ShapeConfig.model_fields[name].default}
     recipe = {"choices": config.shape.model_dump(mode="json", exclude=unused), **algorithm.shaping_recipe()}
     if config.shape.max_age is not None:
         recipe["oldest_version"] = max(iteration - config.shape.max_age, 0)

@@ -23,9 +23,11 @@ from pipeline.algorithms.cells.shaping import (
     Uniform,
     ZeroVariance,
 )
+from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.algorithms.preference import Preference, UnpairedPreference
 from pipeline.common.errors import UserError
 from pipeline.config.shape import ShapeConfig
+from pipeline.shape.credit import has_credits
 
 
 def filters_on_grades(choices: ShapeConfig) -> tuple[Filter, ...]:
@@ -72,6 +74,9 @@ def check_shape(choices: ShapeConfig, algorithm: Algorithm) -> None:
 
 
 def _clashes(choices: ShapeConfig, algorithm: Algorithm) -> Iterator[tuple[str, str]]:
+    if has_credits(choices) and not isinstance(algorithm, PolicyGradient):
+        setting = "credit" if choices.credit == "turn" else "void_turns"
+        yield setting, "takes completions whole, so that turns have no part of their own. Use a policy gradient, such as grpo"
     fraction = choices.positive_fraction is not None
     by_weight = fraction and choices.positive_fraction_by == "weight"
     balance = choices.class_balance != "keep"

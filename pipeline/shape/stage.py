@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from pipeline.run.silence import silence
 from pipeline.shape.behavior import has_behavior
 from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, shaped_table, with_pairs
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
+from pipeline.shape.credit import KEY, credits_of, finished_credits, has_credits, of_rows, with_void
 from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.informative import one_reward
 from pipeline.shape.settings import check_shape
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import scan_table
-from schemas import Pairs, Rollouts, Shaped
+from schemas import Credits, Pairs, Rollouts, Shaped
 
 
 def shape(spec: Event, reporter: Reporter) -> Event:
@@ -50,9 +52,6 @@ def shape(spec: Event, reporter: Reporter) -> Event:
         return {"artifact": str(_Shaping(spec, work).shape(reporter).path)}
 
 
-KEY = ["group_id", "sample_index"]
-
-
 class _Shaping:
     def __init__(self, spec: Event, work: Work) -> None:
         self.work = work
@@ -65,6 +64,7 @@ class _Shaping:
         self.seed = work.request.recipe.get("seed", 0)
         self.oldest_version: int | None = work.request.recipe.get("oldest_version")
         self.moments = 0.0, 1.0, 0.0
+        self.given_weight = given_weight(self.rollouts)
         scan_table(self.rollouts, Rollouts)
         self.files = self.rollouts.tables("rollouts")
         self.rollouts.tables("turns")  # those are beside them then
@@ -92,15 +92,30 @@ class _Shaping:
             self.work.write_table(_pairs_name(path), pairs, Pairs)
         shaped = shaped_table(rows, self.algorithm, rule)
         check_weights(shaped, self.algorithm)
+        if has_credits(self.choices):
+            kept = shaped.filter("keep").select(KEY)
+            credits = self._credits(path, self._unfinished(path)).join(kept, on=KEY, how="semi", maintain_order="left")
+            self.work.write_table(credits_name(path.name), credits, Credits)
         self.work.write_table(path.name, shaped, Shaped)
 
     def _paired(self, path: Path) -> bool:
-        """Whether a file's pairs are written, if the algorithm has any."""
+        """Whether a file's pairs and credits are written, if there are to be any."""
+        if has_credits(self.choices) and not self.work.has_table(credits_name(path.name), Credits):
+            return False
         return not isinstance(self.algorithm, Preference) or self.work.has_table(_pairs_name(path), Pairs)
 
     def _rows(self, path: Path) -> pl.DataFrame:
         """A file's rows with their fate and their final advantage."""
-        return finished(self._unfinished(path), self.algorithm, *self.moments)
+        unfinished = self._unfinished(path)
+        rows = finished(unfinished, self.algorithm, *self.moments)
+        return of_rows(rows, self._credits(path, unfinished)) if has_credits(self.choices) else rows
+
+    def _credits(self, path: Path, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of `Credits`, from those of `_unfinished`."""
+        return finished_credits(self._unfinished_credits(path, rows), rows, self.algorithm, self.moments)
+
+    def _unfinished_credits(self, path: Path, rows: pl.DataFrame) -> pl.DataFrame:
+        return credits_of(rows, turns_beside(path), self.choices, self.algorithm, self.given_weight)
 
     def _unfinished(self, path: Path) -> pl.DataFrame:
         tokens = length("completion_token_ids")
@@ -113,11 +128,14 @@ class _Shaping:
             tokens=tokens,
             drawn=pl.coalesce(pl.col("action_mask").list.sum(), tokens),
             max_tokens=pl.lit(max_tokens_of(self.rollouts)),
+            **({"finish_reason": pl.col("finish_reason")} if self.choices.truncated_by is not None else {}),
             **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )
         rows = scalars.collect()
         if self.choices.tool_bonus:
             rows = rows.with_columns(calls=calls_of(rows, turns_beside(path)))
+        if self.choices.void_turns != "keep":
+            rows = with_void(rows, turns_beside(path))
         return shape_rows(rows, self.choices, self.algorithm, self.seed, self.oldest_version)
 
     def _moments(self) -> tuple[float, float, float]:
@@ -126,8 +144,12 @@ class _Shaping:
         count = total = squares = 0.0
         means = [np.empty(0)]
         for path in self.files:
-            kept = self._unfinished(path).filter(KEPT)
+            rows = self._unfinished(path)
+            kept = rows.filter(KEPT)
             means.append(kept.group_by("group_id").agg(pl.col("reward").mean())["reward"].to_numpy())
+            if has_credits(self.choices):
+                turns = self._unfinished_credits(path, rows).join(kept.select(KEY), on=KEY, how="semi").filter("keep")
+                kept = turns.rename({"length": "drawn"})
             tokens, advantage = kept["drawn"].cast(pl.Float64), kept["advantage"].cast(pl.Float64)
             count += float(tokens.sum())
             total += float((tokens * advantage).sum())
@@ -158,6 +180,12 @@ class _Shaping:
         return {**fates(shaped), **sizes, **one_reward(rewards["reward"], self.algorithm)}
 
 
+def given_weight(rollouts: Artifact) -> float:
+    """How much what an environment gives counts in the reward."""
+    components = rollouts.recipe.get("reward") or ()
+    return math.fsum(one.get("weight", 1.0) for one in components if one.get("grader") == "environment")
+
+
 def calls_of(rows: pl.DataFrame, turns: pl.DataFrame | None) -> pl.Series:
     """How many calls of tools did not fail, of each row; 0 where there are no turns."""
     if turns is None:
@@ -180,6 +208,11 @@ def fates(shaped: pl.DataFrame) -> dict[str, Any]:
         "positive_share": round(weights[0] / sum(weights), 6) if sum(weights) else None,
         "dropped": dict(reasons.iter_rows()),
     }
+
+
+def credits_name(shard: str) -> str:
+    """The file of a shard's credits: credits-00000.parquet beside part-00000.parquet."""
+    return f"credits-{shard.removeprefix('part-')}"
 
 
 def _pairs_name(path: Path) -> str:

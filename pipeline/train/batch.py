@@ -62,6 +62,8 @@ class Flat:
     behavior: Float[Tensor, " tokens"] | None
     reference: Float[Tensor, " tokens"] | None
     proximal: Float[Tensor, " tokens"] | None
+    credit: Float[Tensor, " tokens"] | None
+    """Advantage of each token's turn; None where turns have none of their own."""
     advantage: Float[Tensor, " sequences"]
     weight: Float[Tensor, " sequences"]
     lengths: Float[Tensor, " sequences"]
@@ -87,6 +89,7 @@ class Flat:
             "behavior",
             "reference",
             "proximal",
+            "credit",
             "advantage",
             "weight",
             "lengths",
@@ -118,7 +121,7 @@ class Flat:
         )
 
 
-_BY_TOKEN = ("targets", "temperature", "mask", "behavior", "reference", "proximal")
+_BY_TOKEN = ("targets", "temperature", "mask", "behavior", "reference", "proximal", "credit")
 _BY_COMPLETION = ("advantage", "weight", "lengths", "policy_version", "group", "number")
 
 
@@ -238,7 +241,7 @@ def flatten(rows: list[PackedRow], device: torch.device) -> Flat:
         "group": np.array([groups[c.group_id] for c in completions], np.int64),
         "number": np.array([zlib.crc32(f"{c.group_id} {c.sample_index}".encode()) for c in completions], np.int64),
     }
-    for name in ("behavior", "reference", "proximal"):
+    for name in ("behavior", "reference", "proximal", "credit"):
         present = [values for c in completions if (values := getattr(c, name)) is not None]
         arrays[name] = np.concatenate(present) if present else None
     pairs = _pairs(rows, completions)

@@ -32,7 +32,7 @@ class StepRecord:
         kept = tokens.mask
         self._append("log_ratio", log_ratio[kept])
         self._append("entropy", tokens.entropy.detach()[kept])
-        self._append("advantage", tokens.per_token(tokens.advantage)[kept])
+        self._append("advantage", tokens.advantages[kept])
         self._append("stopped", loss.stopped[kept])
         self._append("sequence_log_ratio", tokens.per_sequence(log_ratio))
         from_parent = torch.tensor([c.from_parent for c in completions], device=kept.device)

@@ -20,17 +20,25 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.algorithms import Algorithm
-from pipeline.algorithms.cells.cell import PAIRS
+from pipeline.algorithms.cells.cell import ADVANTAGE, PAIRS
 from pipeline.common.errors import DataError
 from pipeline.common.lengths import length
 from pipeline.generate.mixture.order import MIXTURE
 from pipeline.run.parts import Part
 from pipeline.shape.behavior import has_behavior
 from pipeline.store import Artifact, read_table
-from schemas import Pairs, Shaped
+from pipeline.train.credit import with_credit
+from schemas import Credits, Pairs, Shaped
 
 KEY = ["group_id", "sample_index"]
-TOKENS = {"tokens": np.int32, "behavior": np.float32, "mask": np.bool_, "reference": np.float32, "proximal": np.float32}
+TOKENS = {
+    "tokens": np.int32,
+    "behavior": np.float32,
+    "mask": np.bool_,
+    "reference": np.float32,
+    "proximal": np.float32,
+    "credit": np.float32,
+}
 """What there may be of every completion token, and how it is held on disk."""
 INDEX, PAIR_ROWS = "index.arrow", "pairs.arrow"
 """Files of the index and the pairs, beside those of tokens."""
@@ -48,6 +56,8 @@ class TrainingCompletion:
     mask: NDArray[np.bool_]
     reference: NDArray[np.float32] | None = None
     proximal: NDArray[np.float32] | None = None
+    credit: NDArray[np.float32] | None = None
+    """Advantage of each token's turn; None where turns have none of their own."""
     advantage: float = 0.0
     weight: float = 1.0
     reward: float = float("nan")
@@ -162,6 +172,10 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
     behavior = [has_behavior(part.rollouts, rows.select(KEY), algorithm) for part, rows in zip(parts, kept, strict=True)]
     if all(behavior):
         columns.append("behavior")
+    if len({bool(part.shaped.tables("credits")) for part in parts}) > 1:
+        raise DataError("some shaped tables have credits of turns and some have none; they were not shaped alike")
+    if parts[0].shaped.tables("credits"):
+        columns.append("credit")
     with _Layout(directory, columns) as layout:
         for number, (part, rows) in enumerate(zip(parts, kept, strict=True)):
             prefix = f"{part.rollouts.id[:16]}/" if number else ""
@@ -175,6 +189,10 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
 def _with_live(rows: pl.DataFrame, part: Part, algorithm: Algorithm) -> pl.DataFrame:
     """Rows of the shaped table with `live`: whether the algorithm learns something from them."""
     live = pl.all_horizontal(pl.lit(True), *(pl.col(name) != 0 for name in algorithm.dead_at if name != PAIRS))
+    if part.shaped.tables("credits"):
+        moved = read_table(part.shaped, Credits).group_by(KEY).agg(pull=pl.col(ADVANTAGE).abs().max())
+        live = pl.all_horizontal(pl.lit(True), *(pl.col("pull" if n == ADVANTAGE else n) != 0 for n in algorithm.dead_at))
+        return rows.join(moved, on=KEY, how="left", maintain_order="left").with_columns(live=live).drop("pull")
     if PAIRS not in algorithm.dead_at:
         return rows.with_columns(live=live)
     pairs = read_table(part.shaped, Pairs) if part.shaped.tables("pairs") else pl.DataFrame(schema=_PAIR_TYPES)
@@ -242,6 +260,8 @@ def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefi
         rows = _read(path, drew).join(here, on=KEY, how="inner")
         for role, artifact in part.scores.items():
             rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
+        if credits := part.shaped.tables("credits"):
+            rows = with_credit(rows, pl.read_parquet(credits[number], glob=False))
         found += len(rows)
         layout.add(rows.with_columns(named))
     if found != len(kept):

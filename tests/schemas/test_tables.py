@@ -86,6 +86,15 @@ REMARKS = {"group_id": "g1", "sample_index": 0, "component": "reward_judge", "te
 COMPARISON = {"label": "grpo:low=0.1", "algorithm": "grpo", "seed": 0, "epoch": 4, "status": "failed", "error": "no logprobs"}
 COMPARISON_TIMING = {"label": "grpo:low=0.1", "seed": 0, "epoch": 4, "train_seconds": 12.5}
 TIMING = {"step": 0, "seconds": 0.5, "tokens_per_second": 24.0, "data_seconds": 0.0}
+CREDIT: dict[str, Any] = {
+    "group_id": "g",
+    "sample_index": 0,
+    "turn": 2,
+    "start": 17,
+    "length": 8,
+    "advantage": 0.75,
+    "keep": True,
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "prompts": PROMPT,
     "setaside": SET_ASIDE,
@@ -96,6 +105,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "pairs": PAIRS,
     "remarks": REMARKS,
     "turns": TURN,
+    "credits": CREDIT,
     "origins": ORIGINS,
     "metrics": METRICS,
     "timing": TIMING,

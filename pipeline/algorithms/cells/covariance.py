@@ -59,13 +59,13 @@ def covariance(drift: Drift) -> Float[Tensor, " tokens"]:
 
 
 def _draws(tokens: Tokens) -> Int[Tensor, " tokens"]:
-    """A number below 2^32 for each token, mixed from the number of its completion and its place there."""
+    """A number below 2^32 for each token, mixed from the number of its completion and its place there among tokens that count."""
     import torch
 
     assert tokens.number is not None
-    places = torch.arange(len(tokens.sequence), device=tokens.sequence.device)
-    starts = torch.full_like(tokens.number, len(places)).scatter_reduce(0, tokens.sequence, places, "amin")
-    mixed = (tokens.per_token(tokens.number) + 0x9E3779B9 * (1 + places - starts[tokens.sequence])) & 0xFFFFFFFF
+    places = tokens.mask.cumsum(0)
+    before = torch.full_like(tokens.number, len(places)).scatter_reduce(0, tokens.sequence, places - tokens.mask.long(), "amin")
+    mixed = (tokens.per_token(tokens.number) + 0x9E3779B9 * (places - before[tokens.sequence])) & 0xFFFFFFFF
     for _ in range(2):
         mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     return mixed ^ (mixed >> 16)

@@ -164,7 +164,7 @@ class MissingSampleKL(Cell):
         from pipeline.algorithms.cells.importance import effective_sample_size
 
         assert log_ratio is not None
-        drift = Drift(measured=log_ratio.detach(), advantage=tokens.per_token(tokens.advantage), tokens=tokens)
+        drift = Drift(measured=log_ratio.detach(), advantage=tokens.advantages, tokens=tokens)
         missing = (1 - effective_sample_size(drift)).detach()
         limited = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         return self.coefficient * missing * (bounded_exp(-log_ratio) - 1 + limited)

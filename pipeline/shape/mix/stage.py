@@ -14,7 +14,7 @@ from pipeline.run.process import Event, Reporter
 from pipeline.shape.stage import fates
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import verified
-from schemas import Pairs, Shaped
+from schemas import Credits, Pairs, Shaped
 
 
 def mix(spec: Event, reporter: Reporter) -> Event:
@@ -48,6 +48,10 @@ def _draw(work: Work, shaped: Artifact) -> Artifact:
         if not work.has_table(path.name, Pairs):
             pairs = pl.read_parquet(path, glob=False)
             work.write_table(path.name, pairs.filter(pl.col("group_id").is_in(chosen.implode())), Pairs)
+    for path in shaped.tables("credits"):
+        if not work.has_table(path.name, Credits):
+            turns = pl.read_parquet(path, glob=False)
+            work.write_table(path.name, turns.filter(pl.col("group_id").is_in(chosen.implode())), Credits)
     rows = pl.read_parquet([work.path / path.name for path in files], glob=False)
     return work.finish({**fates(rows), "groups": shaped.summary["groups"]})
 

@@ -99,6 +99,7 @@ def assert_same(one: Algorithm, other: Algorithm, tokens: Tokens, *, scale: floa
 
 
 PER_TOKEN = ("logprobs", "entropy", "mask", "behavior", "proximal", "reference")
+ROWS_OF_TOKENS = ("logprobs", "behavior", "proximal", "reference", "entropy")
 PER_SEQUENCE = ("advantage", "weight", "lengths", "group", "number", "age")
 
 
@@ -348,6 +349,46 @@ def test_13_masked_tokens_carry_nothing_whatever_they_hold(make_tokens: MakeToke
         assert loss == expected_loss
         assert torch.equal(gradient, expected)
         assert not gradient.view(2, -1)[:, ~tokens.mask].any()
+
+
+@identity
+@given(step=steps(), data=st.data())
+def test_13_what_a_tool_writes_between_drawn_tokens_changes_nothing(
+    make_tokens: MakeTokens, step: Step, data: st.DataObject
+) -> None:
+    """Tokens that nobody drew are put anywhere, as many as one likes: every drawn token's share of the loss stays what it was."""
+    drawn = {**step, "mask": [[True] * len(row) for row in step["logprobs"]]}
+    more = {name: [list(row) for row in drawn[name]] for name in (*ROWS_OF_TOKENS, "mask")}
+    places = [list(range(len(row))) for row in drawn["logprobs"]]
+    for row in range(len(places)):
+        for _ in range(data.draw(st.integers(0, 3))):
+            place = data.draw(st.integers(0, len(places[row])))
+            for name in ROWS_OF_TOKENS:
+                more[name][row].insert(place, data.draw(st.sampled_from([-9.0, -0.5, 0.0])))
+            more["mask"][row].insert(place, False)
+            places[row].insert(place, -1)
+    tokens, longer = make_tokens(**drawn), make_tokens(**{**drawn, **more})
+    was_drawn = longer.mask
+    for name, algorithm in EVERY.items():
+        note(name)
+        loss, gradient = loss_and_gradient(algorithm, longer)
+        expected_loss, expected = loss_and_gradient(algorithm, tokens)
+        assert loss == pytest.approx(expected_loss, rel=1e-11, abs=1e-13)
+        torch.testing.assert_close(gradient.view(2, -1)[:, was_drawn], expected.view(2, -1), rtol=1e-11, atol=1e-13)
+        assert not gradient.view(2, -1)[:, ~was_drawn].any()
+
+
+@identity
+@given(step=steps())
+def test_credits_that_are_all_their_completions_advantage_are_its_advantage(make_tokens: MakeTokens, step: Step) -> None:
+    tokens = make_tokens(**step)
+    spread = dataclasses.replace(tokens, credit=tokens.per_token(tokens.advantage), advantage=torch.zeros_like(tokens.advantage))
+    for name, algorithm in GRADIENTS.items():
+        note(name)
+        loss, gradient = loss_and_gradient(algorithm, spread)
+        expected_loss, expected = loss_and_gradient(algorithm, tokens)
+        assert loss == expected_loss
+        assert torch.equal(gradient, expected)
 
 
 @identity

@@ -116,7 +116,15 @@ def test_parallel_calls_are_answered_in_order_up_to_a_limit() -> None:
 
 
 def test_a_turn_without_a_call_ends_the_episode() -> None:
-    assert Tools(["calculator"]).step("It is 7.") == ([], None, True, {})
+    assert Tools(["calculator"]).step("It is 7.") == ([], None, True, {"void": False})
+
+
+@pytest.mark.parametrize(("text", "void"), [("#### 7", False), ("I do not know.", True), (" ", True)])
+def test_a_turn_that_neither_calls_nor_answers_is_void(text: str, void: bool) -> None:
+    assert Tools(["calculator"], answer="####").step(text)[2:] == (True, {"void": void})
+    assert Tools(["calculator"]).step(text)[3] == {"void": not text.strip()}
+    with pytest.raises(UserError, match=r"environment\.args\.answer: '\(' is no regular expression"):
+        Tools(["calculator"], answer="(")
 
 
 @pytest.mark.parametrize(

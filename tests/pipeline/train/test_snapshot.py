@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.common.errors import DataError, UserError
 from pipeline.run.parts import Part
+from pipeline.train.credit import with_credit
 from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot, left_out
 
 Rows = list[dict[str, Any]]
@@ -254,3 +255,17 @@ def test_replayed_rollouts_without_a_usable_ratio_are_refused_or_leave_all_witho
         bench.snapshot(fresh, replayed=[replayed(bench, old)])
     snapshot = bench.snapshot(fresh, algorithm="reinforce", replayed=[replayed(bench, old)])
     assert not snapshot.has_behavior
+
+
+def test_tokens_have_the_advantage_of_their_turn_and_void_turns_carry_no_loss() -> None:
+    rows = pl.DataFrame({"group_id": ["g", "g"], "sample_index": [0, 1], "mask": [[True, True, False, True], [True]]})
+    credits = pl.DataFrame(
+        [("g", 0, 0, 0, 2, 0.5, True), ("g", 0, 2, 3, 1, 0.0, False), ("g", 1, 0, 0, 1, -1.0, True)],
+        schema=["group_id", "sample_index", "turn", "start", "length", "advantage", "keep"],
+        orient="row",
+    )
+    found = with_credit(rows, credits)
+    assert found["credit"].to_list() == [[0.5, 0.5, 0.0, 0.0], [-1.0]]
+    assert found["mask"].to_list() == [[True, True, False, False], [True]]
+    with pytest.raises(DataError, match="1 completions have no credits"):
+        with_credit(rows, credits[:2])

@@ -10,7 +10,7 @@ from pipeline.common.lengths import length
 from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
-from schemas import Pairs, Rollouts, Shaped
+from schemas import Credits, Pairs, Rollouts, Shaped
 from schemas.table import Table
 
 KEY = ["group_id", "sample_index"]
@@ -22,12 +22,19 @@ TOKENS = {
 }
 
 
+_FACTS: dict[type[Table], tuple[str, ...]] = {
+    Shaped: ("keep", "drop_reason"),
+    Credits: ("turn", "start", "length"),
+    Pairs: ("chosen_index", "rejected_index"),
+}
+
+
 class ShapedChecks(Checks):
     """Checks of a shaped artifact."""
 
     def facts(self, table: type[Table]) -> dict[str, pl.Expr]:
-        names = ("keep", "drop_reason") if table is Shaped else ("chosen_index", "rejected_index")
-        key = KEY if table is Shaped else KEY[:1]
+        names = _FACTS[table]
+        key = KEY[:1] if table is Pairs else KEY
         return {**super().facts(table), **{name: pl.col(name) for name in (*key, *names)}}
 
     def check_batch(self, batch: RowBatch, table: type[Table], spot: Spot) -> None:
@@ -52,6 +59,9 @@ class ShapedChecks(Checks):
             self.check_summary({"kept": int(rows["keep"].sum()), "dropped": dict(reasons.iter_rows())})
         if source is not None and table is Shaped:
             check_aligned(self, rows, source, "a row for every completion of the rollouts")
+        if source is not None and table is Credits:
+            lost = rows.join(source, on=KEY, how="anti", maintain_order="left")
+            report_rows(self, lost, "aligned", "a turn of a completion of the rollouts")
         if source is not None and table is Pairs:
             self._check_ends(rows, source)
 
