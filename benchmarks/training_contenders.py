@@ -260,7 +260,7 @@ def trl(places: Places, cell: Cell, steps: int) -> Timed:
     return timed
 
 
-def trl_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tensor]]:
+def trl_gradient(places: Places, cell: Cell, **settings: Any) -> tuple[float, dict[str, Tensor]]:
     from transformers import TrainerCallback
 
     found: dict[str, Tensor] = {}
@@ -269,13 +269,17 @@ def trl_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tensor]]:
         def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
             found.update(gradients(model))
 
-    trainer = trl_trainer(places, cell, 1, 0.0, Keep())
+    trainer = trl_trainer(places, cell, 1, 0.0, Keep(), **settings)
     trainer.train()
     return trainer.loss_of_step, found
 
 
-def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callback: Any) -> Any:
-    """GRPOTrainer whose completions are read instead of generated, laid out as it lays out its own."""
+def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callback: Any, **settings: Any) -> Any:
+    """GRPOTrainer whose completions are read instead of generated, laid out as it lays out its own.
+
+    Args:
+        settings: of GRPOConfig, in place of those here.
+    """
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -285,7 +289,8 @@ def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callbac
     groups = rows.partition_by("group_id", maintain_order=True)
     longest = rows.select(pl.col("prompt_token_ids", "completion_token_ids").list.len().max()).sum_horizontal().item()
     shape = SHAPES[cell.shape]
-    per_pass = next(n for n in range(shape.completions, 0, -1) if shape.completions % n == 0 and n * longest <= TOKENS_PER_PASS)
+    fitting = (n for n in range(shape.completions, 0, -1) if shape.completions % n == 0 and n * longest <= TOKENS_PER_PASS)
+    per_pass = settings.pop("per_device_train_batch_size", None) or next(fitting)
 
     class Stored(GRPOTrainer):  # type: ignore[misc]
         loss_of_step = 0.0
@@ -338,12 +343,12 @@ def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callbac
             max_grad_norm=max_norm,
             optim="adamw_torch_fused",
             bf16=cell.dtype == "bfloat16",
-            gradient_checkpointing=False,
             use_cpu=DEVICE == "cpu",
             save_strategy="no",
             logging_steps=1,
             report_to="none",
             disable_tqdm=True,
+            **{"gradient_checkpointing": False, **settings},
         )
         dataset = Dataset.from_list([{"prompt": "<eos>", "number": number} for number in range(len(groups))])
         tokenizer = AutoTokenizer.from_pretrained(places["checkpoint"])

@@ -41,6 +41,17 @@ def children(pid: int) -> set[int]:
     return found
 
 
+def anonymous_memory(pid: int) -> int:
+    """Bytes of memory that a process and all below it have and that no file backs: what comes free when they end."""
+    found = 0
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            found = next((int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon:")), 0)
+    except OSError:  # it ended
+        pass
+    return found + sum(anonymous_memory(child) for child in children(pid))
+
+
 def left_processes(helpers: set[int]) -> bool:
     """Whether a process below this one still runs, other than `helpers`, which started before the user's code ran."""
     deadline = time.monotonic() + GRACE_SECONDS

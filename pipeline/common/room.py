@@ -1,4 +1,4 @@
-"""How much memory there is, as this process may have it: the machine's, its cgroup's, and its own address space."""
+"""How much memory there is, as this process may have it: the machine's, its cgroup's, and what limits of its own leave it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ _NO_LIMIT = 1 << 60
 
 
 ADDRESS_SPACE = "of a process's address space (ulimit -v)"
+DATA = "of a process's data (ulimit -d)"
+OF_EACH_PROCESS = {ADDRESS_SPACE: (resource.RLIMIT_AS, 0), DATA: (resource.RLIMIT_DATA, 5)}
+"""Limits that every process has for itself, and which number of /proc/self/statm they count, in pages. Data is all private memory
+that can be written, touched or not (since Linux 4.7)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +29,42 @@ class MemoryRoom:
     """What limits it, such as "available on this machine"."""
 
 
-def host_room() -> MemoryRoom:
-    """Memory that this process can still have."""
-    rooms = [shared_room()]
-    if (limit := address_space_limit()) is not None:
-        rooms.append(MemoryRoom(free=max(0, limit - _mapped()), of=ADDRESS_SPACE))
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """Bytes that a process has set aside beside the memory that it has."""
+
+    address: int
+    """Of its address space: libraries, stacks, room for an allocator to grow into."""
+    data: int
+    """Of that, what can be written: stacks, and what an allocator has not handed out yet."""
+
+
+def host_room(processes: int = 1) -> MemoryRoom:
+    """Memory that this process can still have.
+
+    Args:
+        processes: of this kind, this one among them, which share what is not limited for each.
+    """
+    shared = shared_room()
+    rooms = [MemoryRoom(free=shared.free // processes, of=shared.of)]
+    for of, (limit, place) in OF_EACH_PROCESS.items():
+        if (most := _limit(limit)) is not None:
+            rooms.append(MemoryRoom(free=max(0, most - _pages(place)), of=of))
     return min(rooms, key=lambda room: room.free)
 
 
-def room_of_new_process(reserved: int) -> MemoryRoom:
-    """Memory that a process can have which is yet to be started.
+def room_of_new_process(reserved: Reserved, processes: int = 1, others: int = 0) -> MemoryRoom:
+    """Memory that a process can have which is yet to be started, and that inherits this one's limits.
 
     Args:
-        reserved: bytes of address space that it has beside its memory: libraries, stacks, and what allocators set aside.
+        processes: of this kind that will be started; they share what is not limited for each.
+        others: bytes of what is shared that other processes will take.
     """
-    rooms = [shared_room()]
-    if (limit := address_space_limit()) is not None:
-        rooms.append(MemoryRoom(free=max(0, limit - reserved), of=ADDRESS_SPACE))
+    shared = shared_room()
+    rooms = [MemoryRoom(free=max(0, shared.free - others) // processes, of=shared.of)]
+    for of, beside in ((ADDRESS_SPACE, reserved.address), (DATA, reserved.data)):
+        if (most := _limit(OF_EACH_PROCESS[of][0])) is not None:
+            rooms.append(MemoryRoom(free=max(0, most - beside), of=of))
     return min(rooms, key=lambda room: room.free)
 
 
@@ -52,8 +75,7 @@ def shared_room() -> MemoryRoom:
 
 def address_space_limit() -> int | None:
     """Bytes of address space that a process may have; None if there is no limit."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
+    return _limit(resource.RLIMIT_AS)
 
 
 def gpu_room() -> MemoryRoom | None:
@@ -69,7 +91,7 @@ def gpu_room() -> MemoryRoom | None:
 
 def resident() -> int:
     """Bytes of memory that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return _pages(1)
 
 
 def _available() -> int:
@@ -81,9 +103,15 @@ def _available() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _mapped() -> int:
+def _limit(which: int) -> int | None:
+    limit = resource.getrlimit(which)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _pages(place: int) -> int:
+    """Bytes of this process that a number of statm counts."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[place]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 

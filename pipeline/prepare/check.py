@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -25,6 +25,7 @@ from pipeline.generate.engines.devices import described as described_engines
 from pipeline.generate.engines.devices import refuse_args, shares
 from pipeline.look.trackers.tracker import tracker_module
 from pipeline.prepare.cluster import look_at_cluster
+from pipeline.prepare.others import Beside, beside
 from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.room import lines_of, refuse_unfit, room_for
@@ -40,7 +41,6 @@ from pipeline.sources.dialogues import asked_of, shared_questions
 from pipeline.sources.gguf_files import described as described_source
 from pipeline.sources.gguf_files import made_from
 from pipeline.sources.rendering import NO_CHAT_TEMPLATE, Rendering, template_renderer
-from pipeline.sources.same_tokens import check_same_tokens
 from pipeline.sources.tokenizer import absent_tokens
 from pipeline.sources.weights import refuse_incomplete
 from pipeline.store import Store
@@ -117,11 +117,11 @@ def check_config(config: RunConfig) -> list[str]:
     directory = base_model.locate(config.model)
     files = base_model.model_files(directory, trust_remote_code=config.model.trust_remote_code)
     refuse_incomplete(files["config.json"].parent, trust_remote_code=config.model.trust_remote_code)
+    others = Beside()
     if "tokenizer.json" in files:
         for here, _ in settings:
             check_tokens(here.replay, files["tokenizer.json"])
-            check_reference(here, files)
-            check_mixture(here, files)
+        others = beside(settings, files)
     absent = absent_tokens(files["config.json"].parent)
     template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
@@ -138,7 +138,7 @@ def check_config(config: RunConfig) -> list[str]:
     graded = look_at_graders(config, train)
     nodes, slow = look_at_cluster(config)
     longest = rendering.about_longest(asked_of(train)) + config.generate.max_tokens
-    room = room_for(config, files, min(longest, rendering.context or longest))
+    room = room_for(config, files, min(longest, rendering.context or longest), others)
     if room is not None:
         refuse_unfit(room, config)
     bads = ((config.data.train.path, train_bad), (config.data.heldout.path, heldout_bad))
@@ -194,54 +194,6 @@ def look_at_set(config: RunConfig, name: str, train: pl.DataFrame, model: Path) 
         raise DataError(f"evaluate.sets, {name}: {len(shared)} questions of {source.path} are also in {config.data.train.path}")
     check_prompts(config.reward.components, frame.to_dicts, source.path)
     return f"{len(frame)} in the set {name}"
-
-
-def check_reference(config: RunConfig, files: Mapping[str, Path]) -> None:
-    """Look at a reference that is no checkpoint of the run.
-
-    Args:
-        files: of the run's model, by name.
-
-    Raises:
-        UserError: no model there, or one of other tokens.
-    """
-    if config.reference.path is not None:
-        _other_model(config, config.reference.path, files, "reference")
-
-
-def check_mixture(config: RunConfig, files: Mapping[str, Path]) -> None:
-    """Look at a model that completions are drawn by beside the policy and that is no checkpoint of the run.
-
-    Args:
-        files: of the run's model, by name.
-
-    Raises:
-        UserError: no model there, or one of other tokens, or whose logits are of another number of them.
-    """
-    mixture, place = config.generate.mixture, "generate.mixture.with"
-    if mixture is None or mixture.share == 0 or mixture.with_ == "behavior":
-        return
-    path = config.reference.path if mixture.with_ == "reference" else mixture.with_
-    if path is None:
-        return
-    other = _other_model(config, path, files, place)
-    ours, theirs = (base_model.vocabulary(one["config.json"]) for one in (files, other))
-    if ours != theirs:
-        raise UserError(
-            f"{place}: {path}: its vocabulary has {theirs} entries, and that of this run's model {ours}; a mixture adds logits "
-            "entry by entry. Name a model whose config.json has the same vocab_size"
-        )
-
-
-def _other_model(config: RunConfig, path: str, files: Mapping[str, Path], where: str) -> dict[str, Path]:
-    """The files of a model with the same tokens."""
-    section = config.model.model_copy(update={"path": path, "revision": None})
-    try:
-        other = base_model.model_files(base_model.locate(section), trust_remote_code=section.trust_remote_code)
-    except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('model.path: ')}") from None
-    check_same_tokens(files["tokenizer.json"], other.get("tokenizer.json", Path("none")), f"{where}: {path}")
-    return other
 
 
 def _episodes(config: EnvironmentConfig) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from pipeline.common import errors
 from pipeline.common.errors import UserError
+from pipeline.common.linux import anonymous_memory
 from pipeline.run.child import Child
 from pipeline.run.child import Event as Event
 
@@ -84,6 +85,11 @@ class StageProcess:
     @property
     def is_alive(self) -> bool:
         return self._child.is_alive
+
+    @property
+    def memory(self) -> int:
+        """Bytes that come free when it ends."""
+        return anonymous_memory(self._child.pid)
 
     def end(self) -> None:
         """Make sure that the process and its own children are gone."""

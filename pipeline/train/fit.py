@@ -17,6 +17,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.room import MemoryRoom, host_room, resident
 from pipeline.config.train import TrainConfig
 from pipeline.store.files import write_text
+from pipeline.train import needs
 from pipeline.train.batch import collate
 from pipeline.train.model import Policy
 from pipeline.train.needs import WIDTHS, Kind, ModelSize, TrainingFit, choose, readable_gb, refusal, rounded, size_of
@@ -74,9 +75,8 @@ def scoring_tokens(policy: Policy, config: TrainConfig, longest: int, team: Team
     if config.tokens_per_micro_batch != "auto":
         return config.tokens_per_micro_batch
     size = weigh(policy, longest, team)
-    of_a_layer = 2 * size.kept / size.layers * WIDTHS[policy.dtype]
     free = min(one["free"] for one in team.gather_json(vars(_room(policy, team))))
-    return max(longest, rounded(min(config.pass_tokens, free / 4 / of_a_layer)))
+    return needs.scoring_tokens(size, config, policy.dtype, free, longest)
 
 
 def weigh(policy: Policy, longest: int, team: Team) -> ModelSize:
@@ -133,8 +133,8 @@ def _room(policy: Policy, team: Team) -> MemoryRoom:
     if policy.device.type == "cuda":
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         return MemoryRoom(free=free, of="on the GPU")
-    room = host_room()
-    return MemoryRoom(free=room.free // team.size + resident(), of=room.of)
+    room = host_room(team.size)
+    return MemoryRoom(free=room.free + resident(), of=room.of)
 
 
 def _recorded(scratch: Path, config: TrainConfig) -> TrainingFit | None:

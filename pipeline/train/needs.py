@@ -183,6 +183,30 @@ def _affordable(
     return max(longest, rounded(min(MOST_TOKENS, comfortable, by_memory)))
 
 
+def scoring_tokens(size: ModelSize, config: TrainConfig, dtype: str, free: float, longest: int) -> int:
+    """Tokens of a pass that only scores: no activations stay, so a layer's decide.
+
+    Args:
+        free: bytes that the process may have in all.
+    """
+    if config.tokens_per_micro_batch != "auto":
+        return config.tokens_per_micro_batch
+    return max(longest, rounded(min(config.pass_tokens, free / 4 / _of_a_layer(size, dtype))))
+
+
+def scoring_need(size: ModelSize, config: TrainConfig, dtype: str, kind: Kind, free: float, longest: int) -> int:
+    """Most that one process has at once which scores: while the model is loaded, in fp32, or in a pass."""
+    tokens = scoring_tokens(size, config, dtype, free, longest)
+    weights = (4 + (0 if dtype == "float32" else WIDTHS[dtype])) * size.weights / config.processes
+    working = TILES_BYTES[kind] + ALLOCATOR[kind] * tokens * _of_a_layer(size, dtype)
+    return int(PROCESS_BYTES[kind] + weights + working)
+
+
+def _of_a_layer(size: ModelSize, dtype: str) -> float:
+    """Bytes that a token takes while a layer is computed and nothing is kept."""
+    return 2 * size.kept / size.layers * WIDTHS[dtype]
+
+
 def rounded(tokens: float) -> int:
     """Down to a number with three leading bits, so that a little more or less memory chooses the same.
 
@@ -213,10 +237,11 @@ def refusal(fit: TrainingFit, size: ModelSize, config: TrainConfig, dtype: str, 
     if shortest and longest > COMFORTABLE_TOKENS:
         ways.append(f"a shorter generate.max_tokens (a pass has to hold the longest prompt and completion, {longest:,} tokens)")
     ways.append("a smaller model")
+    spare = ", of which a tenth stays free" if fit.bytes <= fit.free else ""
     return (
         f"training does not fit: it needs about {readable_gb(fit.bytes)} even with {fit.tokens:,} tokens a pass"
-        f"{' and activations recomputed' if fit.checkpointing else ''}, and {readable_gb(fit.free)} is there, {fit.limited_by}. "
-        f"What would fit: {'; '.join(ways)}. Optimizer state has no smaller form here: AdamW's two moments are fp32"
+        f"{' and activations recomputed' if fit.checkpointing else ''}, and {readable_gb(fit.free)} is there, {fit.limited_by}"
+        f"{spare}. What would fit: {'; '.join(ways)}. Optimizer state has no smaller form here: AdamW's two moments are fp32"
     )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import DataError, StageCrashed
+from pipeline.common.room import MemoryRoom
+from pipeline.run import processes
 from pipeline.run.process import Event
 from pipeline.run.processes import Processes
 
@@ -39,12 +41,15 @@ class Stage:
     """A stage that remembers what it did."""
 
     def __init__(self, directory: Path) -> None:
-        (directory / "remembering.py").write_text(STAGE, encoding="utf-8")
-        self.processes = Processes({"PYTHONPATH": str(directory)})
+        for name in ("remembering", "other"):
+            (directory / f"{name}.py").write_text(STAGE, encoding="utf-8")
+        self.free = 1 << 40
+        room = lambda: MemoryRoom(free=self.free, of="available on this machine")  # noqa: E731
+        self.processes = Processes({"PYTHONPATH": str(directory)}, room)
         self.log = directory / "stage.log"
 
-    def __call__(self, do: str) -> Event:
-        return self.processes.run("remembering", {"do": do}, self.log, lambda event: None)
+    def __call__(self, do: str, module: str = "remembering") -> Event:
+        return self.processes.run(module, {"do": do}, self.log, lambda event: None)
 
 
 @pytest.fixture
@@ -90,3 +95,39 @@ def test_closing_ends_idle_processes(stage: Stage) -> None:
     stage.processes.close()
     assert not Path(f"/proc/{first['pid']}").exists()
     assert stage("b")["before"] == ["b"]
+
+
+@pytest.fixture
+def with_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both stages hold a model, on a CPU."""
+    monkeypatch.setattr(processes, "ON_GPU", {"remembering", "other"})
+    monkeypatch.setattr(processes, "has_gpu", lambda: False)
+
+
+@pytest.mark.usefixtures("with_models")
+def test_an_idle_stage_with_a_model_stays_where_memory_is_plenty(stage: Stage) -> None:
+    first = stage("a")
+    stage("b", "other")
+    assert stage("c")["pid"] == first["pid"]
+
+
+@pytest.mark.usefixtures("with_models")
+def test_an_idle_stage_with_a_model_ends_where_memory_is_short(stage: Stage) -> None:
+    first = stage("a")
+    held = stage.processes._idle["remembering"].memory
+    assert 1 << 20 < held < 1 << 30
+    stage.free = 3 * held - 1
+    assert stage("b")["pid"] == first["pid"]
+    stage("c", "other")
+    assert not Path(f"/proc/{first['pid']}").exists()
+    assert stage("d")["before"] == ["d"]
+
+
+@pytest.mark.usefixtures("with_models")
+def test_a_stage_with_a_model_is_not_started_before_its_turn_where_memory_is_short(stage: Stage) -> None:
+    stage.free = (6 << 30) - 1
+    stage.processes.warm_up("remembering", stage.log)
+    assert not stage.processes._idle
+    stage.free = 6 << 30
+    stage.processes.warm_up("remembering", stage.log)
+    assert list(stage.processes._idle) == ["remembering"]

@@ -19,7 +19,7 @@ from pipeline.generate.mixture.folder import MixedWith, mixture_folder
 from pipeline.generate.mixture.logits import mixed_logits
 from pipeline.generate.mixture.order import other_of
 from pipeline.generate.order import generate_orders, rollouts_request
-from pipeline.prepare.check import check_mixture
+from pipeline.prepare.others import mixture_files
 from pipeline.run.order import Order
 from pipeline.sources.models import model_files
 from pipeline.store import Artifact
@@ -121,7 +121,7 @@ def test_a_model_of_other_tokens_or_another_vocabulary_is_refused(
     (others / "tokenizer.json").write_text(spelled.replace('"unk_token": "a"', '"unk_token": "b"'), encoding="utf-8")
 
     def check(place: Path, share: float = 0.1) -> None:
-        check_mixture(make_config({"generate.mixture": {"with": str(place), "share": share}}), files)
+        mixture_files(make_config({"generate.mixture": {"with": str(place), "share": share}}), files)
 
     check(tmp_path / "ours")
     with pytest.raises(UserError, match=r"generate\.mixture\.with: .*longer: its vocabulary has 9 entries, and that of .* 8"):
