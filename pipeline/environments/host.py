@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,7 +27,7 @@ from pipeline.environments.serve import PACKET
 if TYPE_CHECKING:
     from pipeline.config.environment import EnvironmentConfig
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """How long loading an environment may take."""
 LONGEST_LINE = 8 * MOST_CHARACTERS
 """Bytes of an observation as a worker says it."""
@@ -59,10 +60,13 @@ class Host:
     Args:
         config: the environment, and its limits.
         on_answer: called from that thread after each answer is put into `answers`.
+        model: directory of the policy, for environments that read its calls.
     """
 
-    def __init__(self, config: EnvironmentConfig, on_answer: Callable[[], None] = lambda: None) -> None:
-        self._config, self.on_answer = config, on_answer
+    def __init__(
+        self, config: EnvironmentConfig, on_answer: Callable[[], None] = lambda: None, model: Path | None = None
+    ) -> None:
+        self._config, self.on_answer, self._model = config, on_answer, model
         self.answers: SimpleQueue[tuple[Key, Observation]] = SimpleQueue()
         """What environments said to each start and each step."""
         self.reads_special_tokens = False
@@ -92,6 +96,7 @@ class Host:
         )
         theirs.close()
         told = {"name": self._config.name, "args": self._config.given, "memory_mib": self._config.memory_mib}
+        told["model"] = None if self._model is None else str(self._model)
         try:
             self._control.settimeout(START_SECONDS)
             self._control.send(encode({**told, "directory": os.getcwd()}))

@@ -37,6 +37,15 @@ class BoundEnvironment:
         environment: Environment = self.made_by(**self.args)
         return environment
 
+    def prepare(self, model: str | None) -> None:
+        """Do what is done once for all episodes, in the process that they are forked from: the class's own `prepare`.
+
+        Args:
+            model: directory of the policy, if there is one.
+        """
+        if callable(prepare := getattr(self.made_by, "prepare", None)):
+            prepare(model, **self.args)
+
     @property
     def reads_special_tokens(self) -> bool:
         """Whether special tokens are part of the actions that it is given."""

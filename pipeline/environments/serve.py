@@ -2,7 +2,7 @@
 
 What it says over the socket that is its standard input, one JSON value a packet:
 
-    host → server   {"name", "args", "directory", "memory_mib"}              once
+    host → server   {"name", "args", "model", "directory", "memory_mib"}     once
     server → host   {"ready": true, "special"} or {"refused": why}           once
     host → server   {"fork": true}, with a socket                            for each process
     server → host   {"pid": number}
@@ -51,6 +51,7 @@ def serve(control: socket.socket) -> None:
     try:
         serve_from(start["directory"])
         bound = resolve(start["name"], start["args"])
+        bound.prepare(start["model"])
     except UserError as error:
         control.send(encode({"refused": str(error)[:3000]}))
         return

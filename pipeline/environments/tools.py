@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from pipeline.common.errors import UserError
 from pipeline.environments.calls import ToolCall, calls_in
+from pipeline.environments.parsers import Parser, loaded
 from pipeline.rewards.arguments import fits, parameters_of
 from pipeline.sources.tools import schemas_of, tool_named
 
@@ -20,6 +24,10 @@ class Tools:
     another type, an exception, too many calls in a turn.
     """
 
+    deterministic = True
+    """As far as its tools are."""
+    _parsers: ClassVar[dict[str, Parser]] = {}
+    """Those that are loaded."""
     reads_special_tokens = True
     """Some families write calls with special tokens."""
 
@@ -29,17 +37,20 @@ class Tools:
         form: Literal["hermes", "json", "pythonic"] = "hermes",
         most_calls: int = 8,
         answer: str | None = None,
+        parser: str | None = None,
     ) -> None:
         """
         Args:
             tools: their names.
             form: how the model writes calls.
             most_calls: of one turn; further ones are answered with an error.
+            parser: of vLLM's, in place of `form`: the name of one (hermes, llama3_json, …), or auto, by the chat template.
             answer: regular expression of an answer. A turn without a call in which it is not found is void, as is an empty one.
         """
         if not tools:
             raise UserError("environment.tools: names no tool")
-        self._form, self._most = form, most_calls
+        self._most = most_calls
+        self._calls_in = partial(calls_in, form=form) if parser is None else self._parsers[parser]
         try:
             self._answer_in = re.compile(answer) if answer is not None else None
         except re.error as error:
@@ -47,11 +58,23 @@ class Tools:
         names = [schema["function"]["name"] for schema in schemas_of(tools)]
         self._functions = {name: tool_named(tool) for name, tool in zip(names, tools, strict=True)}
 
+    @classmethod
+    def prepare(cls, model: str | None, tools: Sequence[str], parser: str | None = None, **_: Any) -> None:
+        """Load the parser, once for all episodes.
+
+        Args:
+            model: directory of the model whose calls are read.
+        """
+        if parser is not None and model is not None:
+            os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+            logging.disable(logging.CRITICAL)  # parsers log what models wrote
+            cls._parsers[parser] = loaded(parser, model, schemas_of(tools))
+
     def start(self, prompt: Mapping[str, Any], seed: int) -> None:
         return None
 
     def step(self, action: str) -> tuple[Any, None, bool, dict[str, Any]]:
-        calls = calls_in(action, self._form)
+        calls = self._calls_in(action)
         said = [self._answer(call) for call in calls[: self._most]]
         said += [_wrong(call.name, f"more than {self._most} calls in a turn") for call in calls[self._most :][:1]]
         void = not calls and not (self._answer_in.search(action) if self._answer_in else action.strip())

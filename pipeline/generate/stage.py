@@ -193,7 +193,9 @@ class _Jobs:
                 writes = self._between()
                 for note in writes.notes():
                     reporter.note(note)
-                engine = self._episodes(engine, stack.enter_context(Host(self.environment)), self.environment, writes)
+                engine = self._episodes(
+                    engine, stack.enter_context(Host(self.environment, model=self.policy.path)), self.environment, writes
+                )
             pool = stack.enter_context(RewardPool(self.reward))
             writer = stack.enter_context(self._writer(pool))
             for note in pool.notes:

@@ -261,6 +261,40 @@ def test_the_calculator_works_out_what_stands_between_brackets(player: Player) -
     assert ("episodes played again", 4, 4) in [(count.what, count.done, count.total) for count in found.counts]
 
 
+def test_tools_that_are_built_in_are_called_again_by_a_deep_audit(player: Player) -> None:
+    call = '<tool_call>{"name": "calculator", "arguments": {"expression": "0+1"}}</tool_call>'
+    graders = [{"grader": "exact_match"}]
+    player.config = player.config.model_copy(update={"generate": player.config.generate.model_copy(update={"max_tokens": 100})})
+    made, _ = player.play(lambda group, sample: [call, "", "1"], {"tools": ["calculator"]}, graders)
+    assert [turn[2:] for turn in turns_of(made, rows_of(made)[0])] == [
+        ("policy", None, None, "ok"), ("tool", "calculator", None, "ok"), ("policy", None, None, "void"),
+    ]  # fmt: skip
+    found = audit(made.path, deep=True, samples=4)
+    assert not [f for f in found.findings if f.severity == "error" and f.check not in ("logprobs", "seed", "prompts drawn")]
+    assert ("episodes played again", 4, 4) in [(count.what, count.done, count.total) for count in found.counts]
+    assert [turn_differs(name) for name in ("calculater", "calculator")] == [True, False]
+
+
+def turn_differs(name: str) -> bool:
+    """Whether an episode whose tool has this name is not what the calculator gives."""
+    from pipeline.environments.host import Host
+    from pipeline.generate.between import PlainBetween
+    from pipeline.generate.engine import EpisodeTurn
+    from pipeline.look.audit.deep.episodes import _Game
+
+    tokenizer = load_tokenizer(BASE, trust_remote_code=False)
+    said, drawn = tokenizer.encode("1"), [*tokenizer.encode("[0+1]"), EOS]
+    turns = [
+        EpisodeTurn(0, len(drawn), "policy"),
+        EpisodeTurn(len(drawn), len(said), "tool", name),
+        EpisodeTurn(len(drawn) + len(said), 1, "policy"),
+    ]
+    row = {"row": 0, "sample_index": 0, "completion_token_ids": [*drawn, *said, EOS], "group_id": "g@1", "finish_reason": "stop"}
+    recipe = {"sampling": {}, "selection": {"seed": 0, "iteration": 0}, "purpose": "train"}
+    with Host(EnvironmentConfig(name="calculator")) as host:
+        return _Game(host, PlainBetween(tokenizer), tokenizer, recipe).difference(row, turns, {}) is not None
+
+
 def test_stored_episodes_are_graded_again_by_what_the_environment_gave(player: Player) -> None:
     graders = [{"grader": "exact_match"}]
     made, _ = player.play(lambda group, sample: ["7", "1"], {"name": "games:Guess"}, graders)

@@ -1,7 +1,7 @@
 """Episodes played again: what a built-in environment answers to the stored turns, from the stored seeds.
 
-Environments of the user's own are code, which an audit does not run. One that does not say that it is deterministic may answer
-otherwise each time.
+Environments and tools of the user's own are code, which an audit does not run. One that does not say that it is deterministic may
+answer otherwise each time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from pipeline.look.audit.deep.rerun import CannotRerun, parent_path
 from pipeline.look.audit.deep.rewards import prompts_of
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.world import World
+from pipeline.sources.tools import BUILTINS as TOOLS
 from schemas import Rollouts, Turns
+from schemas.turns import VOID
 
 REMEDY = "These tokens, or this reward, are not what the environment gives. Have the rollouts made anew by their run."
 ANSWER_SECONDS = 300.0
@@ -76,13 +78,17 @@ def _config(stated: Mapping[str, Any]) -> EnvironmentConfig:
     name, args = str(stated.get("name")), stated.get("args") or {}
     if name not in BUILTINS:
         raise CannotRerun(f"{name} is the user's own environment, and an audit runs no code that comes with the data")
-    if name == "tools":
-        raise CannotRerun("tools are functions, which may answer otherwise each time")
+    tools = stated.get("tools") or {}
+    if own := [tool for tool in tools if tool not in TOOLS]:
+        raise CannotRerun(f"{own[0]} is the user's own tool, and an audit runs no code that comes with the data")
+    if args.get("parser"):
+        raise CannotRerun(f"calls were read by vLLM's parser {args['parser']}, which may read them otherwise in another version")
     if stated.get("version", 1) != VERSIONS.get(name, 1):
         raise CannotRerun(f"another version of {name} answered then")
-    if not resolve(name, args).deterministic:
+    config = EnvironmentConfig(name=name, args=dict(args), tools=tuple(tools))
+    if not resolve(name, config.given).deterministic:
         raise CannotRerun(f"{name} may answer otherwise each time")
-    return EnvironmentConfig(name=name, args=dict(args))
+    return config
 
 
 def _tokenizer(held: Held, world: World) -> Any:
@@ -117,12 +123,14 @@ class _Game:
             said, rounds = self._heard(), list(_rounds(turns))
             for number, (drawn, others) in enumerate(rounds):
                 if drawn is not None:
-                    if drawn.status != "ok":
+                    if drawn.status not in ("ok", VOID):
                         return None
                     self._host.step(key, self._action(tokens[drawn.start : drawn.start + drawn.length]))
                     said = self._heard()
                     if said.reward != drawn.reward:
                         return f"reward {said.reward}", f"{drawn.reward} for the turn at {drawn.start}", "reward"
+                    if said.void != (drawn.status == VOID) and said.error is None:
+                        return f"a turn that is {'' if said.void else 'not '}void", f"status {drawn.status}", "status"
                 if said.error is not None:
                     return f"an environment that fails: {said.error}", "an episode without that", "status"
                 goes_on = number + 1 < len(rounds)
@@ -131,6 +139,10 @@ class _Game:
                 stored = [tokens[turn.start : turn.start + turn.length] for turn in others]
                 last = tokens[drawn.start + drawn.length - 1] if drawn is not None and drawn.length else None
                 wanted = self._between.tokens(said.messages, last) if goes_on else []
+                called = [(message.name, message.error) for message in said.messages] if goes_on else []
+                if called != [(turn.name, turn.status == "tool_error") for turn in others]:
+                    names = ", ".join(str(turn.name) for turn in others)
+                    return f"messages of {', '.join(str(name) for name, _ in called)}", f"turns of {names}", "turns"
                 if stored != wanted:
                     texts = [self._tokenizer.decode([one for piece in pieces for one in piece]) for pieces in (wanted, stored)]
                     return f"{texts[0]!r} from the environment", f"{texts[1]!r}", "completion_token_ids"
