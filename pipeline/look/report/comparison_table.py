@@ -101,11 +101,12 @@ def cautions(comparison: Artifact, heldout: Artifact | None) -> list[str]:
 
 
 def as_json_rows(comparison: Artifact) -> dict[str, Any]:
-    """The policy before training, the ranking, and every trial with its wall times."""
+    """The policy before training, the ranking, the baseline of `over_baseline`, and every trial with its wall times."""
     key = ["label", "seed", "epoch"]
     trials = read_table(comparison, Comparison)
     timed = trials.join(read_table(comparison, ComparisonTiming), on=key, how="left", maintain_order="left")
     summary = comparison.summary
-    rows = {"id": comparison.id, "before": summary["before"], "algorithms": summary["algorithms"], "trials": timed.to_dicts()}
+    rows = {"id": comparison.id, "before": summary["before"], "baseline": comparison.recipe.get("baseline")}
+    rows |= {"algorithms": summary["algorithms"], "trials": timed.to_dicts()}
     safe: dict[str, Any] = json_safe(rows)
     return safe

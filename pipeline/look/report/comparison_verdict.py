@@ -13,8 +13,28 @@ from pipeline.look.report.verdict import Outcome
 def ranking_verdict(compared: Compared) -> Outcome:
     """Who leads, by how much, and whether that may be chance.
 
-    The lead is over each other algorithm, prompt by prompt; where the interval of one of them holds 0, it may be as good.
+    The lead is over each other algorithm, prompt by prompt; where the interval of one of them holds 0, it may be as good. Where a
+    baseline was trained, which algorithms beat it.
     """
+    found = _lead(compared)
+    return Outcome(f"{found.says}{_over_baseline(compared)}", found.way)
+
+
+def _over_baseline(compared: Compared) -> str:
+    """Which algorithms are better than imitation of the best completions, by more than the interval over prompts."""
+    baseline = compared.artifact.recipe.get("baseline")
+    others = [row for row in compared.ranking if row["label"] != baseline and row["pass_at_1"] is not None]
+    against = [(row["label"], row["over_baseline_low"]) for row in others if row.get("over_baseline_low") is not None]
+    if baseline is None or not against:
+        return ""
+    better = [label for label, low in against if low > 0]
+    if not better:
+        return f" Nothing is known to be better than {baseline}, SFT on each group's best."
+    which = "all others" if len(better) == len(against) > 1 else ", ".join(better)
+    return f" Better than {baseline}, SFT on each group's best: {which}."
+
+
+def _lead(compared: Compared) -> Outcome:
     judged = [row for row in compared.ranking if row["pass_at_1"] is not None]
     if not judged:
         return Outcome("Nothing was judged: every trial failed.", "even")

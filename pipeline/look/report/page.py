@@ -21,9 +21,10 @@ from pipeline.look.report import figures, outcomes
 from pipeline.look.report.course import by_iteration, each
 from pipeline.look.report.curves import read_curves, training_section
 from pipeline.look.report.examples import read_examples
+from pipeline.look.report.learned import learned_section
 from pipeline.look.report.made import made
 from pipeline.look.report.previous import changed_settings
-from pipeline.look.report.verdict import verdict
+from pipeline.look.report.verdict import Outcome, verdict
 from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of, status
 from pipeline.store import Artifact
@@ -73,8 +74,12 @@ def render(run: Run) -> str:
     """The page's HTML."""
     now = status(run)
     rows = now["iterations"]
+    learned, said = learned_section(run), verdict(run)
+    if learned and learned[1].way == "down":
+        said = Outcome(f"{said.says} {learned[1].says}", "down")
     sections = [
         outcomes.accuracy_section(rows),
+        *([learned[0]] if learned else []),
         outcomes.rollouts_section(run),
         training_section(read_curves(run), outcomes.logprob_panel(run)),
         outcomes.time_section(run, rows),
@@ -82,7 +87,7 @@ def render(run: Run) -> str:
     template = page_environment().get_template("page.html.j2")
     return template.render(
         now=now,
-        verdict=verdict(run),
+        verdict=said,
         made=made(artifact.manifest.provenance for _, artifact in _artifacts(run)),
         scripts=[script("readings.js")],
         tiles=_headline(run, rows),

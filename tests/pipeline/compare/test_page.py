@@ -99,6 +99,19 @@ def test_the_verdict_says_whether_the_lead_may_be_chance(make_trials: Make) -> N
     assert alike.way == "even"
 
 
+def test_the_verdict_says_what_beats_imitation(make_trials: Make) -> None:
+    def says(**strengths: float) -> str:
+        trials = make_trials(",".join(strengths).replace("best_of_n", "best-of-n"), strengths={
+            name.replace("_", "-"): strength for name, strength in strengths.items()
+        })  # fmt: skip
+        trials.plan = replace(trials.plan, baseline="best-of-n")
+        return ranking_verdict(compared_of(trials)).says
+
+    assert says(grpo=0.5, reinforce=0.0, best_of_n=0.1).endswith("Better than best-of-n, SFT on each group's best: grpo.")
+    assert says(grpo=0.5, reinforce=0.4, best_of_n=0.0).endswith("Better than best-of-n, SFT on each group's best: all others.")
+    assert says(grpo=0.1, best_of_n=0.3).endswith("Nothing is known to be better than best-of-n, SFT on each group's best.")
+
+
 def compared_of(trials: Trials) -> Compared:
     return read_compared(record(trials), trials.plan.snapshot.store)
 

@@ -239,3 +239,20 @@ def test_the_baseline_is_added_where_it_is_not_asked_for(make_synthetic: Any) ->
     run.save_run()
     plans = [make_plan(run.root, [asked], baseline=True) for asked in ("grpo", "best-of-n")]
     assert [[choice.label for choice in plan.choices] for plan in plans] == [["grpo", "best-of-n"], ["best-of-n"]]
+
+
+def test_the_command_trains_the_baseline_unless_told_not_to_and_says_so_to_machines(make_synthetic: Any, tmp_path: Path) -> None:
+    run = make_synthetic()
+    run.save_run()
+    plan = make_plan(run.root, ["grpo"], baseline=True)
+    for variant in plan.variants():
+        run.trial(plan, variant, 0.4 if variant.choice.label == "grpo" else 0.1)
+    said = rollbook("compare", str(run.root), "--algorithms", "grpo", "--json", cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (0, "")
+    answer = json.loads(said.stdout)
+    assert answer["baseline"] == "best-of-n"
+    grpo, baseline = answer["algorithms"]
+    assert grpo["over_baseline"] == pytest.approx(grpo["pass_at_1"] - baseline["pass_at_1"])
+    assert grpo["over_baseline_low"] < grpo["over_baseline"] < grpo["over_baseline_high"]
+    page = (run.root / "comparison.html").read_text(encoding="utf-8")
+    assert "over best-of-n" in page and "best-of-n, SFT on each group" in page

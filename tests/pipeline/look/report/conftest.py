@@ -98,7 +98,8 @@ class Synthetic:
                     for group in range(shard * GROUPS, (shard + 1) * GROUPS)
                     for sample in range(1 if purpose == "greedy" else SAMPLES)
                 ]
-                frames.append(frame_of(rows, Rollouts, {"reward_exact_match": pl.Float64}))
+                columns = {name: pl.Float64 for name in rows[0] if name.startswith("reward_")}
+                frames.append(frame_of(rows, Rollouts, columns))
                 work.write_table(f"part-{shard:05d}.parquet", frames[-1], Rollouts)
             frame = pl.concat(frames)
             return work.finish(
@@ -135,6 +136,7 @@ class Synthetic:
             "finish_reason": "length" if status == "truncated" else "stop",
             "reward": None if failed else reward,
             "reward_exact_match": None if failed else reward,
+            **self._learned(iteration, group, failed),
             "policy_id": policy.id,
             "policy_version": iteration,
             "source": "self",
@@ -148,6 +150,13 @@ class Synthetic:
             "status": status,
             "error": "grader gave up" if failed else None,
         }
+
+    def _learned(self, iteration: int, group: int, failed: bool) -> dict[str, float | None]:
+        """Scores of a reward model that likes every iteration better, where the run has one, and those of its true grader."""
+        if all(component.grader != "reward_model" for component in self.config.reward.components):
+            return {}
+        true = float(group % 4 <= (1, 3, 0)[min(iteration, 2)])
+        return {"reward_reward_model": None if failed else 0.5 * iteration + 0.1 * group, "reward_exact_match": true}
 
     def evaluate(self, iteration: int, policy: Artifact, sampled: Artifact, greedy: Artifact) -> Artifact:
         share = min(0.25 + 0.15 * iteration, 0.7)
