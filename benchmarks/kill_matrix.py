@@ -9,6 +9,11 @@ process of the stage (the command must try again by itself).
 
 With --direct the added rounds run the chain of stages without Prefect around it, at a third of the cost.
 
+    python benchmarks/kill_matrix.py --recipe remix --kills 20 --direct
+
+takes a recipe of configs/recipes, all iterations of it at a small size. A round of it has that many kills at moments anywhere in
+the run. Kept in benchmarks/results/kill_matrix_RECIPE.json.
+
 After every round the ids of all artifacts must be those of the unbroken run, each prompt answered as often as was asked.
 """
 
@@ -63,6 +68,15 @@ STAGES = [
     "import", "prompts", "generate-0", "evaluate-0", "shape-0", "score-0", "train-0", "generate-1", "evaluate-1", "shape-1",
     "replay-1", "score-1", "train-1", "generate-2", "evaluate-2",
 ]  # fmt: skip
+RECIPE: dict[str, Any] = {
+    "data": {"train": {"limit": 64}, "heldout": {"limit": 8}},
+    "engine": {"max_num_seqs": 4, "kv_cache_mib": 32},
+    "generate": {"prompts": 8, "samples": 4, "max_tokens": 24, "shard_groups": 1},
+    "train": {"batch_completions": 4, "save_every_steps": 1},
+    "evaluate": {"samples": 2, "k": [1]},
+    "stop": {"no_signal": None},
+}
+"""What a recipe is made small by."""
 KINDS = ("tree", "command", "stage")
 KILLS_PER_STAGE = 2
 ROUND = "round.json"
@@ -167,11 +181,34 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def settings_of(recipe: str) -> dict[str, Any]:
+    """A recipe's settings, small."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    found["model"]["path"] = SETTINGS["model"]["path"]
+    for name in ("train", "heldout"):
+        found["data"][name]["path"] = SETTINGS["data"][name]["path"]
+    return _merged(found, RECIPE)
+
+
+def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    inner = {name: _merged(settings.get(name) or {}, value) for name, value in changes.items() if isinstance(value, dict)}
+    return {**settings, **changes, **inner}
+
+
+def stages_of(settings: dict[str, Any]) -> list[str]:
+    """Every stage that a run of these settings may have, in their order."""
+    each = ("generate", "evaluate", "shape", "replay", "score", "train")
+    last = settings["iterations"]
+    return ["import", "prompts", *(f"{name}-{number}" for number in range(last) for name in each)] + [
+        f"{name}-{last}" for name in each[:2]
+    ]
+
+
 class Watch:
     """Which stage a run is in: the one that began last. A stage begins when its log, or its lock, is touched."""
 
-    def __init__(self, run: Path) -> None:
-        self._run = run
+    def __init__(self, run: Path, stages: list[str]) -> None:
+        self._run, self._stages = run, stages
         self._before = self._touched()
 
     def _touched(self) -> dict[str, int]:
@@ -187,13 +224,13 @@ class Watch:
 
     def begun(self) -> str | None:
         """The stage that began last since this watch began; None if none did."""
-        now = {name: time for name, time in self._touched().items() if name in STAGES and time != self._before.get(name)}
-        return max(now, key=lambda name: STAGES.index(name), default=None)
+        now = {name: time for name, time in self._touched().items() if name in self._stages and time != self._before.get(name)}
+        return max(now, key=self._stages.index, default=None)
 
 
-def unbroken(config: Path, run: Path) -> dict[str, float]:
+def unbroken(config: Path, run: Path, stages: list[str], *, direct: bool) -> dict[str, float]:
     """Do the run without a kill. Returns how long each stage took, seconds."""
-    command, watch, began = Command(config, run), Watch(run), {}
+    command, watch, began = Command(config, run, direct=direct), Watch(run, stages), {}
     while command.process.poll() is None:
         if (stage := watch.begun()) is not None:
             began.setdefault(stage, time.monotonic())
@@ -204,19 +241,37 @@ def unbroken(config: Path, run: Path) -> dict[str, float]:
     return {stage: times[i + 1] - times[i] for i, stage in enumerate(began)}
 
 
-def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], wanted: int) -> None:
-    """One round, or the rest of one: at most `wanted` kills, then to the end. After each kill it is written down."""
-    lot, run = random.Random(done.seed), place / "run"
-    moments = [(stage, lot.random(), lot.choice(KINDS)) for stage in STAGES for _ in range(KILLS_PER_STAGE)]
+def moments_of(seed: int, stages: list[str], wanted: int, *, anywhere: bool) -> list[tuple[str, float, str]]:
+    """Stage, share of its length, and kind of each kill of a round, in the order of stages.
+
+    Args:
+        anywhere: draw stages by lot; else every stage is killed as often.
+    """
+    lot = random.Random(seed)
+    if anywhere:
+        drawn = sorted(lot.choices(range(len(stages)), k=wanted))
+        return [(stages[number], lot.random(), lot.choice(KINDS)) for number in drawn]
+    return [(stage, lot.random(), lot.choice(KINDS)) for stage in stages for _ in range(KILLS_PER_STAGE)][:wanted]
+
+
+def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], stages: list[str], wanted: int) -> None:
+    """One round, or the rest of one: at most `wanted` kills, then to the end. After each kill it is written down.
+
+    Args:
+        stages: all of the run, in their order.
+    """
+    run = place / "run"
+    there = stages if stages == STAGES else [stage for stage in stages if stage in lengths]
+    moments = moments_of(done.seed, there, wanted, anywhere=stages != STAGES)
     command: Command | None = None
-    for number, (stage, share, kind) in enumerate(moments[:wanted]):
+    for number, (stage, share, kind) in enumerate(moments):
         if number < done.moments:
             continue
         done.moments = number + 1
         if command is None or command.process.poll() is not None:
-            command, watch = Command(config, run, direct=done.direct), Watch(run)
+            command, watch = Command(config, run, direct=done.direct), Watch(run, stages)
             done.starts += 1
-        at = _until(stage, command, watch)
+        at = _until(stage, command, watch, stages)
         if at is None:
             break  # the run is over
         began = time.monotonic()
@@ -229,7 +284,7 @@ def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], wa
             continue  # a stage that was killed twice: the command gave up, and is started again
         kind = command.kill(kind, at)
         done.kills.append({"stage": at, "kind": kind, "after": round(time.monotonic() - began, 3)})
-        watch = Watch(run)
+        watch = Watch(run, stages)
         if kind != "stage":
             done.orphans += command.orphans()
         (place / ROUND).write_text(json.dumps(asdict(done)), encoding="utf-8")
@@ -244,11 +299,11 @@ def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], wa
     done.orphans += command.orphans()
 
 
-def _until(stage: str, command: Command, watch: Watch) -> str | None:
+def _until(stage: str, command: Command, watch: Watch, stages: list[str]) -> str | None:
     """Wait until a stage, or a later one, begins. Returns that; None if the command ended."""
     while command.process.poll() is None:
         at = watch.begun()
-        if at is not None and STAGES.index(at) >= STAGES.index(stage):
+        if at is not None and stages.index(at) >= stages.index(stage):
             return at
         time.sleep(0.005)
     return stage if command.process.returncode else None
@@ -304,11 +359,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="how many there are to be in all")
     parser.add_argument("--rounds", type=int, default=1000, help="how many rounds to add at most, now")
     parser.add_argument("--direct", action="store_true", help="without Prefect")
+    parser.add_argument("--recipe", help="of configs/recipes; default: settings of this file")
     parser.add_argument("--chain", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
-    parser.add_argument("--root", type=Path, default=Path("runs/kill-matrix"), help="where the runs lie")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill_matrix.json"))
+    parser.add_argument("--root", type=Path, help="where the runs lie; default runs/kill-matrix")
+    parser.add_argument("--out", type=Path, help="default benchmarks/results/kill_matrix.json")
     args = parser.parse_args()
+    args.root = args.root or Path("runs") / (f"kill-matrix-{args.recipe}" if args.recipe else "kill-matrix")
+    named = f"kill_matrix_{args.recipe}.json" if args.recipe else "kill_matrix.json"
+    args.out = args.out or Path("benchmarks/results") / named
     if args.chain:
         chained(*args.chain)
         return
@@ -316,20 +375,24 @@ def main() -> None:
     root = args.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     config = root / "killed.yaml"
-    config.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    settings = settings_of(args.recipe) if args.recipe else SETTINGS
+    stages = stages_of(settings) if args.recipe else STAGES
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     rounds = [Round(**one) for one in json.loads(args.out.read_text(encoding="utf-8"))["rounds"]] if args.out.exists() else []
     measured = root / "unbroken" / "lengths.json"
     if not measured.exists():
         shutil.rmtree(measured.parent, ignore_errors=True)
         measured.parent.mkdir()
-        measured.write_text(json.dumps(unbroken(config, root / "unbroken" / "run")), encoding="utf-8")
-    lengths: dict[str, float] = json.loads(measured.read_text(encoding="utf-8"))
-    for one in _more(rounds, args, config, root, lengths):
+        lengths = unbroken(config, measured.parent / "run", stages, direct=bool(args.recipe and args.direct))
+        measured.write_text(json.dumps(lengths), encoding="utf-8")
+    lengths = json.loads(measured.read_text(encoding="utf-8"))
+    for one in _more(rounds, args, config, root, lengths, stages):
         rounds.append(one)
         record = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "command": f"python benchmarks/kill_matrix.py --kills {args.kills}" + " --direct" * args.direct,
+            "command": f"python benchmarks/kill_matrix.py {f'--recipe {args.recipe} ' if args.recipe else ''}--kills {args.kills}"
+            + " --direct" * args.direct,
             **summary(rounds),
             "rounds": [asdict(each) for each in rounds],
         }
@@ -339,7 +402,9 @@ def main() -> None:
     sys.exit(0 if all(one.sound for one in rounds) else 1)
 
 
-def _more(rounds: list[Round], args: argparse.Namespace, config: Path, root: Path, lengths: dict[str, float]) -> Iterator[Round]:
+def _more(
+    rounds: list[Round], args: argparse.Namespace, config: Path, root: Path, lengths: dict[str, float], stages: list[str]
+) -> Iterator[Round]:
     for _ in range(args.rounds):
         left = args.kills - sum(len(one.kills) for one in rounds)
         if left <= 0:
@@ -352,7 +417,7 @@ def _more(rounds: list[Round], args: argparse.Namespace, config: Path, root: Pat
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             one = Round(seed, args.direct)
-        killed(one, config, place, lengths, left)
+        killed(one, config, place, lengths, stages, left)
         compare(one, place / "run", root / "unbroken" / "run")
         print(f"round {seed}: {len(one.kills)} kills, {one.starts} starts, {'sound' if one.sound else asdict(one)}", flush=True)
         if one.sound:

@@ -1,7 +1,10 @@
-"""Every recipe of configs/recipes runs to its end on the tiny model, and its run is sound."""
+"""Every recipe of configs/recipes runs to its end on the tiny model, its run is sound, and the same wherever it was killed."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +40,14 @@ def test_a_recipe_runs_to_its_end_and_is_sound(rollbook: Any, tmp_path: Path, na
     assert all(step.checkpoint for step in run.iterations[:-1])
     said = rollbook("audit", tmp_path / "run", "--deep")
     assert said.status == 0, said.out
+
+
+@pytest.mark.parametrize("name", ["remix", "spear", "ipo-md"])
+def test_a_recipe_that_is_killed_ends_with_the_same_ids(tmp_path: Path, name: str) -> None:
+    where = ["--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json")]
+    command = [sys.executable, ROOT / "benchmarks/kill_matrix.py", "--recipe", name, "--kills", "3", "--rounds", "1", "--direct"]
+    ended = subprocess.run([*command, *where], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert found["kills"] > 0 and found["artifacts_compared"] > 20
+    assert (found["artifacts_that_differ"], found["leftover_files"], found["orphaned_processes"]) == (0, 0, 0)

@@ -41,6 +41,13 @@ def test_spear_curricula() -> None:
         assert cells.advantage.gamma == pytest.approx(gamma.value(step))
 
 
+def test_the_bonus_for_calls_of_tools_fades_over_iterations(make_config: Config) -> None:
+    """SPEAR's mu(t) = (1 + cos(pi t / T)) / 2 with T = 4, times a bonus of 0.1."""
+    course = Course(make_config({"iterations": 6, "schedules": {"shape.tool_bonus": {"cosine": [0.1, 0], "until": 4}}}))
+    found = [course.at(number).shape.tool_bonus for number in range(6)]
+    assert found == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447, 0, 0], abs=1e-7)
+
+
 def test_a_line_ends_exactly_and_stays_there() -> None:
     rate = Schedule(linear=(1e-5, 1e-6), until=5)
     assert rate.value(0) == 1e-5
