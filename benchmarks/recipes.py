@@ -41,6 +41,9 @@ LONGEST = 4
 ORDER = (
     *BASELINES, "rec", "topr", "bapo", "remix", "spear", "density", "rlhf-essentials", "opa-dpo", "ipo", "online-ipo", "ipo-md",
 )  # fmt: skip
+CONTROLS = {"grpo-3-epochs": ("grpo", {"iterations": 3, "train.epochs": 3})}
+"""No recipe, but what tells where a gain comes from: GRPO with about as many optimizer steps as recipes that replay."""
+ALL = (*ORDER, *CONTROLS)
 SETTINGS = {
     "generate.prompts": 64,
     "generate.samples": 8,
@@ -58,7 +61,7 @@ ITERATIONS = {"sft": LONGEST, "grpo": LONGEST, "rec": 3, "bapo": 3, "density": 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=list(ORDER), choices=ORDER)
+    parser.add_argument("--recipes", nargs="+", default=list(ALL), choices=ALL)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--root", type=Path, default=HERE / "runs" / "benchmark" / "recipes", help="directory of runs and store")
     parser.add_argument("--out", type=Path, default=HERE / "benchmarks" / "results" / "recipes.json")
@@ -67,7 +70,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.table:
         make(args)
-    print(table(json.loads(args.out.read_text(encoding="utf-8"))["runs"]))
+    runs = json.loads(args.out.read_text(encoding="utf-8"))["runs"]
+    print(table(runs), diagnostics(runs), sep="\n\n")
 
 
 def make(args: argparse.Namespace) -> None:
@@ -82,7 +86,7 @@ def make(args: argparse.Namespace) -> None:
                 runs[recipe, seed] = {"recipe": recipe, "seed": seed, **figures(run), "sound": before.get("sound")}
                 if args.audit and not before.get("sound"):
                     runs[recipe, seed]["sound"] = is_sound(run)
-                write(args.out, sorted(runs.values(), key=lambda one: (ORDER.index(one["recipe"]), one["seed"])))
+                write(args.out, sorted(runs.values(), key=lambda one: (ALL.index(one["recipe"]), one["seed"])))
                 print(f"{recipe}, seed {seed}: {runs[recipe, seed]['curve'][-1]['pass_at_1']:.3f}", flush=True)
 
 
@@ -106,6 +110,8 @@ def settings_of(recipe: str, seed: int, directory: Path) -> RunConfig:
     settings = {**SETTINGS, "seed": seed, "run_dir": directory, "model.path": HERE / "data/base"}
     settings |= {f"data.{name}.path": HERE / f"data/arithmetic/{name}.parquet" for name in ("train", "heldout")}
     settings |= {"iterations": ITERATIONS[recipe]} if recipe in ITERATIONS else {}
+    recipe, changes = CONTROLS.get(recipe, (recipe, {}))
+    settings |= changes
     return load_config(HERE / f"configs/recipes/{recipe}.yaml", [f"{key}={value}" for key, value in settings.items()])
 
 
@@ -147,7 +153,7 @@ def write(out: Path, runs: list[dict[str, Any]]) -> None:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """A row for each recipe: means over its seeds, and its last checkpoint less those of the baselines on as many rollouts."""
-    by_recipe = {name: {one["seed"]: one["curve"] for one in runs if one["recipe"] == name} for name in ORDER}
+    by_recipe = {name: {one["seed"]: one["curve"] for one in runs if one["recipe"] == name} for name in ALL}
     lines = [
         "| recipe | seeds | iterations | greedy base | greedy last | pass@1 base | pass@1 last | over SFT | over GRPO |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -167,6 +173,46 @@ def table(runs: list[dict[str, Any]]) -> str:
             cells.append(f"{statistics.mean(over):+.3f} ({', '.join(f'{each:+.3f}' for each in over)})" if over else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+DIAGNOSTICS = {
+    "kept": "kept",
+    "positive_share": "positive share",
+    "replayed_completions": "replayed",
+    "age_mean": "age",
+    "left_out": "without gradient",
+    "clip_fraction_positive": "clipped A > 0",
+    "clip_fraction_negative": "clipped A < 0",
+    "ess": "ESS",
+    "kl_behavior": "KL",
+    "entropy": "entropy",
+}
+"""Figures of a run's last training, means over its optimizer steps and over seeds."""
+
+
+def diagnostics(runs: list[dict[str, Any]]) -> str:
+    """What methods do to their data and how far they go: optimizer steps of the whole run, and figures of its last training.
+
+    `pairs` is how much less likely the reference finds preferred completions than rejected ones, in nats per token.
+    """
+    lines = [f"| recipe | steps | {' | '.join(DIAGNOSTICS.values())} | pairs |", "|---" * (len(DIAGNOSTICS) + 3) + "|"]
+    for name in ALL:
+        curves = [one["curve"] for one in runs if one["recipe"] == name]
+        if not curves:
+            continue
+        last = [curve[-2] for curve in curves]
+        pairs = [one.get("reference_logprobs_of_pairs") for one in last]
+        cells = [_mean([sum(step["steps"] for step in curve[:-1]) for curve in curves])]
+        cells += [_mean([one.get(figure) for one in last]) for figure in DIAGNOSTICS]
+        cells.append(_mean([pair and pair["chosen"] - pair["rejected"] for pair in pairs]))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float | None]) -> str:
+    """Of what is defined; a dash where nothing is."""
+    there = [value for value in values if value is not None]
+    return f"{statistics.mean(there):.3g}" if there else "–"
 
 
 if __name__ == "__main__":
