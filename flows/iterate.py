@@ -129,8 +129,8 @@ def iterate(
     settings = RunConfig.model_validate(config)
     last = (str(until[0]), int(until[1])) if until else None
     also: Listener = on_stage or _log
-    warn = lambda text: also("tracker", {"event": "note", "message": text})  # noqa: E731
-    live = Live(settings, warn) if settings.track.to else None
+    said = lambda text: also("tracker", {"event": "note", "message": text})  # noqa: E731
+    live = Live(settings, said, said) if settings.track.to else None
     tell = told(ProgressArtifacts(), *([live.tell] if live else []), also)
 
     retention = Retention(Store(settings.store_url), lambda message: also("keep", {"event": "note", "message": message}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 from pipeline.config.run import RunConfig
 from pipeline.look.trackers.series import NOT_FIGURES, Point, finite, points, steps_of
-from pipeline.look.trackers.tracker import flat_settings, identity_of, tracker_module
+from pipeline.look.trackers.tracker import LONGEST_WHY, flat_settings, identity_of, tracker_module
 from pipeline.run.process import Event
 from pipeline.run.state import Run
 
@@ -19,6 +20,10 @@ class LiveTracker(Protocol):
 
     def add(self, point: Point) -> None:
         """Send a point, unless one of its kind is there for that step and iteration."""
+
+    @property
+    def where(self) -> str:
+        """Where to look: a command or an address."""
 
     @property
     def generated(self) -> int:
@@ -34,14 +39,15 @@ class Live:
     Args:
         config: of a run that asks for a tracker.
         warn: told once if the tracker fails; the run goes on without it.
+        note: told where to look.
 
     Raises:
         UserError: the tracker's library is not installed.
     """
 
-    def __init__(self, config: RunConfig, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, warn: Callable[[str], None], note: Callable[[str], None] = lambda text: None) -> None:
         assert config.track.to is not None
-        self._name, self._warn = config.track.to, warn
+        self._name, self._warn, self._note = config.track.to, warn, note
         self._place = Path(config.track.out) if config.track.out else config.directory / "trackers"
         self._open_live: Callable[..., LiveTracker] = tracker_module(self._name).open_live
         self._run: Run | None = None
@@ -50,6 +56,7 @@ class Live:
         self._whole = 0
         """First iteration that may have points which were not sent."""
         self._failed = False
+        self._guard = threading.Lock()
 
     def tell(self, title: str, event: Event) -> None:
         """What a stage says: a run's listener."""
@@ -73,21 +80,21 @@ class Live:
 
     def _carefully(self, act: Callable[[], None]) -> None:
         """Figures are not worth a run: what a library or a disk refuses is a warning."""
-        if self._failed:
-            return
-        try:
-            act()
-        except Exception as error:
-            self._failed = True
-            why = " ".join(str(error).split()) or type(error).__name__
-            self._warn(
-                f"track.to: {self._name} takes no more figures of this run: {why[:300]}. `rollbook track` sends them later"
-            )
+        with self._guard:
+            if self._failed:
+                return
+            try:
+                act()
+            except Exception as error:
+                self._failed = True
+                why = (" ".join(str(error).split()) or type(error).__name__)[:LONGEST_WHY]
+                self._warn(f"track.to: {self._name} takes no more figures of this run: {why}. `rollbook track` sends them later")
 
     def _open(self, run: Run) -> LiveTracker:
         if self._tracker is None:
             settings = dict(flat_settings(run.config))
             self._tracker = self._open_live(run.config.name, identity_of(run), settings, self._place)
+            self._note(f"figures go to {self._name}: {self._tracker.where}")
         return self._tracker
 
     def _steps(self, title: str, steps: Sequence[Mapping[str, Any]]) -> None:

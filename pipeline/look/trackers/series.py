@@ -29,6 +29,20 @@ class Point:
     figures: dict[str, float]
     """By name: train/loss, train/kl_behavior, eval/pass_at_1 and so on. What is undefined or not finite is left out."""
 
+    @property
+    def kind(self) -> str:
+        """What it tells of: train, eval or generate; each has one point for a step and iteration.
+
+        >>> Point(3, 0.0, {"iteration": 1.0, "train/loss": 0.5}).kind
+        'train'
+        """
+        return next((name.partition("/")[0] for name in self.figures if "/" in name), "")
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Kind, iteration and step."""
+        return self.kind, round(self.figures.get("iteration", 0)), self.step
+
 
 def points(run: Run, first: int = 0) -> Iterator[Point]:
     """Every point of a run from an iteration on, in the order of steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -29,7 +30,7 @@ def send(name: str, identity: str, settings: dict[str, Any], points: Iterable[Po
     for point in points:
         writer.add_event(_event(point))
     writer.close()
-    return f"tensorboard --logdir {directory.parent}"
+    return f"tensorboard --logdir {quote(str(directory.parent))}"
 
 
 class LiveTensorBoard:
@@ -51,7 +52,7 @@ class LiveTensorBoard:
             for data in RawEventFileLoader(str(file)).Load():
                 event = Event.FromString(data)
                 figures = {value.tag: value.simple_value for value in event.summary.value}
-                self._sent.add(_key(Point(event.step, event.wall_time, figures)))
+                self._sent.add(Point(event.step, event.wall_time, figures).key)
         self._writer = EventFileWriter(str(self._directory))
         (self._file,) = set(self._directory.glob("events.*")) - set(files)
         if not files:
@@ -60,10 +61,14 @@ class LiveTensorBoard:
     def add(self, point: Point) -> None:
         if not self._file.exists():  # `rollbook track` wrote the directory anew meanwhile
             self._open()
-        if (key := _key(point)) not in self._sent:
+        if point.key not in self._sent:
             self._writer.add_event(_event(point))
             self._writer.flush()
-            self._sent.add(key)
+            self._sent.add(point.key)
+
+    @property
+    def where(self) -> str:
+        return f"tensorboard --logdir {quote(str(self._directory.parent))}"
 
     @property
     def generated(self) -> int:
@@ -85,12 +90,6 @@ def _directory(place: Path, name: str, identity: str) -> Path:
 def _event(point: Point) -> Event:
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in point.figures.items()]
     return Event(step=point.step, wall_time=point.time, summary=Summary(value=values))
-
-
-def _key(point: Point) -> tuple[str, int, int]:
-    """Kind of a point, its iteration and its step."""
-    kind = next((tag.partition("/")[0] for tag in point.figures if "/" in tag), "")
-    return kind, round(point.figures.get("iteration", 0)), point.step
 
 
 def _text(tag: str, settings: dict[str, Any]) -> Summary:
