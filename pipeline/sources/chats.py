@@ -9,8 +9,22 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names under which a message keeps what was thought before it."""
 
 
+SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+"""Roles by what ShareGPT's form calls them, whose messages are {"from", "value"}."""
+
+
 def chat(value: list[Any], column: str) -> list[dict[str, Any]]:
     """Chat messages with a role each, and a content, or a call of a tool instead.
+
+    >>> chat([{"from": "human", "value": "1+1"}], "conversations")
+    [{'role': 'user', 'content': '1+1'}]
 
     Raises:
         ValueError: something else.
@@ -25,6 +39,8 @@ def reasoning_of(message: dict[str, Any]) -> str | None:
 
 def _message(column: str, place: int, item: Any) -> dict[str, Any]:
     """A chat message without the empty parts that a table gives every row."""
+    if isinstance(item, dict) and "role" not in item and item.get("from") in SPEAKERS:
+        item = {"role": SPEAKERS[item["from"]], "content": item.get("value")}
     if not isinstance(item, dict) or not isinstance(item.get("role"), str):
         raise ValueError(f"column {column}: message {place} has no role")
     kept = {name: value for name, value in item.items() if value is not None}

@@ -6,6 +6,7 @@ it claims to expand to is looked at before it is read.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ LONGEST = 16 << 20
 DEEPEST = 64
 """Lists and objects inside one another in a row."""
 BATCH_ROWS = 1024
+PACKED = (".gz", ".zst", ".bz2")
+"""Endings of files of lines that are packed as a whole."""
+JSONL = (".jsonl", ".ndjson")
 LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -76,7 +80,7 @@ def read_rows(source: QuestionSet) -> SourceRows:
     """
     path = Path(source.path)
     refuse_missing(source)
-    if path.is_file() and path.suffix not in (".jsonl", ".ndjson", ".parquet"):
+    if path.is_file() and not is_jsonl(path) and path.suffix != ".parquet":
         raise DataError(f"{path}: unknown kind of file; prompts are read from .jsonl, .parquet or a Hugging Face dataset")
     try:
         if not path.is_file():
@@ -120,7 +124,7 @@ class _Room:
 def _of_jsonl(path: Path, limit: int | None) -> SourceRows:
     """Not through a data frame: it would make one type of a column's 1 and 1.5, or 1 and "one"."""
     found, room = SourceRows("line"), _Room(path)
-    with path.open("rb") as file:
+    with open_lines(path) as file:
         for number, line in numbered_lines(file):
             if limit is not None and len(found.rows) + len(found.bad) >= limit:
                 break
@@ -132,6 +136,23 @@ def _of_jsonl(path: Path, limit: int | None) -> SourceRows:
                 found.bad.append(BadRow(number, str(error), line.decode("utf-8", "replace")))
     found.columns = list(dict.fromkeys(key for row in found.rows for key in row))
     return found
+
+
+def is_jsonl(path: Path) -> bool:
+    """Whether a file has a JSON object a line, perhaps packed as a whole.
+
+    >>> is_jsonl(Path("a.jsonl")), is_jsonl(Path("a.jsonl.zst")), is_jsonl(Path("a.json.gz")), is_jsonl(Path("a.json"))
+    (True, True, True, False)
+    """
+    name = path.with_suffix("") if path.suffix in PACKED else path
+    return name.suffix in JSONL or (name != path and name.suffix == ".json")
+
+
+def open_lines(path: Path) -> Any:
+    """A file of lines, unpacked as it is read."""
+    if path.suffix not in PACKED:
+        return path.open("rb")
+    return io.BufferedReader(pa.input_stream(str(path), compression=path.suffix[1:].replace("zst", "zstd").replace("gz", "gzip")))
 
 
 def numbered_lines(file: Any) -> Iterator[tuple[int, bytes]]:

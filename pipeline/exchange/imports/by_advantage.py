@@ -36,11 +36,13 @@ def find_rewards(
 
     Args:
         groups: of the rows; all that were compared with one another are alike.
-        columns: numbers by name, in the order of the file: rewards stand before what users log. None counts as 0.
+        columns: numbers by name, in the order of the file: rewards stand before what users log. None and NaN count as 0.
     """
     places = _places(groups)
     target = np.asarray(advantage, float)
-    values = {name: _centered(np.array([item or 0.0 for item in column]), places) for name, column in columns.items()}
+    values = {
+        name: _centered(np.nan_to_num(np.array([item or 0.0 for item in column])), places) for name, column in columns.items()
+    }
     everything = Rewards(dict.fromkeys(columns, 1.0), certain=False)
     if not np.any(target):
         return everything

@@ -62,7 +62,7 @@ class Format:
     ends_with_eos: ClassVar[bool] = False
     """Whether its completions are whole answers, of which the end was drawn too."""
     remembers: ClassVar[bool] = False
-    """Whether what a row says depends on rows before it, so that a killed import begins again."""
+    """Whether what a row says depends on rows before it, so that a killed import reads them again."""
     not_rows: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of files that lie among its files and hold no completions."""
 
@@ -85,6 +85,11 @@ class Format:
         Raises:
             UserError: these files do not belong into one import.
         """
+
+    @classmethod
+    def ordered(cls, files: Sequence[Path]) -> Sequence[Path]:
+        """The files in the order in which they are read."""
+        return files
 
     def remark(self, text: str) -> None:
         self.remarks[text] = None

@@ -22,6 +22,7 @@ from pipeline.exchange.imports.known import Known, Misfit, Position
 from pipeline.exchange.imports.rows import COMPONENTS, GROUP, ORDER, OWN, SCHEMA, group_key
 from pipeline.exchange.imports.simple import SimpleBatch
 from pipeline.generate.names import GroupNames
+from pipeline.sources.readers import is_jsonl
 from pipeline.store.files import whole_file
 from schemas import Origins, Rollouts, SetAside
 
@@ -63,7 +64,7 @@ class Gathering:
         self.added = self.rows = 0
         """Rows that came, and those that fit the table; the latter are known once they are flushed."""
         self.position: Position = (0, 0)
-        """Where the rows that are gathered end: files, and rows of the file after them."""
+        """Where the rows that are gathered end: files, and rows of the file after them (or completions, as `stage` has it)."""
         self.remarks: list[str] = []
         self._since = time.monotonic()
         if not self._recovered():
@@ -220,6 +221,6 @@ def _cut(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def _misfit(row: dict[str, Any]) -> Misfit:
-    unit = "line" if row["file"].endswith((".jsonl", ".ndjson")) else "row"
+    unit = "line" if is_jsonl(Path(row["file"])) else "row"
     content = json.dumps({name: row[name] for name in SCHEMA if not name.startswith("_")}, default=str)
     return Misfit(f"{row['file']}, {unit} {row['number']}", row["reasons"], content[:LONGEST_CONTENT])

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,13 +19,15 @@ from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
 from pipeline.exchange.imports.format import LONGEST_CONTENT
 from pipeline.exchange.imports.known import Misfit, Position, SourceRow
-from pipeline.sources.readers import BATCH_ROWS, LFS, json_object, numbered_lines
+from pipeline.sources.readers import BATCH_ROWS, JSONL, LFS, PACKED, is_jsonl, json_object, numbered_lines, open_lines
 from pipeline.store.space import readable
 
-JSONL = (".jsonl", ".ndjson")
-FOLDER_SUFFIXES = (*JSONL, ".parquet", ".eval", ".pt", ".db", ".sqlite")
-"""Of files that are read from a directory. A .json is read where it is named: most of them describe others."""
+FOLDER_SUFFIXES = (*JSONL, ".parquet", ".arrow", ".eval", ".pt", ".db", ".sqlite")
+"""Of files that are read from a directory; those of lines may be packed. A .json is read where it is named: most of
+them describe others."""
 SUFFIXES = (*FOLDER_SUFFIXES, ".json")
+ARGUMENTS = "arguments"
+"""Name of what a tool is called with."""
 DATA = "data"
 """Where the files of a Hugging Face data set lie."""
 EXPORT = "rollbook-export.json"
@@ -33,6 +36,8 @@ BESIDE = ("origins", "remarks", "turns")
 """Tables of an export that are no completions, by the beginnings of their files' names."""
 TOGETHER, SIZE_TOGETHER = 4096, 16 << 20
 """Rows of a batch, and characters of their texts, about."""
+BELOW = ("*/*", "*/*/*")
+"""Where files lie of which a directory has none itself."""
 LOOKED_AT = 16
 """First rows whose columns say the format."""
 
@@ -52,8 +57,11 @@ def source_files(paths: Sequence[Path], not_rows: Sequence[str] = ()) -> list[Pa
             files += sorted(_in_directory(path, not_rows), key=_natural)
         elif not path.exists():
             raise UserError(f"{path}: no such file or directory{did_you_mean(path)}")
-        elif path.suffix not in SUFFIXES:
-            raise UserError(f"{path}: unknown kind of file; completions are read from {', '.join(SUFFIXES)}")
+        elif path.suffix not in SUFFIXES and not is_jsonl(path):
+            raise UserError(
+                f"{path}: unknown kind of file; completions are read from {', '.join(SUFFIXES)}, "
+                f"and lines packed as {', '.join(PACKED)}"
+            )
         else:
             files.append(path)
     if len(files) > 1:
@@ -69,7 +77,7 @@ def _in_directory(path: Path, not_rows: Sequence[str]) -> list[Path]:
     Raises:
         UserError: nothing.
     """
-    found = [file for file in path.iterdir() if file.suffix in FOLDER_SUFFIXES and file.is_file()]
+    found = [file for file in path.iterdir() if _is_source(file) and file.is_file()]
     wanted = [file for file in found if not any(fnmatch(file.name, pattern) for pattern in not_rows)]
     if not found and (path / DATA).is_dir():
         beside = BESIDE if (path / EXPORT).is_file() else ()
@@ -77,8 +85,14 @@ def _in_directory(path: Path, not_rows: Sequence[str]) -> list[Path]:
     if not wanted:
         only = f", only {found[0].name}, which holds no completions" if found else ""
         model = ". It is a model: name it with --model, or as model.path of a run" * (path / "config.json").is_file()
-        raise UserError(f"{path}: no {', '.join(FOLDER_SUFFIXES)} file in this directory{only}{model}")
+        below = next((file for depth in BELOW for file in sorted(path.glob(depth)) if _is_source(file)), None)
+        there = f". There is {below.relative_to(path)}: name the directories below, such as {below.parent}" if below else ""
+        raise UserError(f"{path}: no {', '.join(FOLDER_SUFFIXES)} file in this directory{only}{model}{there}")
     return wanted
+
+
+def _is_source(file: Path) -> bool:
+    return file.suffix in FOLDER_SUFFIXES or is_jsonl(file)
 
 
 def _refuse_twice(files: Sequence[Path]) -> None:
@@ -152,8 +166,10 @@ def _rows_of(file: Path, name: str) -> Iterator[SourceRow | Misfit]:
 
 
 def _reader(file: Path) -> Callable[[Path, str], Iterator[SourceRow | Misfit]]:
-    if file.suffix in JSONL:
+    if is_jsonl(file):
         return _of_jsonl
+    if file.suffix == ".arrow":
+        return _of_arrow
     if file.suffix == ".parquet":
         return _of_parquet
     module = {".eval": "eval_logs", ".json": "eval_logs", ".pt": "torch_dumps"}.get(file.suffix, "sqlite_tables")
@@ -171,7 +187,7 @@ def first_columns(files: Sequence[Path]) -> set[str]:
 
 
 def _of_jsonl(path: Path, name: str) -> Iterator[SourceRow | Misfit]:
-    with path.open("rb") as file:
+    with open_lines(path) as file:
         for number, line in numbered_lines(file):
             try:
                 yield SourceRow(name, "line", number, json_object(line), path)
@@ -194,10 +210,49 @@ def _of_parquet(path: Path, name: str) -> Iterator[SourceRow]:
                     f"{readable(memory.budget())} that one may take on this machine. Write it with smaller row groups"
                 )
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
-                batch.validate(full=True)
-                for values in batch.to_pylist():
+                for values in _rows_of_batch(batch):
                     yield SourceRow(name, "row", number, values, path)
                     number += 1
+
+
+def _of_arrow(path: Path, name: str) -> Iterator[SourceRow]:
+    """What `save_to_disk` of the datasets library writes."""
+    number = 0
+    with pa.memory_map(str(path)) as file:
+        for whole in pa.ipc.open_stream(file):
+            for start in range(0, len(whole), BATCH_ROWS):
+                for values in _rows_of_batch(whole.slice(start, BATCH_ROWS)):
+                    yield SourceRow(name, "row", number, values, path)
+                    number += 1
+
+
+def _rows_of_batch(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """A table gives each object in a column the names of all of them. Of a tool call's arguments those that are null are no
+    arguments."""
+    batch.validate(full=True)
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    for column in [field.name for field in batch.schema if _has_arguments(field.type)]:
+        for row in rows:
+            row[column] = _without_empty(row[column], inside=False)
+    return rows
+
+
+def _has_arguments(kind: pa.DataType) -> bool:
+    """Whether there are objects called `arguments` somewhere in a column."""
+    if pa.types.is_struct(kind):
+        inner = [kind.field(place) for place in range(kind.num_fields)]
+        return any((field.name == ARGUMENTS and pa.types.is_struct(field.type)) or _has_arguments(field.type) for field in inner)
+    return hasattr(kind, "value_type") and _has_arguments(kind.value_type)
+
+
+def _without_empty(value: Any, *, inside: bool) -> Any:
+    """The value without nulls in objects that are called `arguments`, or lie in one."""
+    if isinstance(value, list):
+        return [_without_empty(item, inside=inside) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {name: item for name, item in value.items() if not (inside and item is None)}
+    return {name: _without_empty(item, inside=inside or name == ARGUMENTS) for name, item in kept.items()}
 
 
 def _natural(path: Path) -> list[str | int]:

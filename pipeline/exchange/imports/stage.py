@@ -106,7 +106,7 @@ def order_of(paths: Sequence[Path], form: str | None, **settings: Any) -> Import
     else:
         raise UserError(f"--format {form}: expected one of {', '.join(formats())}")
     chosen.refuse(files)
-    return ImportPlan(files=files, form=chosen, **settings)
+    return ImportPlan(files=tuple(chosen.ordered(files)), form=chosen, **settings)
 
 
 def import_rollouts(store: Store, order: ImportPlan, on_progress: OnProgress = lambda done, aside: None) -> tuple[Artifact, bool]:
@@ -139,7 +139,11 @@ def _leave_nothing(work: Work) -> None:
 
 
 def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) -> list[str]:
-    """Every completion on its way to its group. Returns what is to be said of how they were read."""
+    """Every completion on its way to its group. Returns what is to be said of how they were read.
+
+    Of a format that remembers, a position counts completions: its rows are read from the first one again, which is the lesser
+    work, and those that are gathered are passed over.
+    """
     tokens = SourceTokenizer(
         order.model,
         order.rendering,
@@ -150,12 +154,16 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
     rows, simple = RowMaker(reader, tokens, order.declared), SimpleRows(reader, tokens, order.declared)
     reader.remarks = dict.fromkeys(gathering.remarks)
 
-    def one_by_one(found: Iterable[SourceRow | Misfit]) -> None:
-        known = _read(reader, exploded(found, order.options.explode), gathering)
+    def one_by_one(known: Iterator[Known]) -> Iterator[int]:
+        """Gathers completions, and says how many each time."""
         while batch := list(islice(known, BATCH)):
             for one in rows.of(batch):
                 gathering.leave_out(one) if isinstance(one, Misfit) else gathering.add(*one)
             told()
+            yield len(batch)
+
+    def read(found: Iterable[SourceRow | Misfit]) -> Iterator[Known]:
+        return _read(reader, exploded(found, order.options.explode), gathering)
 
     def told() -> None:
         on_progress(gathering.added + len(gathering.set_aside), len(gathering.set_aside))
@@ -166,7 +174,7 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
             whole = [row for row in batch if isinstance(row, SourceRow)]
             made = simple.of(whole) if whole and not order.options.explode else None
             if made is None:
-                one_by_one(batch)
+                deque(one_by_one(read(batch)), 0)
             else:
                 for row in batch:
                     if isinstance(row, Misfit):
@@ -174,13 +182,15 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
                 gathering.add_batch(made)
                 told()
             gathering.reached(position, [*reader.remarks, *tokens.remarks])
-    else:
-        one_by_one(read_rows(order.files))
+    elif gathering.position[0] < len(order.files):
+        _, done = gathering.position
+        for count in one_by_one(islice(read(read_rows(order.files)), done, None)):
+            done += count
+            gathering.reached((0, done), [*reader.remarks, *tokens.remarks])
     remarks = list(dict.fromkeys([*reader.remarks, *tokens.remarks]))
     gathering.flush()
     _refuse(gathering, order, at_end=True)
-    if not order.form.remembers:
-        gathering.reached((len(order.files), 0), remarks, at_end=True)
+    gathering.reached((len(order.files), 0), remarks, at_end=True)
     return remarks
 
 

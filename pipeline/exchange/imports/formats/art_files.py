@@ -3,6 +3,8 @@
 Columns (0.5): group_index, trajectory_index, reward, trajectory_json, and messages, a shorter view. trajectory_json has
 messages_and_choices, in which what the model wrote is a server's choice with its message, logprobs, and token_ids where the
 server gave them; the view has neither. A reward of 0 is left out of the JSON.
+
+Before 0.5 it wrote JSONL, a group a line: {"trajectories": [...]}, of trajectories that are like trajectory_json.
 """
 
 from __future__ import annotations
@@ -10,31 +12,54 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.exchange.imports.format import Format
-from pipeline.exchange.imports.known import Known, SourceRow
+from pipeline.exchange.imports.format import FAULTS, Format, misfit, reason
+from pipeline.exchange.imports.known import Known, Misfit, SourceRow
 from pipeline.exchange.imports.sequence import split
 from pipeline.exchange.imports.values import Values, as_answer, json_value, number, numbers, rest_of, text, token_ids
 from pipeline.sources.chats import chat
 
-USED = {"trajectory_json", "messages", "reward", "group_index", "metrics", "metadata"}
+USED = {
+    "trajectory_json",
+    "messages",
+    "messages_and_choices",
+    "additional_histories",
+    "reward",
+    "group_index",
+    "metrics",
+    "metadata",
+}
 
 
 class ART(Format):
     """A trajectory a row; further histories of one are completions too, with its reward."""
 
     name = "art"
-    title = "ART's trajectories in Parquet"
-    signatures = (("trajectory_json", "group_index"), ("trajectory_index", "group_index", "messages", "reward"))
+    title = "ART's trajectories (Parquet, or JSONL of groups)"
+    signatures = (
+        ("trajectory_json", "group_index"),
+        ("trajectory_index", "group_index", "messages", "reward"),
+        ("trajectories",),
+    )
     fields = {
         "trajectory_json: messages_and_choices": "prompt_text, completion_text",
         "choices: token_ids, prompt_token_ids, logprobs": "completion_token_ids, prompt_token_ids, behavior_logprobs",
         "reward": "reward",
-        "group_index": "group",
+        "group_index; <line>": "group",
     }
     engine = "ART"
 
-    def known(self, row: SourceRow) -> Iterable[Known]:
-        values = row.values
+    def known(self, row: SourceRow) -> Iterable[Known | Misfit]:
+        if "trajectories" not in row.values:
+            yield from self._trajectory(row, row.values, (row.file, f"group {row.values['group_index']}"))
+            return
+        for place, one in enumerate(row.values["trajectories"]):
+            values = {**one, "trajectory_json": one, "trajectory_index": place}
+            try:
+                yield from self._trajectory(row, values, (f"{row.file} {row.number}",))
+            except FAULTS as error:
+                yield misfit(row, reason(error))._replace(place=f"{row.place}, trajectory {place}")
+
+    def _trajectory(self, row: SourceRow, values: Values, group: tuple[str, ...]) -> Iterable[Known]:
         trajectory = json_value(values, "trajectory_json") or {}
         told = {name: found for name in ("metrics", "metadata") if (found := json_value(values, name))}
         histories = [trajectory, *(trajectory.get("additional_histories") or ())]
@@ -44,7 +69,7 @@ class ART(Format):
                 row=row,
                 **(_of_choices(items) if isinstance(items, list) else _of_messages(values)),
                 reward=number(values, "reward"),
-                group=(row.file, f"group {values['group_index']}"),
+                group=group,
                 rest=rest_of(values, USED) | told,
             )
 

@@ -10,7 +10,7 @@ from pipeline.exchange.imports.formats.plain import NAMES, Plain
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.sources.chats import chat
 
-CHAT = "messages"
+CHATS = ("messages", "conversations")
 
 
 class Expert(Format):
@@ -21,7 +21,7 @@ class Expert(Format):
     fields = {
         "prompt, question, problem, instruction": "prompt_text",
         "completion, solution, response, output, answer": "completion_text",
-        CHAT: "prompt_text, completion_text",
+        "messages, conversations": "prompt_text, completion_text",
     }
     engine = "expert"
     source = "expert"
@@ -29,7 +29,7 @@ class Expert(Format):
     ends_with_eos = True
 
     def known(self, row: SourceRow) -> Iterable[Known]:
-        if CHAT in row.values and not {"prompt", "completion"} & self.options.columns.keys():
+        if not row.values.keys().isdisjoint(CHATS) and not {"prompt", "completion"} & self.options.columns.keys():
             return _Chats(self.options).known(row)
         return _Columns(self.options).known(row)
 
@@ -55,13 +55,14 @@ class _Columns(Plain):
 class _Chats(Plain):
     """As plain, with the prompt and the answer in one list of messages."""
 
-    defaults: dict[str, tuple[str, ...]] = NAMES | {"prompt": (CHAT,), "completion": (), "answer": ("reference_answer",)}
+    defaults: dict[str, tuple[str, ...]] = NAMES | {"prompt": CHATS, "completion": (), "answer": ("reference_answer",)}
 
     def known(self, row: SourceRow) -> Iterable[Known]:
-        said = row.values.get(CHAT)
-        ends = chat(said, CHAT) if isinstance(said, list) else []
+        column = next(name for name in CHATS if name in row.values)
+        said = row.values[column]
+        ends = chat(said, column) if isinstance(said, list) else []
         if len(ends) < 2 or ends[-1]["role"] != "assistant" or ends[-1].get("tool_calls"):
-            raise ValueError(f"column {CHAT}: expected chat messages that end with an assistant's answer")
+            raise ValueError(f"column {column}: expected chat messages that end with an assistant's answer")
         return super().known(row)
 
 

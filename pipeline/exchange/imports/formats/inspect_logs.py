@@ -19,7 +19,7 @@ LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 FINISH = {"max_tokens": "length", "model_length": "length"}
 ATTACHED = "attachment://"
 OWN = ("id", "source", "model", "metadata", "internal")
-USED = {"input", "target", "messages", "output", "scores", "_log", "events", "attachments", "store", "error"}
+USED = {"input", "messages", "output", "scores", "_log", "events", "events_data", "attachments", "store", "error"}
 
 
 class InspectAI(Format):
@@ -46,14 +46,14 @@ class InspectAI(Format):
         turns = chat([_message(item, values.get("attachments") or {}) for item in values["messages"]], "messages")
         first = next((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), None)
         if first is None:
-            raise ValueError(f"column messages: no answer; {values.get('error') or 'the sample has no error either'!s:.300}")
+            raise ValueError(f"column messages: no answer; {_failure(values.get('error')) or 'the sample has no error either'}")
         first = _asked(values, turns, first)
         logprobs, texts = _logprobs(choice) if len(turns) == first + 1 else (None, None)
         sampling = {**(said.get("model_generate_config") or {}), **((log.get("plan") or {}).get("config") or {})}
         components = _scores(values.get("scores") or {})
         top_k = number(sampling, "top_k")
         stop = text(choice, "stop_reason")
-        error = values.get("error")
+        answer = reference(values.get("target"))
         yield Known(
             row=row,
             prompt=turns[:first],
@@ -63,15 +63,15 @@ class InspectAI(Format):
             finish_reason=FINISH.get(stop or "", stop),
             components=components,
             reward=self._reward(components, log),
-            answer=reference(values.get("target")),
+            answer=answer,
             group=tuple(str(part) for part in (said.get("task"), said.get("run_id"), values.get("id")) if part is not None),
             temperature=number(sampling, "temperature"),
             top_p=number(sampling, "top_p"),
             top_k=None if top_k is None else int(top_k),
             policy=text(said, "model"),
-            status=None if is_missing(error) else "engine_error",
-            error=None if is_missing(error) else str((error.get("message") if isinstance(error, dict) else error) or error)[:500],
-            rest=rest_of(values, USED),
+            status=None if is_missing(values.get("error")) else "engine_error",
+            error=_failure(values.get("error")),
+            rest=rest_of(values, USED if answer is None else USED | {"target"}),
         )
 
     def _reward(self, components: dict[str, float | None], log: Values) -> float | None:
@@ -80,6 +80,11 @@ class InspectAI(Format):
         stated = [scorer.get("name") for scorer in (log.get("eval") or {}).get("scorers") or ()]
         first = [name for name in (headline, *stated) if name in components]
         return self.reward_of({**{name: components[name] for name in first}, **components})
+
+
+def _failure(error: Any) -> str | None:
+    """What an error says."""
+    return None if is_missing(error) else str((error.get("message") if isinstance(error, dict) else error) or error)[:500]
 
 
 def _asked(values: Values, turns: list[Values], first: int) -> int:

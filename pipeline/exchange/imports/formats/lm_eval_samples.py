@@ -82,6 +82,8 @@ def _arguments(values: Values) -> tuple[Any, Values]:
     if not calls or len(calls[0]) < 2 or not isinstance(calls[0][1], dict) or len(calls) > 1:
         raise ValueError(f"column arguments: {LOGLIKELIHOODS}")
     prompt = calls[0][0]
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]  # a server's chat is a named tuple of one text, which JSON writes as a list
     if isinstance(prompt, str) and prompt.startswith('[{"role"'):
         prompt = json.loads(prompt)
     return (chat(prompt, "arguments") if isinstance(prompt, list) else text({"prompt": prompt}, "prompt")), calls[0][1]

@@ -4,7 +4,8 @@ Fields (nemo_rl/algorithms/grpo.py; written by `log_batched_dict_as_jsonl` of ne
 so that every value but idx is a list of one): content (texts of the messages), rewards, input_lengths, token_ids (prompt and
 completion, padded on the right), token_loss_mask, sample_loss_mask, advantages, generation_logprobs, prev_logprobs; all three
 token-wise ones have the length of token_ids, with a token's value at its own place. With dynamic sampling the rows are those
-that it kept, filtered_rewards theirs, and rewards those of the batch before.
+that it kept, filtered_rewards theirs, and rewards those of the batch before. val_data_step<N>.jsonl beside them has texts and
+rewards of questions that are held out.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class NemoRL(Format):
         "<file name>": "group",
     }
     engine = "NeMo-RL"
+    not_rows = ("val_data_step*.jsonl",)
 
     def known(self, row: SourceRow) -> Iterable[Known]:
         values = {name: _only(name, value) for name, value in row.values.items()}
@@ -45,6 +47,8 @@ class NemoRL(Format):
             raise ValueError(f"column {next(name for name in LISTS if values.get(name) is None)}: is null or missing")
         if not 0 < length <= min(len(ids), len(mask), len(logprobs)):
             raise ValueError(f"column input_lengths: is {length}, and the token lists have {len(ids)} values")
+        if number(values, "sample_loss_mask") == 0:
+            self.remark("rows whose sample_loss_mask is 0 NeMo-RL did not train on; they are here, with the mask in origins")
         reward = "filtered_rewards" if "filtered_rewards" in values else "rewards"
         texts = values.get("content")
         single = isinstance(texts, list) and len(texts) == 2 and all(isinstance(part, str) for part in texts)

@@ -1,19 +1,21 @@
 """Requests to an OpenAI-compatible server and what it answered.
 
-A line is {"request": {...}, "response": {...}}, as proxies log them; or, as batch files have them, requests
-{"custom_id", "url", "body"} and then results {"custom_id", "response": {"body"}}, named in this order. Bodies are those of
-/v1/chat/completions or /v1/completions. vLLM adds prompt_token_ids and token_ids (return_token_ids), or writes tokens as
-token_id:<id> (return_tokens_as_token_ids); without them the text is tokenized again.
+A line is {"request": {...}, "response": {...}}, as proxies log them; or, as batch files have them, requests {"custom_id",
+"url", "body"} and then results {"custom_id", "response": {"body"}}, in files of their own. Bodies are those of
+/v1/chat/completions or /v1/completions. Files of requests are read first. vLLM adds prompt_token_ids and token_ids
+(return_token_ids), or writes tokens as token_id:<id> (return_tokens_as_token_ids); without them the text is tokenized again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.exchange.imports.format import FAULTS, LONGEST_CONTENT, Format, Options, reason
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
+from pipeline.exchange.imports.read import read_rows
 from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
 from pipeline.sources.chats import chat, reasoning_of
 
@@ -42,6 +44,11 @@ class OpenAI(Format):
         super().__init__(options)
         self._requests: dict[str, Values] = {}
 
+    @classmethod
+    def ordered(cls, files: Sequence[Path]) -> Sequence[Path]:
+        """A batch's requests before its results, however they are named."""
+        return sorted(files, key=lambda file: not _is_request(next(read_rows([file]), None))) if len(files) > 1 else files
+
     def known(self, row: SourceRow) -> Iterable[Known | Misfit]:
         values = row.values
         if not is_missing(values.get("error")):
@@ -51,6 +58,10 @@ class OpenAI(Format):
             return
         request, response = self._request(values), _response(values)
         choices = response.get("choices")
+        if not choices and isinstance(response.get("output"), list):
+            raise ValueError(
+                "column response: of /v1/responses. What is read are bodies of /v1/chat/completions and /v1/completions"
+            )
         if not isinstance(choices, list) or not choices:
             raise ValueError("column response: has no choices")
         rest = rest_of(values, ROW)
@@ -70,9 +81,13 @@ class OpenAI(Format):
         found = self._requests.get(str(values.get("custom_id")))
         if found is None:
             raise ValueError(
-                f"column custom_id: no request {values.get('custom_id')!r} before this result. Name the requests' file first"
+                f"column custom_id: no request {values.get('custom_id')!r} among those named. Name the requests' file too"
             )
         return found
+
+
+def _is_request(row: SourceRow | Misfit | None) -> bool:
+    return isinstance(row, SourceRow) and "body" in row.values and row.values.get("response") is None
 
 
 USED = {"messages", "prompt", "temperature", "top_p", "top_k", "min_p"}

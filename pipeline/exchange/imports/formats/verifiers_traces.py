@@ -62,6 +62,10 @@ class VerifiersTraces(Format):
                 yield misfit(row, reason(error))._replace(place=where)
 
     def _trace(self, row: SourceRow, trace: Values, where: str) -> Iterable[Known | Misfit]:
+        agent = trace.get("agent") or {}
+        if agent.get("trainable") is False:
+            yield misfit(row, f"its agent {agent.get('name')!r} is not trainable: another model's words")._replace(place=where)
+            return
         nodes = trace["nodes"]
         if not isinstance(nodes, list) or not nodes:
             raise ValueError("column nodes: the trace has none")

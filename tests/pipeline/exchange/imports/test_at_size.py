@@ -16,7 +16,7 @@ from pipeline.exchange.imports.format import Options
 from pipeline.exchange.imports.rows import Declared
 from pipeline.exchange.imports.simple import SimpleRows
 from pipeline.exchange.imports.stage import ImportPlan, import_rollouts, order_of
-from pipeline.exchange.imports.tokens import ImportRendering
+from pipeline.exchange.imports.tokens import ImportRendering, SourceTokenizer
 from pipeline.store import Artifact, Store
 
 BASE = Path(__file__).parents[4] / "data" / "base"
@@ -160,3 +160,57 @@ def test_what_a_journal_does_not_name_or_has_lost_is_made_anew(
     (scratch,) = (tmp_path / "b").glob("rollouts/*/*/import")
     next(scratch.glob("groups-*.parquet")).write_bytes(b"PAR1")
     assert import_rollouts(Store(tmp_path / "b"), order)[0].id == never.id
+
+
+def _openai(number: int) -> list[dict[str, Any]]:
+    name = f"r{number}"
+    body = {"model": "m", "choices": [{"message": {"content": f"A:{number % 7}"}, "finish_reason": "stop"}]}
+    failed = {"custom_id": name, "response": None, "error": {"message": "expired"}}
+    answered = {"custom_id": name, "response": {"status_code": 200, "body": body}, "error": None}
+    return [
+        {"custom_id": name, "body": {"messages": [{"role": "user", "content": f"{number // 3}+1"}]}},
+        failed if number == 9 else answered,
+    ]
+
+
+def _lm_eval(number: int) -> list[dict[str, Any]]:
+    arguments = {"gen_args_0": {"arg_0": f"Q:{number}=", "arg_1": {"temperature": 1.0}}}
+    row = {"doc_id": number, "doc": {}, "target": "1", "arguments": arguments, "resps": [["A:1", "A:2"]], "filtered_resps": ["1"]}
+    return [row | {"filter": name} for name in ("strict", "flexible")]
+
+
+def _trl(number: int) -> list[dict[str, Any]]:
+    step = number // 4 // 2  # each generation is logged at two steps
+    row = {"step": number // 4, "prompt": f"{step}+1", "completion": f"A:{number % 4}"}
+    return [row | {"right": float(number % 2), "length": float(number % 4), "advantage": number % 2 - 0.5}]
+
+
+@pytest.mark.parametrize(("form", "made"), [("openai", _openai), ("lm-eval", _lm_eval), ("trl", _trl)])
+def test_a_killed_import_of_a_format_that_remembers_goes_on_too(
+    form: str, made: Callable[[int], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "BATCH", 8)
+    monkeypatch.setattr(gather, "BUFFER_ROWS", 5)
+    monkeypatch.setattr(gather, "SHARD_ROWS", 12)
+    rows = [row for number in range(60) for row in made(number)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    order = order_of([tmp_path / "rows.jsonl"], None, model=BASE)
+    assert order.form.name == form and order.form.remembers
+    never = import_rollouts(Store(tmp_path / "a"), order)[0]
+    monkeypatch.setattr(gather, "JOURNAL_SECONDS", -1)
+    tokenized: list[int] = []
+    of = SourceTokenizer.of
+    monkeypatch.setattr(SourceTokenizer, "of", lambda self, known: (tokenized.append(len(known)), of(self, known))[1])
+
+    def stop(done: int, aside: int) -> None:
+        if len(tokenized) in (2, 3):
+            raise _Killed
+
+    for _ in range(2):
+        with pytest.raises(_Killed):
+            import_rollouts(Store(tmp_path / "b"), order, stop)
+    again = import_rollouts(Store(tmp_path / "b"), order, stop)[0]
+    assert bytes_of(again) == bytes_of(never) and again.manifest.provenance.notes.get(
+        "remarks"
+    ) == never.manifest.provenance.notes.get("remarks")
+    assert sum(tokenized) == never.summary["completions"] + 2 * 8
