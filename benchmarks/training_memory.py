@@ -13,22 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from training_step import _without_places
 from training_task import Cell, machine, prepare, record
 
 CELLS = ("short,1M,8k", "short,135M,49k", "short,0.5B,150k")
-STEPS = 3
-TRAININGS = 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", nargs="+", default=list(CELLS), help="shape,size,vocabulary of training_task.py")
+    parser.add_argument("--lora", type=int, help="rank of adapters, in place of all weights")
+    parser.add_argument("--steps", type=int, default=3, help="of a training")
+    parser.add_argument("--trainings", type=int, default=2, help="one after the other")
     parser.add_argument("--carry", action="store_true", help="train.optimizer_state: carry")
     parser.add_argument(
         "--store", type=Path, default=Path(tempfile.gettempdir()) / "rollbook-benchmark", help="for models and data"
@@ -40,14 +43,16 @@ def main() -> None:
         print(json.dumps(trained(**json.loads(args.work))))
         return
     for cell in (Cell(*text.split(",")) for text in args.cell):
-        child({"store": str(args.store), "cell": vars(cell), "trainings": 0})  # so that what is made here is not measured
-        found = child({"store": str(args.store), "cell": vars(cell), "carry": args.carry})
+        order = {"store": str(args.store), "cell": vars(cell), "steps": args.steps}
+        child({**order, "trainings": 0})  # so that what is made here is not measured
+        found = child({**order, "carry": args.carry, "lora": args.lora, "trainings": args.trainings})
         for number, one in enumerate(found["trainings"]):
             what = f"{cell.name}, training {number}: {one['tokens']:,} tokens a pass"
             amounts = f"estimated {one['estimated'] / 1e9:.2f} GB, taken {one['peak'] / 1e9:.2f} GB"
             print(f"{what}, {amounts} ({one['peak'] / one['estimated'] - 1:+.0%})", flush=True)
-        command = "python benchmarks/training_memory.py" + (" --carry" if args.carry else "")
-        record(args.out, cell.name + (", carry" if args.carry else ""), {"machine": machine(), "command": command, **found})
+        command = "python benchmarks/training_memory.py " + shlex.join(_without_places(sys.argv[1:]))
+        name = cell.name + (f", LoRA of rank {args.lora}" if args.lora else "") + (", carry" if args.carry else "")
+        record(args.out, name, {"machine": machine(), "command": command.strip(), **found})
 
 
 def child(order: dict[str, Any]) -> Any:
@@ -57,7 +62,9 @@ def child(order: dict[str, Any]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def trained(store: str, cell: dict[str, str], carry: bool = False, trainings: int = TRAININGS) -> dict[str, Any]:
+def trained(
+    store: str, cell: dict[str, str], steps: int, trainings: int, carry: bool = False, lora: int | None = None
+) -> dict[str, Any]:
     """What was estimated and taken by each training."""
     from training_contenders import train_spec
 
@@ -68,17 +75,18 @@ def trained(store: str, cell: dict[str, str], carry: bool = False, trainings: in
     from pipeline.train.needs import choose, size_in
     from pipeline.train.stage import train
 
-    places, found = prepare(Cell(**cell), Path(store), STEPS), []
-    state = "carry" if carry else "fresh"
+    places, found = prepare(Cell(**cell), Path(store), steps), []
+    settings: dict[str, Any] = {"tokens_per_micro_batch": "auto", "optimizer_state": "carry" if carry else "fresh"}
+    settings |= {"lora": {"rank": lora}} if lora else {}
     room = host_room()
     with tempfile.TemporaryDirectory() as made:
         for _ in range(trainings):
             policy = Path(places["checkpoint"])
-            size = size_in({path.name: path for path in policy.iterdir()})
-            assert size is not None
             Path("/proc/self/clear_refs").write_text("5")
-            spec = train_spec(places, Cell(**cell), 1, made, tokens_per_micro_batch="auto", optimizer_state=state)
+            spec = train_spec(places, Cell(**cell), 1, made, **settings)
             config = TrainConfig.model_validate(spec["train"])
+            size = size_in({path.name: path for path in policy.iterdir()}, config.lora)
+            assert size is not None
             fit = choose(size, config, "float32", "cpu", room.free, room.of, longest=64)
             artifact = load_artifact(train(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))["artifact"])
             notes = artifact.manifest.provenance.notes["memory"]

@@ -12,8 +12,8 @@ process of its own, in turn:
     trl-plain  the same without checkpointing.
     trl-live   as trl-plain, given only groups whose rewards differ.
 
-Before anything is timed, loss and gradient of the first step must agree. Seconds and CPU seconds are of the training loop, all
-steps, without loading and saving; memory is the peak of the whole process in it.
+Before anything is timed, loss and gradient of a step must agree between the first two. Seconds and CPU seconds are of the
+training loop, all steps, without loading and saving; memory is the peak of the whole process in it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from training_step import _without_places, check, spread
 from training_task import SHAPES, Cell, Shape, machine, record
 
 HERE = Path(__file__).resolve().parents[1]
-GROUP, COMPLETIONS = 8, 64
-SHAPES["real"] = Shape((0, 0), lambda random: 0, GROUP, COMPLETIONS, "a model's own rollouts")
+GROUP = 8
 CELL = Cell("real", "", "49k")
 """Of the vocabulary, only how many logits a plain loop may hold depends on it."""
 TRL = {
@@ -50,10 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", nargs="?", type=Path, help="artifacts of a run")
     parser.add_argument("--iteration", type=int, default=0, help="whose training")
-    parser.add_argument("--groups", type=int, default=64, help="how many of them, a multiple of 8")
+    parser.add_argument("--groups", type=int, default=64, help="how many of them")
+    parser.add_argument("--batch", type=int, default=64, help="completions of a step; groups of 8 in whole steps")
     parser.add_argument("--contender", default=",".join(["rollbook", *TRL]))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--name", default="SmolLM2-135M, up to 32 tokens", help="of the figures")
+    parser.add_argument("--name", default="SmolLM2-135M", help="of the figures")
     parser.add_argument("--trl-python", default=sys.executable, help="interpreter of an environment that has TRL")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_real.json"))
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace) -> None:
 def agree(args: argparse.Namespace, names: list[str], places: dict[str, Any], place: str) -> dict[str, Any]:
     """Relative differences of the first step's loss and gradient to rollbook's. Exits if they are too large."""
     found: dict[str, Any] = {}
-    for name in [name for name in names if name != "trl-live"]:  # which is trl-plain on fewer completions
+    for name in names[:2]:  # TRL's others only recompute less, or have fewer completions
         where = {"gradient": f"{place}/{name}", "reference": f"{place}/{names[0]}"}
         found[name] = child(args, name, {"do": "check", "contender": name, **places, **where})
         found[name]["loss_difference"] = abs(found[name]["loss"] / found[names[0]]["loss"] - 1)
@@ -118,7 +118,7 @@ def child(args: argparse.Namespace, contender: str, order: dict[str, Any]) -> An
     """What a process of its own answers to an order."""
     python = args.trl_python if contender in TRL else sys.executable
     with tempfile.NamedTemporaryFile() as answer:
-        command = [python, __file__, "--work", json.dumps({**order, "answer": answer.name})]
+        command = [python, __file__, "--work", json.dumps({**order, "batch": args.batch, "answer": answer.name})]
         environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(HERE)}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         if done.returncode:
@@ -128,6 +128,7 @@ def child(args: argparse.Namespace, contender: str, order: dict[str, Any]) -> An
 
 def work(order: dict[str, Any]) -> None:
     """Carry out an order in this process."""
+    SHAPES["real"] = Shape((0, 0), lambda random: 0, GROUP, order["batch"], "a model's own rollouts")
     if order["do"] == "prepare":
         answer: Any = prepared(order["training"], order["groups"], Path(order["store"]))
     elif order["do"] == "check":
@@ -146,7 +147,7 @@ def prepared(training: dict[str, str], groups: int, store: Path) -> dict[str, An
     chosen = rows["group_id"].unique(maintain_order=True).head(groups)
     rows = rows.filter(pl.col("group_id").is_in(chosen.implode()))
     live = rows.filter(pl.col("reward").n_unique().over("group_id") > 1)
-    per_step = COMPLETIONS // GROUP
+    per_step = SHAPES["real"].completions // GROUP
     live_groups, dead_groups = live["group_id"].n_unique(), groups - live["group_id"].n_unique()
     step = live["group_id"].unique(maintain_order=True).head(per_step)
     filled = rows.filter(pl.col("group_id").is_in(step.implode()))
@@ -156,7 +157,10 @@ def prepared(training: dict[str, str], groups: int, store: Path) -> dict[str, An
     tokens = int(rows.select(length("completion_token_ids").sum()).item())
     live_tokens = int(live.select(length("completion_token_ids").sum()).item())
     data = {"groups": groups, "live_groups": live_groups, "tokens": tokens, "live_tokens": live_tokens}
-    words = f"{groups} groups of {GROUP}, {tokens:,} completion tokens; {dead_groups} groups with equal rewards"
+    longest = rows["completion_token_ids"].list.len().max()
+    words = (
+        f"{groups} groups of {GROUP}, {tokens:,} completion tokens, {longest} at most; {dead_groups} groups with equal rewards"
+    )
     made = {name: written(name, frame, training, store) for name, frame in (("all", rows), ("live", live), ("first", filled))}
     return {**made, "data": data, "words": words}
 
@@ -189,7 +193,7 @@ def written(name: str, rows: pl.DataFrame, training: dict[str, str], store: Path
             counted = {"completions": len(rows), "tokens": int(rows.select(length("completion_token_ids").sum()).item())}
             artifact = work.finish(counted if kind == "rollouts" else {})
         places[kind], parents = str(artifact.path), [artifact.as_parent("rollouts")]
-    return {"places": places, "steps": -(-rows["group_id"].n_unique() * GROUP // COMPLETIONS)}
+    return {"places": places, "steps": -(-rows["group_id"].n_unique() * GROUP // SHAPES["real"].completions)}
 
 
 def _bind(contender: str) -> None:

@@ -27,6 +27,8 @@ CLOSE = 1e-4
 """Relative: a measured scale that is so near to a setting, or to one over it, is that."""
 PROBE = 8
 """Tokens of the measurement."""
+MEASURED = 4.0
+"""Largest logit of the measurement: a cap shows, and one of 1 can still be undone in fp32."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,20 @@ def _hints(model: Any) -> set[float]:
 
 @torch.no_grad()
 def logit_map(model: Any) -> LogitMap:
-    """Measure it on a few tokens, if the model's settings hint at one. What is found wrong here, the self-check refuses."""
+    """Measure it on a few tokens, if the model's settings hint at one. What is found wrong here, the self-check refuses.
+
+    The logits that are measured are not the model's but evenly spread fp32 numbers, so weights of another type do not matter.
+    """
     if not may_be_mapped(model):
         return LogitMap()
     settings, hints = model.config.get_text_config().to_dict(), _hints(model)
     kept: list[Tensor] = []
-    hook = model.get_output_embeddings().register_forward_hook(lambda module, given, out: kept.append(out))
+
+    def replaced(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        kept.append(torch.linspace(-MEASURED, MEASURED, out.numel(), device=out.device).reshape(out.shape))
+        return kept[0]
+
+    hook = model.get_output_embeddings().register_forward_hook(replaced)
     try:
         logits = model(input_ids=torch.arange(PROBE)[None] % settings["vocab_size"], use_cache=False).logits.double()
     finally:

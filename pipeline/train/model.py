@@ -22,11 +22,11 @@ from pipeline.train.attention import BLOCK, IMPLEMENTATIONS, Kind, Own, Wanted, 
 from pipeline.train.batch import Batch, Cut
 from pipeline.train.family import changes_with_length, forget_lengths, is_capped
 from pipeline.train.head import tokens_of_chunk
-from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map, may_be_mapped
+from pipeline.train.logits import CappedProjection, capped_logprobs, logit_map
 from pipeline.train.logprobs import Projection, linear_logprobs
 from pipeline.train.plan import CostModel
 from pipeline.train.team import Team, alone
-from pipeline.train.weights import Masters, dtype_of_files, hold_own_rows, layers_of, shard
+from pipeline.train.weights import Masters, buffers_of, dtype_of_files, hold_own_rows, layers_of, shard
 
 FORK = 16
 """Positions that a fork outside of a small subtree has to spare on a CPU, where every layer calls attention once for it."""
@@ -66,18 +66,19 @@ class Policy:
         """
         team = team or alone()
         self.device, self.dtype, self._trains = team.device, dtype, trains
-        # Adapters take their type from the weights that they are put beside.
-        load = load_model if team.size == 1 or lora else load_for_rank
-        model = load(path, trust_remote_code=trust_remote_code)
+        model = (load_model if team.size == 1 else load_for_rank)(path, trust_remote_code=trust_remote_code)
         model.config.use_cache = False
         model.requires_grad_(trains)
-        self.adapters = add_adapters(model, lora, seed) if lora else None
         model.eval()
         # No dropout: logprobs must be those of the distribution that generates. Checkpointing works in train mode only.
         _turn_dropout_off(model)
+        self.logit_map = logit_map(model)
+        if team.size > 1 and lora:  # adapters take their type from the weights that they are put beside
+            hold_own_rows(model, "float32", team)
+        self.adapters = add_adapters(model, lora, seed) if lora else None
+        model.eval()
         if activation_checkpointing:
             _checkpoint(model)
-        self.logit_map = logit_map(model)
         self._changes_with_length = changes_with_length(model)
         layers = layers_of(model)
         self.compiled = compiled
@@ -239,17 +240,21 @@ def _body(model: Any) -> Any:
 def load_for_rank(path: Path, *, trust_remote_code: bool) -> Any:
     """A checkpoint as its files have it, if that is exact: the files are mapped, so what is not read takes no memory.
 
-    Where more than weights would follow their type, or logits have to be measured before the weights are spread, it is in fp32.
+    Only weights are in the files' type; buffers are those of the model in fp32.
 
     Raises:
         UserError: as `load_model`.
     """
     dtype = dtype_of_files(path)
-    if dtype not in (None, torch.float32):
-        model = load_model(path, trust_remote_code=trust_remote_code, dtype=dtype)
-        if not may_be_mapped(model) and all(buffer.dtype != dtype for buffer in model.buffers()):
-            return model
-    return load_model(path, trust_remote_code=trust_remote_code)
+    if dtype in (None, torch.float32):
+        return load_model(path, trust_remote_code=trust_remote_code)
+    model = load_model(path, trust_remote_code=trust_remote_code, dtype=dtype)
+    stored, exact = set(model.state_dict()), None
+    for name, buffer in model.named_buffers():
+        if buffer.dtype == dtype:
+            exact = exact or buffers_of(model.config, trust_remote_code=trust_remote_code)
+            buffer.data = buffer.float() if name in stored else exact[name]
+    return model
 
 
 def load_model(path: Path, *, trust_remote_code: bool, dtype: torch.dtype = torch.float32) -> Any:

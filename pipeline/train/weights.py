@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pipeline.train.team import Team
 
@@ -34,6 +35,27 @@ def dtype_of_files(directory: Path) -> torch.dtype | None:
         with safe_open(path, framework="pt") as file:
             found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     return named.get(found.pop()) if len(found) == 1 else None
+
+
+def buffers_of(config: Any, *, trust_remote_code: bool) -> dict[str, Tensor]:
+    """The buffers of a model in fp32 as its code makes them, without its weights taking memory.
+
+    Args:
+        config: transformers' settings of the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    def without_values(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    make: Any = AutoModelForCausalLM
+    register: Any = register_module_parameter_registration_hook  # whose annotation knows no hook that gives something back
+    hook = register(without_values)
+    try:
+        model = make.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    finally:
+        hook.remove()
+    return dict(model.named_buffers())
 
 
 class Masters:

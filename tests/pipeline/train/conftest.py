@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, PhiConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from pipeline.algorithms import resolve
 from pipeline.config.run import RunConfig
@@ -41,8 +41,12 @@ MODELS = {
     "tied": Qwen2Config(**SIZES, **COMMON, num_key_value_heads=2, tie_word_embeddings=True),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, **COMMON),
     "phi": PhiConfig(**SIZES, **COMMON),
+    "gemma2": Gemma2Config(
+        **SIZES, **COMMON, num_key_value_heads=1, head_dim=8, final_logit_softcapping=2.0, query_pre_attn_scalar=8
+    ),
 }
-"""Grouped key/value heads; weights shared with the embedding; learned positions and LayerNorm; a head with a bias."""
+"""Grouped key/value heads; weights shared with the embedding; learned positions and LayerNorm; a head with a bias; capped logits,
+and a buffer that is rounded where the model is not in fp32."""
 
 Rows = list[dict[str, Any]]
 

@@ -19,8 +19,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.common.errors import StageCrashed
+from pipeline.config.train import LoraConfig
 from pipeline.run.process import Event, StageProcess
 from pipeline.store import Artifact, read_table
+from pipeline.train.adapters import add_adapters
+from pipeline.train.logits import logit_map
+from pipeline.train.model import load_for_rank, load_model
+from pipeline.train.team import Team
+from pipeline.train.weights import hold_own_rows
 from schemas import Metrics
 
 Train = Callable[..., Artifact]
@@ -86,19 +92,45 @@ def test_two_processes_train_as_one(algorithm: str, bench: Any, train_spec: Trai
     assert_same_training(two, one)
 
 
+def of_kind(model: Path, place: Path, kind: torch.dtype) -> Path:
+    """A copy of a model whose weights are bf16 numbers, in files of a type."""
+    shutil.copytree(model, place)
+    file = place / "model.safetensors"
+    save_file({name: tensor.bfloat16().to(kind) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    return place
+
+
+@pytest.mark.parametrize("name", ["tied", "gemma2"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, targets=("q_proj", "down_proj"))])
+def test_a_rank_holds_the_values_of_its_rows_and_makes_the_same_of_them(
+    name: str, lora: LoraConfig | None, bench: Any, tmp_path: Path
+) -> None:
+    """Of two ranks, the first. What belongs to the other one is not read, so it may be anything."""
+    path = of_kind(bench.model_path(name), tmp_path / "bf16", torch.bfloat16)
+    whole, model = load_model(path, trust_remote_code=False), load_for_rank(path, trust_remote_code=False)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert logit_map(model) == logit_map(whole)
+    for (buffer_name, buffer), (_, expected) in zip(model.named_buffers(), whole.named_buffers(), strict=True):
+        assert torch.equal(buffer, expected) and buffer.dtype == expected.dtype, buffer_name
+    hold_own_rows(model, "float32", Team(device=torch.device("cpu"), rank=0, size=2))
+    if lora:
+        for one in (model, whole):
+            add_adapters(one, lora, 7)
+    for (parameter_name, parameter), (_, expected) in zip(model.named_parameters(), whole.named_parameters(), strict=True):
+        rows = len(parameter) if "lora" in parameter_name else -(-len(parameter) // 2)
+        assert parameter.dtype == torch.float32 and torch.equal(parameter[:rows], expected[:rows]), parameter_name
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "how"), [("tied", {}), ("tied", {"lora": {"rank": 2}}), ("gemma2", {})])
 def test_ranks_that_read_their_own_rows_of_a_bf16_file_make_the_bytes_of_the_whole_model(
-    bench: Any, train_spec: Train, tmp_path: Path
+    name: str, how: dict[str, Any], bench: Any, train_spec: Train, tmp_path: Path
 ) -> None:
     """The same numbers in fp32 files, of which nothing has to be widened."""
     made = []
     for kind in (torch.bfloat16, torch.float32):
-        place = shutil.copytree(bench.model_path("tied"), tmp_path / str(kind))
-        tensors = load_file(place / "model.safetensors")
-        save_file(
-            {name: tensor.bfloat16().to(kind) for name, tensor in tensors.items()}, place / "model.safetensors", {"format": "pt"}
-        )
-        spec = bench.spec(policy=bench.policy(place), check_logprobs=False, epochs=1)
+        place = of_kind(bench.model_path(name), tmp_path / str(kind), kind)
+        spec = bench.spec(policy=bench.policy(place), check_logprobs=False, epochs=1, **how)
         made.append(train_spec(in_store(spec, tmp_path / f"{kind} store", processes=2)))
     one, two = (artifact.path / "model.safetensors" for artifact in made)
     assert one.read_bytes() == two.read_bytes()
