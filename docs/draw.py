@@ -21,6 +21,7 @@ SAYS = {
     "train": "epochs over a frozen snapshot",
     "shape": "advantages and weights",
     "regrade": "other grades",
+    "revise": "corrections by an expert",
     "generate": "vLLM: tokens and logprobs",
     "environments": "what answers within an episode",
     "rewards": "graders",

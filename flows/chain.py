@@ -10,6 +10,7 @@ from pipeline.evaluate.order import evaluate_order
 from pipeline.evaluate.sets import judged, set_prompts
 from pipeline.generate.mixture.order import other_of
 from pipeline.generate.order import generate_orders, generator
+from pipeline.revise.order import revised
 from pipeline.run.order import Answerer, Missing, Order, only
 from pipeline.run.state import Iteration, Run, answers_of
 from pipeline.run.stopping import Pause, stop_of
@@ -27,7 +28,7 @@ from pipeline.sources.order import (
 from pipeline.store import Artifact
 from pipeline.train.order import train_order
 
-WITHOUT_ENGINE = ("grade", "evaluate", "shape", "replay", "reference", "score", "train")
+WITHOUT_ENGINE = ("grade", "evaluate", "revise", "shape", "replay", "reference", "score", "train")
 """First words of the titles of orders that need no new completions."""
 AFTER = {"generate": "evaluate", "evaluate": "shape", "shape": "train", "train": "generate"}
 
@@ -92,7 +93,9 @@ def chain(
             step.sets = judged(config, answers, number, policy, run.set_prompts)
             if done("evaluate") or step.answers.rollouts is None:
                 break
-            step.shaped = ask(shape_order(here, number, step.answers.rollouts))
+            assert train is not None
+            step.revised = revised(here, answers, number, policy, train, step.answers.rollouts)
+            step.shaped = ask(shape_order(here, number, step.revised or step.answers.rollouts))
             step.replayed = replayed(here, answers, number, step.parts[0], run.rollouts_before(number))
             if done("shape"):
                 break

@@ -8,6 +8,7 @@ from schemas.origins import Origins
 from schemas.pairs import Pairs
 from schemas.prompts import Prompts
 from schemas.remarks import Remarks
+from schemas.revisions import Revisions
 from schemas.rollouts import Rollouts
 from schemas.scores import Scores
 from schemas.set_aside import SetAside
@@ -18,7 +19,7 @@ from schemas.turns import Turns
 TABLES: dict[str, type[Table]] = {
     table.__name__.lower(): table
     for table in (
-        *(Prompts, SetAside, Rollouts, Turns, Remarks, Origins, Scores, Shaped, Credits, Pairs),
+        *(Prompts, SetAside, Rollouts, Turns, Remarks, Origins, Revisions, Scores, Shaped, Credits, Pairs),
         *(Metrics, Timing, Evaluation, Comparison, ComparisonTiming),
     )
 }
@@ -35,6 +36,7 @@ __all__ = [
     "Pairs",
     "Prompts",
     "Remarks",
+    "Revisions",
     "Rollouts",
     "Scores",
     "SetAside",

@@ -19,7 +19,9 @@ UNSEALED = "0" * 64
 ORIGINAL = "original"
 """Role of the checkpoint that a base model is a copy of; under that name its place is noted in the copy's provenance."""
 
-Kind = Literal["prompts", "rollouts", "scores", "shaped", "checkpoint", "optimizer", "evaluation", "comparison", "reward_model"]
+Kind = Literal[
+    "prompts", "rollouts", "scores", "shaped", "checkpoint", "optimizer", "evaluation", "comparison", "reward_model", "revisions"
+]
 
 
 class _ManifestModel(BaseModel):

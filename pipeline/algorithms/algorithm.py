@@ -69,6 +69,11 @@ class Algorithm:
         """
         return ()
 
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether the loss reads the weights that an expert's revision gives to tokens."""
+        return False
+
     def warning(self, epochs: int) -> str | None:
         """Why these settings may collapse on a frozen snapshot, or None."""
         return None

@@ -38,6 +38,11 @@ class Margin(Protocol):
         """Whose logprobs Delta is against: those of the base model, or of the policy that this training starts from."""
         ...
 
+    @property
+    def token_weighted(self) -> bool:
+        """Whether tokens weigh in Delta as an expert's revision says: those that it changed more than the others."""
+        ...
+
     def loss(self, margin: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]: ...
 
 
@@ -46,6 +51,7 @@ class _OfReference(Cell):
     needs = (REFERENCE,)
     whole_step = True
     reference: ClassVar[str] = REFERENCE
+    token_weighted: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,10 +69,14 @@ class Logistic(_OfReference):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnLogistic(Logistic):
-    """f(h) = -log sigmoid(beta h), with the policy that this training starts from as reference."""
+    """f(h) = -log sigmoid(beta h), with the policy that this training starts from as reference.
+
+    Tokens weigh as an expert's revision says; without revisions every token weighs 1.
+    """
 
     needs = (PROXIMAL,)
     reference: ClassVar[str] = PROXIMAL
+    token_weighted: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,11 +161,16 @@ class Preference(Algorithm):
     def dead_at(self) -> tuple[str, ...]:
         return (PAIRS,)
 
+    @property
+    def weighs_tokens(self) -> bool:
+        return bool(getattr(self.margin, "token_weighted", False))
+
     def loss(self, tokens: Tokens, totals: Totals) -> Loss:
         import torch
 
         assert tokens.pairs is not None and tokens.preference is not None
-        moved = _moved_from(tokens, tokens.proximal if self.margin.reference == PROXIMAL else tokens.reference)
+        reference = tokens.proximal if self.margin.reference == PROXIMAL else tokens.reference
+        moved = _moved_from(tokens, reference, tokens.token_weight if self.weighs_tokens else None)
         if self.margin.length_normalized:
             moved = moved / tokens.lengths.clamp(min=1.0)
         chosen, rejected = moved[tokens.pairs[:, 0]], moved[tokens.pairs[:, 1]]
@@ -187,10 +202,13 @@ class UnpairedPreference(Algorithm):
         return Loss(value=value, stopped=torch.zeros_like(tokens.mask))
 
 
-def _moved_from(tokens: Tokens, reference: Float[Tensor, " tokens"] | None) -> Float[Tensor, " sequences"]:
-    """sum_t log pi/ref of each completion."""
+def _moved_from(
+    tokens: Tokens, reference: Float[Tensor, " tokens"] | None, weight: Float[Tensor, " tokens"] | None = None
+) -> Float[Tensor, " sequences"]:
+    """sum_t w_t log pi/ref of each completion."""
     assert reference is not None
-    return tokens.per_sequence((tokens.logprobs - reference).where(tokens.mask, tokens.logprobs.new_zeros(())))
+    moved = (tokens.logprobs - reference).where(tokens.mask, tokens.logprobs.new_zeros(()))
+    return tokens.per_sequence(moved if weight is None else moved * weight)
 
 
 DPO = Preference(
@@ -229,10 +247,13 @@ OPA_DPO = DPO.replace(
     name="opa-dpo",
     summary=(
         "The last step of OPA-DPO: DPO against the policy that this training starts from, which was first fine-tuned on the "
-        "preferred completions (sft, raft or best-of-n), and an anchor that keeps the chosen ones likely. Weights of tokens "
-        "and masked images are not here: rollouts have no severity of each mistake."
+        "preferred completions (sft, raft or best-of-n), and an anchor that keeps the chosen ones likely. What a revision "
+        "changed weighs more than what it kept (see docs/revision.md); without revisions all tokens weigh 1."
     ),
-    formula="-log sigmoid(beta h) - coefficient log sigmoid(slope Delta(chosen) - offset),  Delta = log pi/prox",
+    formula=(
+        "-log sigmoid(beta h) - coefficient log sigmoid(slope Delta(chosen) - offset),  Delta = sum_t w_t log pi/prox,  "
+        "w_t = 1 without revisions"
+    ),
     paper="arXiv:2501.09695",
     margin=OwnLogistic(),
     anchors=(ChosenAnchor(coefficient=1.0),),

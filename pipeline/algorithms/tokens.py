@@ -46,6 +46,8 @@ class Tokens:
     """Numbers of the chosen and the rejected sequence of each pair."""
     preference: Float[Tensor, " pairs"] | None = None
     """Probability that the chosen one is better."""
+    token_weight: Float[Tensor, " tokens"] | None = None
+    """Weight of each token in the margin of a pair; None: all weigh 1."""
 
     credit: Float[Tensor, " tokens"] | None = None
     """Advantage of each token's turn, where turns have their own; None where all of a sequence's tokens have its advantage."""

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.base import Model
 
-SECTIONS = ("generate", "shape", "replay", "train")
+SECTIONS = ("generate", "shape", "replay", "train", "revise")
 """What a phase, or a schedule, may change: what is drawn and trained on. The rest is the same in every iteration."""
 ALIKE = ("generate.max_tokens", "generate.stop", "generate.keep_stop_text", "generate.shard_groups")
 """Of these sections, what held-out answers are drawn by too: with it, checkpoints could not be compared."""
@@ -117,6 +117,8 @@ class Phase(Model):
     """Settings of `replay` that are others."""
     train: dict[str, Any] = {}
     """Settings of `train` that are others. Another algorithm begins with its own algorithm_args."""
+    revise: dict[str, Any] = {}
+    """Settings of `revise` that are others."""
 
     @field_validator("iterations", mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.keep import KeepConfig
 from pipeline.config.phases import Phase, ReferenceConfig, Schedule
+from pipeline.config.revise import ReviseConfig
 from pipeline.config.reward import RewardConfig
 from pipeline.config.shape import ReplayConfig, ShapeConfig
 from pipeline.config.stop import StopConfig
@@ -77,6 +78,10 @@ class RunConfig(Model):
     """Where the run's figures go while it works. It decides nothing of the results."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Python files of your own with algorithms, such as my_algorithms.py. They are run: name only code you trust."""
+
+    revise: ReviseConfig = ReviseConfig()
+    """Who corrects the policy's own completions before they are trained on: one of pattern, function, file, model, and url with
+    model. None named: nobody. See docs/revision.md."""
 
     @model_validator(mode="after")
     def _servers_hold_one_model(self) -> RunConfig:

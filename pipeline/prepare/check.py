@@ -30,6 +30,7 @@ from pipeline.prepare.probing import look_at_graders
 from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.room import lines_of, refuse_unfit, room_for
 from pipeline.prepare.stops import hidden_by_stops
+from pipeline.revise.experts import check_revise
 from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
 from pipeline.shape.informative import cannot_learn
 from pipeline.shape.mix.shares import check_replay, described
@@ -98,6 +99,7 @@ def check_training(config: RunConfig) -> Algorithm:
     check_environment(config.environment)
     check_shape(config.shape, algorithm)
     check_replay(config.replay, algorithm)
+    check_revise(config.revise)
     return algorithm
 
 
@@ -122,6 +124,8 @@ def check_config(config: RunConfig) -> list[str]:
         for here, _ in settings:
             check_tokens(here.replay, files["tokenizer.json"])
         others = beside(settings, files)
+        for here, _ in settings:
+            check_reviser(here)
     absent = absent_tokens(files["config.json"].parent)
     template_renderer(config.data.template)
     if config.data.chat and not base_model.has_chat_template(files):
@@ -152,6 +156,7 @@ def check_config(config: RunConfig) -> list[str]:
         *(f"{name:{NAME_WIDTH}}{text}" for name, text in graded if name != "warning"),
         *(f"algorithm  {algorithm.name}: {algorithm.summary}" for algorithm in algorithms.values()),
         *dict.fromkeys(f"replay     {described(here.replay)}" for here, _ in settings if here.replay.is_on),
+        *dict.fromkeys(f"revise     {here.revise.described}" for here, _ in settings if here.revise.is_on),
         *([f"engine     {engines}"] if not nodes and (engines := _engines(config.engine)) else []),
         *(f"engine     {line}" for line in nodes),
         f"store      {Store(config.store_url).backend.describe()}",
@@ -196,6 +201,20 @@ def look_at_set(config: RunConfig, name: str, train: pl.DataFrame, model: Path) 
     return f"{len(frame)} in the set {name}"
 
 
+def check_reviser(config: RunConfig) -> None:
+    """Look at a judge model that vLLM is to run.
+
+    Raises:
+        UserError: no model there.
+    """
+    if config.revise.is_on and config.revise.by == "model":
+        section = config.model.model_copy(update={"path": str(config.revise.model), "revision": None})
+        try:
+            base_model.model_files(base_model.locate(section), trust_remote_code=section.trust_remote_code)
+        except UserError as error:
+            raise UserError(f"revise.model: {str(error).removeprefix('model.path: ')}") from None
+
+
 def _episodes(config: EnvironmentConfig) -> str:
     """What answers within a completion."""
     return f"{config.name} answers, at most {config.max_turns} turns, {config.in_flight} at once"
@@ -227,7 +246,8 @@ def warnings_of(config: RunConfig, algorithm: Algorithm, positions: int | None) 
     yield from notes_of(config.reward.components)
     if not config.generate.keep_stop_text:
         yield from hidden_by_stops(config.reward.components, config.generate.stop)
-    yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
+    if not config.revise.is_on:  # pairs and rewards are then those of the revisions
+        yield from cannot_learn(config.generate.samples, config.generate.max_tokens, config.shape, algorithm)
     if not config.engine.server and not config.cluster:
         try:
             shares(config.engine)

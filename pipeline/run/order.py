@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.store import Artifact, Request
 
-STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate")}
+STAGES = {name: f"{name}/1" for name in ("prompts", "import", "generate", "shape", "mix", "score", "train", "evaluate", "revise")}
 STAGES |= {name: f"{name}/2" for name in ("prompts", "shape")} | {name: f"{name}/4" for name in ("score", "train")}
 """Stage and version. The version is part of every key: raise it when a stage's result changes for the same recipe."""
 

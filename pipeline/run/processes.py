@@ -9,7 +9,7 @@ from pipeline.common.device import has_gpu
 from pipeline.common.room import MemoryRoom, shared_room
 from pipeline.run.process import Event, NeedsFreshProcess, OnEvent, StageProcess
 
-ON_GPU = frozenset({"pipeline.generate", "pipeline.score", "pipeline.train"})
+ON_GPU = frozenset({"pipeline.generate", "pipeline.revise", "pipeline.score", "pipeline.train"})
 """Stages that hold a model. On a GPU such a process ends with its work, so that the next stage has all of its memory; on a CPU an
 idle one ends where memory is short."""
 PLENTY = 3

@@ -47,6 +47,7 @@ def save_run(run: Run, directory: Path) -> None:
             "reference": reference(step.reference),
             "scores": {role: reference(artifact) for role, artifact in step.scores.items()},
             **({"sets": {name: _named(one.artifacts, reference) for name, one in step.sets.items()}} if step.sets else {}),
+            **({"revised": reference(step.revised)} if step.revised else {}),
             "replayed": [{role: reference(artifact) for role, artifact in part.artifacts.items()} for part in step.replayed],
         }
         for step in run.iterations
@@ -154,6 +155,7 @@ def _run_of(record: dict[str, Any], directory: Path, damaged: bool) -> Run:
         judged = ((name, {role: artifact(each) for role, each in one.items()}) for name, one in entry.get("sets", {}).items())
         rest["sets"] = {name: one for name, parts in judged if (one := _judgment(parts))}
         rest["reference"] = artifact(entry.get("reference"))
+        rest["revised"] = artifact(entry.get("revised"))
         mixed = [{role: artifact(reference) for role, reference in part.items()} for part in entry["replayed"]]
         replayed = tuple(
             _part({role: found for role, found in part.items() if found}) for part in mixed if not damaged or all(part.values())

@@ -70,11 +70,18 @@ class Iteration:
     checkpoint: Artifact | None = None
     sets: dict[str, Judgment] = field(default_factory=dict)
     """By the names of the held-out sets that judged it."""
+    revised: Artifact | None = None
+    """An expert's corrections of its rollouts, which are trained on in their place."""
+
+    @property
+    def trained_on(self) -> Artifact | None:
+        """Its rollouts, or an expert's corrections of them."""
+        return self.revised or (self.answers.rollouts if self.answers else None)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """Everything that is trained on, the iteration's own rollouts first; nothing before they are shaped."""
-        rollouts = self.answers.rollouts if self.answers else None
+        rollouts = self.trained_on
         if rollouts is None or self.shaped is None:
             return ()
         return (Part(rollouts, self.shaped, self.scores), *self.replayed)
@@ -103,6 +110,6 @@ class Run:
         return {name: prompts for name, prompts in known.items() if prompts is not None}
 
     def rollouts_before(self, iteration: int) -> list[Artifact]:
-        """Training rollouts of earlier iterations, newest first."""
-        before = (step.answers.rollouts for step in reversed(self.iterations) if step.iteration < iteration and step.answers)
+        """What was trained on in earlier iterations, newest first."""
+        before = (step.trained_on for step in reversed(self.iterations) if step.iteration < iteration)
         return [rollouts for rollouts in before if rollouts]

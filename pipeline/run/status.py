@@ -85,6 +85,7 @@ def artifacts_of(step: Iteration) -> dict[str, Artifact | None]:
         "greedy": answers.greedy if answers else None,
         "evaluation": step.evaluation,
         **{f"{name} {role}": each for name, one in step.sets.items() for role, each in one.artifacts.items()},
+        **({"revised": step.revised} if step.revised else {}),
         "shaped": step.shaped,
         **({"reference model": step.reference} if step.reference else {}),
         **step.scores,
@@ -110,7 +111,7 @@ def _iteration(step: Iteration) -> dict[str, Any]:
         "replayed_completions": sum(part.shaped.summary["kept"] for part in step.replayed),
         "seconds": {
             "generate": seconds_of(artifacts["rollouts"], *(one for each in answered for one in (each.sampled, each.greedy))),
-            "shape": seconds_of(artifacts["shaped"], *(part.shaped for part in step.replayed if part.is_drawn)),
+            "shape": seconds_of(step.revised, artifacts["shaped"], *(part.shaped for part in step.replayed if part.is_drawn)),
             "train": seconds_of(artifacts["checkpoint"]),
             "evaluate": seconds_of(artifacts["evaluation"], *(one.evaluation for one in step.sets.values())),
         },

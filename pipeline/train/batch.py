@@ -76,6 +76,7 @@ class Flat:
     """Pairs of completions that are both here."""
     preference: Float[Tensor, " pairs"] | None
     completions: list[TrainingCompletion]
+    token_weight: Float[Tensor, " tokens"] | None = None
 
     def tokens(self, logprobs: Float[Tensor, " tokens"], entropy: Float[Tensor, " tokens"], version: int) -> Tokens:
         """What a loss sees.
@@ -90,6 +91,7 @@ class Flat:
             "reference",
             "proximal",
             "credit",
+            "token_weight",
             "advantage",
             "weight",
             "lengths",
@@ -121,7 +123,7 @@ class Flat:
         )
 
 
-_BY_TOKEN = ("targets", "temperature", "mask", "behavior", "reference", "proximal", "credit")
+_BY_TOKEN = ("targets", "temperature", "mask", "behavior", "reference", "proximal", "credit", "token_weight")
 _BY_COMPLETION = ("advantage", "weight", "lengths", "policy_version", "group", "number")
 
 
@@ -241,7 +243,7 @@ def flatten(rows: list[PackedRow], device: torch.device) -> Flat:
         "group": np.array([groups[c.group_id] for c in completions], np.int64),
         "number": np.array([zlib.crc32(f"{c.group_id} {c.sample_index}".encode()) for c in completions], np.int64),
     }
-    for name in ("behavior", "reference", "proximal", "credit"):
+    for name in ("behavior", "reference", "proximal", "credit", "token_weight"):
         present = [values for c in completions if (values := getattr(c, name)) is not None]
         arrays[name] = np.concatenate(present) if present else None
     pairs = _pairs(rows, completions)

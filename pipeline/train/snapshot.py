@@ -38,6 +38,7 @@ TOKENS = {
     "reference": np.float32,
     "proximal": np.float32,
     "credit": np.float32,
+    "token_weight": np.float32,
 }
 """What there may be of every completion token, and how it is held on disk."""
 INDEX, PAIR_ROWS = "index.arrow", "pairs.arrow"
@@ -58,6 +59,8 @@ class TrainingCompletion:
     proximal: NDArray[np.float32] | None = None
     credit: NDArray[np.float32] | None = None
     """Advantage of each token's turn; None where turns have none of their own."""
+    token_weight: NDArray[np.float32] | None = None
+    """Of each token in the margin of a pair; None: all weigh 1."""
     advantage: float = 0.0
     weight: float = 1.0
     reward: float = float("nan")
@@ -176,6 +179,8 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
         raise DataError("some shaped tables have credits of turns and some have none; they were not shaped alike")
     if parts[0].shaped.tables("credits"):
         columns.append("credit")
+    if algorithm.weighs_tokens and any(part.rollouts.tables("revisions") for part in parts):
+        columns.append("token_weight")
     with _Layout(directory, columns) as layout:
         for number, (part, rows) in enumerate(zip(parts, kept, strict=True)):
             prefix = f"{part.rollouts.id[:16]}/" if number else ""
@@ -262,6 +267,8 @@ def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefi
             rows = rows.join(_scored(artifact, number, role), on=KEY, how="left")
         if credits := part.shaped.tables("credits"):
             rows = with_credit(rows, pl.read_parquet(credits[number], glob=False))
+        if "token_weight" in layout.columns:
+            rows = _weighed(rows, part.rollouts, number)
         found += len(rows)
         layout.add(rows.with_columns(named))
     if found != len(kept):
@@ -349,6 +356,15 @@ def _index(rows: pl.DataFrame) -> pl.DataFrame:
 def _scored(artifact: Artifact, number: int, role: str) -> pl.DataFrame:
     """Scores of one file: scores artifacts are cut as their rollouts are."""
     return pl.read_parquet(artifact.tables("scores")[number], glob=False).rename({"logprobs": role})
+
+
+def _weighed(rows: pl.DataFrame, rollouts: Artifact, number: int) -> pl.DataFrame:
+    """Rows with the weights of their tokens: those of a revisions artifact, of any other 1."""
+    ones = pl.col("tokens").list.eval(pl.lit(1.0, pl.Float32))
+    if not (files := rollouts.tables("revisions")):
+        return rows.with_columns(token_weight=ones)
+    weights = pl.read_parquet(files[number], columns=[*KEY, "token_weights"], glob=False)
+    return rows.join(weights.rename({"token_weights": "token_weight"}), on=KEY, how="left")
 
 
 def _flat(rows: pl.DataFrame, column: str, kind: type[np.generic]) -> NDArray[Any]:

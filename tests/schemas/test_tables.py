@@ -70,6 +70,15 @@ METRICS = {
     "entropy": 1.5,
 }
 PAIRS = {"group_id": "g1", "chosen_index": 0, "rejected_index": 1, "preference": 1.0, "margin": 0.5}
+REVISIONS = {
+    "group_id": "g1",
+    "sample_index": 1,
+    "role": "revised",
+    "token_weights": [1.0, 2.5],
+    "change": 0.5,
+    "said": None,
+    "note": None,
+}
 ORIGINS = {"group_id": "g1", "sample_index": 0, "file": "a.jsonl", "number": 3, "tokens": "retokenized", "rest": None}
 TURN = {
     "group_id": "g1",
@@ -103,6 +112,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "shaped": SHAPED,
     "evaluation": EVALUATION,
     "pairs": PAIRS,
+    "revisions": REVISIONS,
     "remarks": REMARKS,
     "turns": TURN,
     "credits": CREDIT,

@@ -32,6 +32,7 @@ from pipeline.look.audit.tables.comparison import ComparisonChecks
 from pipeline.look.audit.tables.evaluation import EvaluationChecks
 from pipeline.look.audit.tables.per_completion import ScoresChecks, ShapedChecks
 from pipeline.look.audit.tables.prompts import PromptsChecks
+from pipeline.look.audit.tables.revisions import RevisionsChecks
 from pipeline.look.audit.tables.rollouts import RolloutsChecks
 from pipeline.look.audit.world import World
 from pipeline.store.cache import working
@@ -50,6 +51,7 @@ CHECKS: dict[str, type[Checks]] = {
     "optimizer": Checks,
     "prompts": PromptsChecks,
     "reward_model": Checks,
+    "revisions": RevisionsChecks,
     "rollouts": RolloutsChecks,
     "scores": ScoresChecks,
     "shaped": ShapedChecks,

@@ -20,6 +20,7 @@ ROLES: Mapping[str, str] = {
     "optimizer": "muted",
     "comparison": "muted",
     "reward_model": "s1",
+    "revisions": "s0",
 }
 """The CSS variable of each kind's color."""
 

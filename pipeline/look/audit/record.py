@@ -22,6 +22,7 @@ from pipeline.generate.order import heldout_request, rollouts_request
 from pipeline.look.audit.findings import Ledger, Spot
 from pipeline.look.audit.holdings import Held, Shelf, unique_keys
 from pipeline.look.audit.scope import Scope, can_be, references_in
+from pipeline.revise.order import REVISER, revise_request
 from pipeline.rewards.registry import BATCHED, settled
 from pipeline.run.parts import Part
 from pipeline.run.record import FORMAT, RECORD
@@ -210,8 +211,13 @@ class _Recipes:
             return
         get = self._there.get
         policy, rollouts, shaped, made = (get(entry[name]) for name in ("policy", "rollouts", "shaped", "checkpoint"))
+        revised, prompts = get(entry.get("revised")), get(record["train_prompts"])
         if policy is None or rollouts is None or shaped is None:
             return
+        if revised is not None:
+            if prompts is not None:
+                yield revised, self._revision(self._on_reviser(revised, here), revised, policy, prompts, rollouts)
+            rollouts = revised
         yield shaped, shape_request(here, number, rollouts.artifact)
         scores = {role: held for role, reference in entry["scores"].items() if (held := get(reference))}
         for role, held in scores.items():
@@ -226,6 +232,18 @@ class _Recipes:
             parts.append(Part(found.pop("rollouts"), found.pop("shaped"), found))
         if made is not None and len(scores) == len(entry["scores"]):
             yield made, train_request(self._on(made, here), number, policy.artifact, parts)
+
+    def _revision(self, here: RunConfig, revised: Held, policy: Held, prompts: Held, rollouts: Held) -> Request:
+        """What corrections should be the answer to. A hash of a function or a file is as the artifact has it: neither is read."""
+        by = _part(revised.recipe, "by")
+        source = by.get("source") or by.get("file")
+        reviser = self._there.parent(revised, REVISER)
+        return revise_request(here, policy.artifact, prompts.artifact, rollouts.artifact, _artifact(reviser), source)
+
+    def _on_reviser(self, revised: Held, config: RunConfig) -> RunConfig:
+        """A config on the machine that made corrections: there, dtype auto was resolved."""
+        dtype = _part(revised.recipe, "by").get("dtype")
+        return _with_dtype(config, dtype)
 
     def _is_foreign(self, algorithm: str) -> bool:
         """Whether an algorithm is code that an audit does not import."""
@@ -251,10 +269,7 @@ class _Recipes:
 
     def _on(self, held: Held, config: RunConfig) -> RunConfig:
         """A config on the machine that made an artifact: there, dtype auto was resolved."""
-        dtype = held.recipe.get("dtype")
-        if dtype not in ("float32", "bfloat16") or config.model.dtype != "auto":
-            return config
-        return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+        return _with_dtype(config, held.recipe.get("dtype"))
 
     def _graded(self, request: Request, held: Held, reward: RewardConfig) -> Request:
         """The request with the hashes of graders' sources as the artifact has them, if its graders are those of the config."""
@@ -291,6 +306,13 @@ class _Recipes:
         remedy = "Nothing says that it is wrong. A run of the same command makes it anew with this version."
         said: dict[str, Any] = {"expected": request.stage, "found": found, "remedy": remedy}
         held.spot(self._ledger, "manifest.json").note("lineage", "stage", **said, column="content.stage")
+
+
+def _with_dtype(config: RunConfig, dtype: Any) -> RunConfig:
+    """A config whose dtype auto means this one."""
+    if dtype not in ("float32", "bfloat16") or config.model.dtype != "auto":
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
 
 
 def _is_own(reward: RewardConfig) -> bool:

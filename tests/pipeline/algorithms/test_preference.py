@@ -200,6 +200,22 @@ def test_opa_dpo_by_hand(make_tokens: MakeTokens, pull: Pull) -> None:
     assert pull(shifted, tokens)[0] == pytest.approx(expected, abs=5e-7)
 
 
+def test_tokens_of_a_revision_weigh_in_the_margin_and_in_the_anchor(make_tokens: MakeTokens, pull: Pull) -> None:
+    # Delta of the chosen is 2 x .5 + .1, that of the rejected .1: h = 1. Weights of k make beta k times it.
+    tokens = pair(make_tokens, margin=0.5)
+    tokens = dataclasses.replace(tokens, proximal=tokens.reference, reference=None)
+    weighed = dataclasses.replace(tokens, token_weight=torch.tensor([2.0, 1.0, 1.0], dtype=tokens.logprobs.dtype))
+    expected = math.log1p(math.exp(-0.1 * 1.0)) + math.log1p(math.exp(-0.1 * 1.1))
+    assert pull(resolve("opa-dpo"), weighed)[0] == pytest.approx(expected)
+    ones = dataclasses.replace(tokens, token_weight=torch.ones(3, dtype=tokens.logprobs.dtype))
+    assert pull(resolve("opa-dpo"), ones)[0] == pull(resolve("opa-dpo"), tokens)[0]
+    alike = dataclasses.replace(tokens, token_weight=torch.full((3,), 2.5, dtype=tokens.logprobs.dtype))
+    bare = {"anchors.0.coefficient": 0.0}
+    assert pull(resolve("opa-dpo", bare), alike)[0] == pytest.approx(pull(resolve("opa-dpo", {**bare, "beta": 0.25}), tokens)[0])
+    against_base = dataclasses.replace(weighed, reference=tokens.proximal)
+    assert pull(resolve("dpo"), against_base)[0] == pytest.approx(0.668460, abs=5e-7)  # DPO itself reads no weights
+
+
 def test_any_method_on_pairs_may_be_anchored(make_tokens: MakeTokens, pull: Pull) -> None:
     anchored = pull(resolve("slic", {"anchors.0.coefficient": 1.0}), pair(make_tokens, margin=0.5))[0]
     assert anchored == pytest.approx(0.95 + math.log1p(math.exp(-0.06)))

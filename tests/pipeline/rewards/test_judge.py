@@ -76,7 +76,7 @@ def said(text: str) -> dict[str, Any]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("pipeline.rewards.graders.judge.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("pipeline.rewards.graders.chat.FIRST_PAUSE", 0.001)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server()
     yield server

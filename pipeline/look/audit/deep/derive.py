@@ -20,7 +20,7 @@ from schemas import Rollouts, Scores
 
 OnWork = Callable[[str, int, int], None]
 """Called with what is recomputed, how many artifacts are done, and how many there are."""
-COMPUTED = ("shape", "mix", "evaluate")
+COMPUTED = ("shape", "mix", "evaluate", "revise")
 """Stages that are done again as they are."""
 
 

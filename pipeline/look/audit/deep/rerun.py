@@ -15,7 +15,7 @@ from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.world import World
 from pipeline.run.order import STAGES
 from pipeline.run.process import Event, Reporter
-from pipeline.store import Artifact, Request
+from pipeline.store import Artifact, Request, Store
 from pipeline.store.store import load_artifact
 from schemas import TABLES
 
@@ -29,7 +29,7 @@ class CannotRerun(Exception):
 
 
 def rerun(held: Held, world: World, scratch: Path) -> bool:
-    """Do a shape, mix or evaluate stage again and report what comes out otherwise.
+    """Do a shape, mix, evaluate or revise stage again and report what comes out otherwise.
 
     Args:
         scratch: a store for what is made.
@@ -41,7 +41,7 @@ def rerun(held: Held, world: World, scratch: Path) -> bool:
         CannotRerun: it cannot be done here.
     """
     stage = held.manifest.content.stage.partition("/")[0]
-    make = {"shape": _shape, "mix": _mix, "evaluate": _evaluate}.get(stage)
+    make = {"shape": _shape, "mix": _mix, "evaluate": _evaluate, "revise": _revise}.get(stage)
     if make is None:
         return False
     refuse_other_version(held)
@@ -111,6 +111,29 @@ def _evaluate(held: Held, world: World, scratch: Path) -> Artifact:
         "greedy": parent_path(held, world, "greedy") if greedy else None,
     }
     return load_artifact(evaluate(spec, silent())["artifact"])
+
+
+def _revise(held: Held, world: World, scratch: Path) -> Artifact:
+    """All that follows from what the expert said. Whoever it was is not asked again: it may be code, and may be gone."""
+    from pipeline.revise.experts import ByPattern, Expert, Recorded
+    from pipeline.revise.stage import revised_by
+    from pipeline.store import Work, read_table
+    from schemas import Revisions
+
+    spec = {role: parent_path(held, world, role) for role in ("rollouts", "policy", "prompts")}
+    pattern = held.recipe["by"].get("pattern")
+    name = next((name for name in _engines(held)), "")
+    expert: Expert = ByPattern(pattern) if pattern else Recorded(read_table(held.artifact, Revisions), name)
+    with Store(str(scratch)).work(request_of(held)) as work:
+        if not isinstance(work, Work):
+            return work
+        return revised_by(expert, work, {**spec, "trust_remote_code": False}, silent())
+
+
+def _engines(held: Held) -> list[str]:
+    """What the rows say of who revised, each once."""
+    rows = pl.scan_parquet([held.folder.local(file) for file in held.tables("rollouts")], glob=False)
+    return sorted(rows.filter(pl.col("source") == "expert").select("engine").unique().collect()["engine"].to_list())
 
 
 def _compare(held: Held, made: Artifact, world: World) -> None:

@@ -25,11 +25,13 @@ from pipeline.config.reward import RewardComponent
 from pipeline.config.run import RunConfig
 from pipeline.evaluate.stage import evaluate
 from pipeline.generate.seeds import completion_seed, select_prompts
+from pipeline.revise.stage import revise
 from pipeline.rewards.registry import resolve
 from pipeline.run.answers import Local
 from pipeline.run.process import Event, OnEvent, Reporter, each
 from pipeline.run.processes import Processes
 from pipeline.run.record import load_run, save_run
+from pipeline.run.state import Run
 from pipeline.score.stage import score
 from pipeline.shape.stage import shape
 from pipeline.store import Artifact, Request, Store, Work, read_table
@@ -40,7 +42,7 @@ from schemas import Prompts, Rollouts
 from schemas.manifest import Manifest, digest, sealed
 
 WORDS = 24
-STAGES = {f"pipeline.{stage.__name__}": each(stage) for stage in (shape, score, train, evaluate)}
+STAGES = {f"pipeline.{stage.__name__}": each(stage) for stage in (shape, score, train, evaluate, revise)}
 CONFIG: dict[str, Any] = {
     "name": "small",
     "seed": 5,
@@ -168,8 +170,12 @@ def drawn(model: Any, given: list[int], temperature: float, most: int, seed: int
     return tokens, logprobs
 
 
-def make_run(directory: Path) -> Path:
-    """A run of one iteration with pairs and scores, compared with itself."""
+def begun(directory: Path, **sections: Any) -> Run:
+    """A run of one iteration with pairs and scores, in `run` of a directory.
+
+    Args:
+        sections: of its config, instead of those above.
+    """
     model, data = directory / "model", directory / "data"
     data.mkdir(parents=True)
     _save_model(model)
@@ -178,9 +184,14 @@ def make_run(directory: Path) -> Path:
         (data / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     paths = {name: {"path": str(data / f"{name}.jsonl")} for name in ("train", "heldout")}
     run = directory / "run"
-    config = {**CONFIG, "run_dir": str(run), "model": {"path": str(model), "dtype": "float32"}}
+    config = {**CONFIG, **sections, "run_dir": str(run), "model": {"path": str(model), "dtype": "float32"}}
     settings = RunConfig.model_validate({**config, "data": {**CONFIG["data"], **paths}})
-    found = chain(settings, here(settings), lambda now: save_run(now, run))
+    return chain(settings, here(settings), lambda now: save_run(now, run))
+
+
+def make_run(directory: Path) -> Path:
+    """As `begun`, compared with itself."""
+    found, run = begun(directory), directory / "run"
     plan = make_plan(run, ["dpo"])
     first, last = found.iterations
     assert first.answers and first.evaluation and last.answers and last.evaluation
@@ -217,6 +228,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that no test changes."""
     try:
         return make_run(tmp_path_factory.mktemp("made"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def made_of_revisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose completions are corrected by a rule, and which no test changes."""
+    directory = tmp_path_factory.mktemp("revised")
+    revise = {"pattern": r"\bw[0-9]+\b", "samples": 4, "most_change": 1.0, "reference": "{answer} w5"}
+    try:
+        begun(directory, revise=revise, train={**CONFIG["train"], "algorithm": "opa-dpo"})
+        return directory / "run"
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -282,3 +305,10 @@ def copied(made: Path, tmp_path: Path) -> Iterator[Copy]:
     """A copy of the run for one test."""
     shutil.copytree(made, tmp_path / "run")
     yield Copy(tmp_path / "run")
+
+
+@pytest.fixture
+def copied_revisions(made_of_revisions: Path, tmp_path: Path) -> Copy:
+    """A copy of the run of corrections for one test."""
+    shutil.copytree(made_of_revisions, tmp_path / "run")
+    return Copy(tmp_path / "run")
