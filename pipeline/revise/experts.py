@@ -1,6 +1,6 @@
 """Who corrects a completion: a rule, a function, a file, a server, or a model that vLLM runs here.
 
-A new one is a class with `revise` and a line in `expert_of`.
+A new one is a class with `revise` and a line in `reviser_of`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
 
 
 @dataclass(frozen=True)
-class Said:
+class Correction:
     """What an expert made of a completion."""
 
     text: str | None
@@ -50,17 +50,17 @@ class Said:
     """Why there is none."""
 
 
-class Expert(Protocol):
+class Reviser(Protocol):
     """Who corrects completions."""
 
     name: str
     """What is recorded with every correction."""
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         """What becomes of each completion, in their order."""
 
 
-def expert_of(
+def reviser_of(
     config: ReviseConfig,
     reviser: Artifact | None,
     engine: EngineConfig,
@@ -68,7 +68,7 @@ def expert_of(
     reporter: Reporter,
     *,
     trust_remote_code: bool,
-) -> Expert:
+) -> Reviser:
     """The expert that a config names.
 
     Args:
@@ -98,17 +98,17 @@ class ByPattern:
         self.name = f"revise pattern {pattern}"
         self._pattern = compiled(pattern)
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         return [self._of(item) for item in asked]
 
-    def _of(self, item: RewardItem) -> Said:
+    def _of(self, item: RewardItem) -> Correction:
         if item.answer is None:
-            return Said(None, "the prompt has no reference answer")
+            return Correction(None, "the prompt has no reference answer")
         *_, last = (None, *self._pattern.finditer(item.completion))
         if last is None:
-            return Said(None, "no match of revise.pattern")
+            return Correction(None, "no match of revise.pattern")
         start, end = last.span(1 if self._pattern.groups else 0)
-        return Said(item.completion[:start] + item.answer + item.completion[end:])
+        return Correction(item.completion[:start] + item.answer + item.completion[end:])
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -129,18 +129,18 @@ class ByFunction:
         self.name = f"revise function {named}"
         self._function, self._args, self._seconds = own_function(named, A_REVISER), args, seconds
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         return [self._of(item) for item in asked]
 
-    def _of(self, item: RewardItem) -> Said:
+    def _of(self, item: RewardItem) -> Correction:
         try:
             with within(self._seconds, f"took longer than revise.timeout, {self._seconds:g} s"):
                 found = self._function(item.completion, item.answer, dict(item.prompt), **self._args)
         except Exception as error:
-            return Said(None, one_line(f"{type(error).__name__}: {error}"))
+            return Correction(None, one_line(f"{type(error).__name__}: {error}"))
         if found is not None and not isinstance(found, str):
-            return Said(None, f"returned a {type(found).__name__}, expected a text or None")
-        return Said(found) if found is not None else Said(None, "returned None")
+            return Correction(None, f"returned a {type(found).__name__}, expected a text or None")
+        return Correction(found) if found is not None else Correction(None, "returned None")
 
 
 class ByFile:
@@ -150,23 +150,23 @@ class ByFile:
         self.name = f"revise file {path.name}"
         self._texts = {(row[0], row[1]): row[2] for row in read_file(path).iter_rows()}
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         return [self._of(item) for item in asked]
 
-    def _of(self, item: RewardItem) -> Said:
+    def _of(self, item: RewardItem) -> Correction:
         text = self._texts.get((str(item.prompt.get("prompt_id")), item.completion))
-        return Said(text) if text is not None else Said(None, "the file has no correction of it")
+        return Correction(text) if text is not None else Correction(None, "the file has no correction of it")
 
 
-class Recorded:
+class Revised:
     """What an expert said before, from the table of it: for who wants to see what follows, and not ask again."""
 
     def __init__(self, revisions: pl.DataFrame, name: str) -> None:
         self.name = name
         own = revisions.filter(pl.col("role") == "own").select("group_id", "said", "note")
-        self._said = {named(row[0]): Said(row[1], row[2]) for row in own.iter_rows()}
+        self._said = {named(row[0]): Correction(row[1], row[2]) for row in own.iter_rows()}
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         return [self._said[f"{named(item.group_id)}/{item.sample_index}"] for item in asked]
 
 
@@ -221,15 +221,15 @@ class ByServer:
         self._config, self._threads = config, ThreadPoolExecutor(config.concurrency)
         self._server.look()
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         return list(self._threads.map(self._of, asked))
 
-    def _of(self, item: RewardItem) -> Said:
+    def _of(self, item: RewardItem) -> Correction:
         try:
             answer = self._server.answer(filled(self._config.template, item), self._config.system)
         except NoAnswer as error:
-            return Said(None, one_line(str(error)))
-        return Said(as_the_own(answer, item.completion))
+            return Correction(None, one_line(str(error)))
+        return Correction(as_the_own(answer, item.completion))
 
 
 class ByModel:
@@ -252,7 +252,7 @@ class ByModel:
         self._tokenizer: Any = load_tokenizer(reviser.path, trust_remote_code=trust_remote_code)
         self._chat = bool(self._tokenizer.chat_template)
 
-    def revise(self, asked: Sequence[RewardItem]) -> list[Said]:
+    def revise(self, asked: Sequence[RewardItem]) -> list[Correction]:
         if not asked:
             return []
         texts = [filled(self._config.template, item) for item in asked]
@@ -278,12 +278,12 @@ class ByModel:
         """Give back what the next stage needs."""
         self._live.rest()
 
-    def _said(self, reply: Reply, item: RewardItem) -> Said:
+    def _said(self, reply: Reply, item: RewardItem) -> Correction:
         if reply.error is not None:
-            return Said(None, one_line(reply.error))
+            return Correction(None, one_line(reply.error))
         if reply.finish_reason != "stop":
-            return Said(None, f"cut after {len(reply.token_ids)} tokens; revise.max_tokens is {self._config.max_tokens}")
-        return Said(as_the_own(self._tokenizer.decode(reply.token_ids, skip_special_tokens=True), item.completion))
+            return Correction(None, f"cut after {len(reply.token_ids)} tokens; revise.max_tokens is {self._config.max_tokens}")
+        return Correction(as_the_own(self._tokenizer.decode(reply.token_ids, skip_special_tokens=True), item.completion))
 
 
 def as_the_own(answer: str, own: str) -> str:

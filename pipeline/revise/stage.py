@@ -16,7 +16,7 @@ from pipeline.config.revise import ReviseConfig
 from pipeline.generate.shards import group_id
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.turns import turns_beside
-from pipeline.revise.experts import ByModel, Expert, Said, expert_of, named
+from pipeline.revise.experts import ByModel, Correction, Reviser, named, reviser_of
 from pipeline.revise.weights import change_of, changed, weights
 from pipeline.rewards.items import RewardItem, prompt_for_grader
 from pipeline.run.process import Event, Reporter
@@ -52,7 +52,7 @@ def revise(spec: Event, reporter: Reporter) -> Event:
         trusted: bool = spec["trust_remote_code"]
         reviser = verified(spec["reviser"]) if spec["reviser"] else None
         engine, dtype = EngineConfig.model_validate(spec["engine"]), request.recipe["by"].get("dtype", "float32")
-        expert = expert_of(config, reviser, engine, dtype, reporter, trust_remote_code=trusted)
+        expert = reviser_of(config, reviser, engine, dtype, reporter, trust_remote_code=trusted)
         try:
             made = revised_by(expert, work, spec, reporter)
         finally:
@@ -61,7 +61,7 @@ def revise(spec: Event, reporter: Reporter) -> Event:
         return {"artifact": str(made.path)}
 
 
-def revised_by(expert: Expert, work: Work, spec: Event, reporter: Reporter) -> Artifact:
+def revised_by(expert: Reviser, work: Work, spec: Event, reporter: Reporter) -> Artifact:
     """As `revise`, by whoever says what becomes of each completion: all that follows from it does so here.
 
     Args:
@@ -73,7 +73,9 @@ def revised_by(expert: Expert, work: Work, spec: Event, reporter: Reporter) -> A
     work.require_space(sum(path.stat().st_size for path in files), "revisions")
     tokenizer: Any = load_tokenizer(verified(spec["policy"]).path, trust_remote_code=spec["trust_remote_code"])
     prompts = {row["prompt_id"]: prompt_for_grader(row) for row in rows_of(verified(spec["prompts"]))}
-    writer = _Writer(recipe, _Spelling(tokenizer, tuple((recipe.get("sampling") or {}).get("stop") or ())), work.request.key)
+    writer = _RevisionRows(
+        recipe, _OwnTokens(tokenizer, tuple((recipe.get("sampling") or {}).get("stop") or ())), work.request.key
+    )
     for number, path in enumerate(files):
         beside = _beside(path.name)
         if not (work.has_table(beside, Revisions) and work.has_table(path.name, Rollouts)):
@@ -108,7 +110,7 @@ def _owns(path: Path, samples: int) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Spelling:
+class _OwnTokens:
     """Texts as the policy would have written them."""
 
     tokenizer: Any
@@ -138,22 +140,22 @@ class _Asked:
     """An own completion, and what the expert said of it."""
 
     own: dict[str, Any]
-    said: Said | None
+    said: Correction | None
     """None: nobody was asked, since it is solved."""
 
 
 @dataclass
-class _Writer:
+class _RevisionRows:
     """Makes the rows of a file."""
 
     recipe: Mapping[str, Any]
-    spelling: _Spelling
+    spelling: _OwnTokens
     key: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     revisions: list[dict[str, Any]] = field(default_factory=list)
 
     def written(
-        self, owns: pl.DataFrame, expert: Expert, prompts: Mapping[str, Mapping[str, Any]]
+        self, owns: pl.DataFrame, expert: Reviser, prompts: Mapping[str, Mapping[str, Any]]
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Rows of `Rollouts` and of `Revisions`."""
         self.rows, self.revisions = [], []

@@ -115,7 +115,7 @@ def _evaluate(held: Held, world: World, scratch: Path) -> Artifact:
 
 def _revise(held: Held, world: World, scratch: Path) -> Artifact:
     """All that follows from what the expert said. Whoever it was is not asked again: it may be code, and may be gone."""
-    from pipeline.revise.experts import ByPattern, Expert, Recorded
+    from pipeline.revise.experts import ByPattern, Revised, Reviser
     from pipeline.revise.stage import revised_by
     from pipeline.store import Work, read_table
     from schemas import Revisions
@@ -123,7 +123,7 @@ def _revise(held: Held, world: World, scratch: Path) -> Artifact:
     spec = {role: parent_path(held, world, role) for role in ("rollouts", "policy", "prompts")}
     pattern = held.recipe["by"].get("pattern")
     name = next((name for name in _engines(held)), "")
-    expert: Expert = ByPattern(pattern) if pattern else Recorded(read_table(held.artifact, Revisions), name)
+    expert: Reviser = ByPattern(pattern) if pattern else Revised(read_table(held.artifact, Revisions), name)
     with Store(str(scratch)).work(request_of(held)) as work:
         if not isinstance(work, Work):
             return work
