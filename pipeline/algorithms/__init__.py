@@ -10,6 +10,7 @@ from pipeline.algorithms import (
     grpo,
     imitation,
     mirror_descent,
+    nash,
     off_policy,
     plugins,
     preference,
@@ -23,7 +24,7 @@ from pipeline.common.errors import UserError
 
 __all__ = ["ALGORITHMS", "Algorithm", "known", "resolve", "settings_of"]
 
-MODULES = (reinforce, grpo, rec, off_policy, reuse, imitation, mirror_descent, preference)
+MODULES = (reinforce, grpo, rec, off_policy, reuse, imitation, mirror_descent, preference, nash)
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm for module in MODULES for algorithm in cast("tuple[Algorithm, ...]", module.ALGORITHMS)
 }

@@ -139,6 +139,27 @@ class SoftValue(_GroupAlone):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WinRate(_GroupAlone):
+    """A = mean over the others of the group of p(r beats r') - 1/2,  p = sigmoid((r - r') / soft). A group of one has A = 0.
+
+    Equals draw, p = 1/2. Of rewards (1, 0, 0) with hard wins: (1/2, -1/4, -1/4). Source: Nash-MD,
+    arXiv:2312.00886, whose p is a preference model's.
+    """
+
+    soft: NotNegative = 1.0
+    """Temperature of soft wins. 0: hard wins, p = 1, 1/2 or 0."""
+
+    def expression(self, reward: pl.Expr) -> pl.Expr:
+        size = reward.len().over(GROUP)
+        if self.soft == 0:
+            wins = (reward / DEAD_RANGE).round().rank("average").over(GROUP) - 1
+        else:
+            others = reward.over(GROUP, mapping_strategy="join").list.sort()
+            wins = ((others - reward) / self.soft).list.eval(1 / (1 + pl.element().exp())).list.sum() - 0.5
+        return pl.when(size > 1).then(wins / (size - 1) - 0.5).otherwise(0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BatchNormalized:
     """A = (b - mean) / (std + epsilon) over all tokens of the snapshot, b = r or r - mean(r over the group).
 

@@ -1,4 +1,4 @@
-"""Online IPO and IPO-MD, step after step on pairs that the policy, or its mixture with the reference, draws by lot.
+"""Online IPO, IPO-MD and Nash-MD, step after step on what the policy, or its mixture with the reference, draws by lot.
 
 A model of two or three tokens whose completions are one token. Where they come to rest is known: the Nash policy of the game that
 the preferences and the distance to the reference make (arXiv:2403.08635, propositions 4.1 and 5.2).
@@ -49,6 +49,44 @@ def rest(wins: list[list[float]], start: list[float], share: float, make_tokens:
         logits = logits - 0.1 * (by_token - policy * by_token.sum())  # through log softmax
         mean += logits.softmax(0) * (step >= STEPS // 2) / (STEPS // 2)
     return mean
+
+
+def rest_of_nash_md(
+    wins: list[list[float]], start: list[float], share: float, make_tokens: Callable[..., Tokens], pull: Pull, cap: float = 10.0
+) -> Tensor:
+    """As `rest`, by the policy gradient: every answer plays against all others of its step, which the mixture drew too."""
+    draw, nash_md = torch.Generator().manual_seed(0), resolve("nash-md", {"tau": TAU, "cap": cap})
+    logits, uniform = torch.tensor(start, dtype=torch.float64).log(), torch.zeros(1, len(start))
+    table, mean = torch.tensor(wins, dtype=torch.float64), torch.zeros_like(logits)
+    for step in range(STEPS):
+        policy = logits.softmax(0)
+        drawn_by = mixed_logits(logits[None], uniform, share)[0].softmax(0)
+        answers = torch.multinomial(drawn_by, DRAWS, replacement=True, generator=draw)
+        rates = (table[answers][:, answers].sum(1) - 0.5) / (DRAWS - 1)
+        tokens = make_tokens(
+            [[math.log(policy[answer])] for answer in answers],
+            (rates - 0.5).tolist(),
+            behavior=[[math.log(drawn_by[answer])] for answer in answers],
+            reference=[[-math.log(len(start))]] * DRAWS,
+        )
+        by_token = torch.zeros_like(logits).index_add(0, answers, pull(nash_md, tokens)[1].double())
+        logits = logits - 2.0 * (by_token - policy * by_token.sum())
+        mean += logits.softmax(0) * (step >= STEPS // 2) / (STEPS // 2)
+    return mean
+
+
+@pytest.mark.parametrize("share", [0.0, 0.125, 0.5], ids=["self-play", "Nash-MD", "Nash-MD, half of the reference"])
+def test_nash_md_comes_to_rest_where_ipo_md_does(share: float, make_tokens: Any, pull: Pull) -> None:
+    """Of two answers sigmoid(.2 / tau) = .8808, and in the circle the game's Nash policy, which gives them equally often."""
+    assert rest_of_nash_md(BETTER, [0.3, 0.7], share, make_tokens, pull)[0].item() == pytest.approx(0.8808, abs=0.01)
+    found = rest_of_nash_md(CIRCLE, [0.6, 0.3, 0.1], share, make_tokens, pull)
+    assert found.tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
+def test_a_cap_that_cuts_everything_plays_for_the_mixture_and_not_for_the_policy(make_tokens: Any, pull: Pull) -> None:
+    """With one w for all the gradient is that of completions of pi', whose rest is another one."""
+    found = rest_of_nash_md(BETTER, [0.3, 0.7], 0.5, make_tokens, pull, cap=1e-3)
+    assert abs(found[0].item() - 0.8808) > 0.001
 
 
 @pytest.mark.parametrize("share", [0.0, 0.125, 0.5], ids=["online IPO", "IPO-MD", "IPO-MD, half of the reference"])

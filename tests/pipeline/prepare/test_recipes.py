@@ -99,6 +99,7 @@ def vars_of(algorithm: Any) -> list[Any]:
     [
         ("topr", {"shape.anna_karenina": True, "shape.positive_fraction": 0.15, "train.epochs": 1}),
         ("ipo-md", {"generate.mixture.share": 0.125, "train.algorithm_args": {"tau": 1.0, "soft": 1.0}}),
+        ("nash-md", {"generate.mixture.share": 0.125, "train.algorithm_args": {"tau": 0.008, "soft": 1.0}}),
         ("online-ipo", {"generate.mixture": None, "train.algorithm_args": {"tau": 1.0, "soft": 1.0}}),
         ("ipo", {"train.algorithm_args": {"tau": 1.0}, "iterations": 1}),
         ("rec", {"train.algorithm_args": {"low": 0.2, "high": 0.2}, "generate.samples": 8}),
@@ -114,12 +115,15 @@ def test_published_settings_are_those_of_the_recipes(name: str, settings: dict[s
         assert found == expected, key
 
 
-def test_opa_dpo_makes_preferred_answers_its_own_first() -> None:
+def test_opa_dpo_makes_corrections_its_own_first() -> None:
     course = course_of("opa-dpo")
     first, then = course.at(0), course.at(1)
-    assert (first.train.algorithm, first.train.epochs) == ("best-of-n", 2)
-    assert (then.train.algorithm, then.train.epochs, then.reference.version(1), then.reference.version(2)) == ("dpo", 4, 1, 1)
+    assert all(here.revise.is_on and here.revise.reference for here in (first, then))
+    assert (first.train.algorithm, first.train.epochs) == ("raft", 2)
+    assert (then.train.algorithm, then.train.epochs, then.replay.iterations) == ("opa-dpo", 4, 1)
+    assert load_config(RECIPES / "opa-dpo.yaml").iterations == 2
     cells = cells_of(then)
+    assert (cells.margin.reference, cells.weighs_tokens) == ("proximal_logprobs", True)  # the checkpoint of SFT, and weights
     anchor = cells.anchors[0]
     assert (cells.margin.beta, anchor.slope, anchor.coefficient, anchor.offset) == (0.1, 0.1, 1.0, 0.0)
 
