@@ -38,6 +38,7 @@ TOGETHER, SIZE_TOGETHER = 4096, 16 << 20
 """Rows of a batch, and characters of their texts, about."""
 BELOW = ("*/*", "*/*/*")
 """Where files lie of which a directory has none itself."""
+SIZED = {str, list, dict, bytes}
 LOOKED_AT = 16
 """First rows whose columns say the format."""
 
@@ -139,7 +140,8 @@ def read_batches(files: Sequence[Path], start: Position) -> Iterator[tuple[list[
         done = start[1] if number == start[0] else 0
         for row in islice(_rows_of(file, name), done, None):
             batch.append(row)
-            done, size = done + 1, size + _size(row)
+            done += 1
+            size += _size(row)
             if len(batch) >= TOGETHER or size >= SIZE_TOGETHER:
                 yield batch, (number, done)
                 batch, size = [], 0
@@ -151,7 +153,7 @@ def _size(row: SourceRow | Misfit) -> int:
     """About how much a row holds."""
     if isinstance(row, Misfit):
         return len(row.content or "")
-    return sum(len(value) for value in row.values.values() if isinstance(value, str | list | dict))
+    return sum([len(value) for value in row.values.values() if type(value) in SIZED])
 
 
 def _rows_of(file: Path, name: str) -> Iterator[SourceRow | Misfit]:

@@ -184,7 +184,7 @@ def _lists(ids: Sequence[list[int]], name: str) -> pl.Series:
     """Lists of token ids as a column."""
     offsets = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
-    flat = np.fromiter(chain.from_iterable(ids), np.int64, int(offsets[-1]))
+    flat = np.array(list(chain.from_iterable(ids)), np.int32)
     return pl.Series(name, pa.LargeListArray.from_arrays(offsets, flat)).cast(SCHEMA[name])
 
 
