@@ -2,6 +2,7 @@
 
     python benchmarks/training_memory.py
     python benchmarks/training_memory.py --cell short,135M,49k
+    python benchmarks/training_memory.py --cell short,0.5B,150k --lora 16 --steps 1 --trainings 1
 
 Two trainings by the train stage at its default settings for memory, one after the other in one process, as in a run of two
 iterations; the second one starts from the first one's checkpoint. Models have random weights and the shapes of the demo's,
