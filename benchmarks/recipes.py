@@ -40,6 +40,7 @@ LONGEST = 4
 """Iterations of the baselines: as many as the longest recipe's, so that each recipe has their checkpoint on as many rollouts."""
 ORDER = (
     *BASELINES, "rec", "topr", "bapo", "remix", "spear", "density", "rlhf-essentials", "opa-dpo", "ipo", "online-ipo", "ipo-md",
+    "nash-md",
 )  # fmt: skip
 CONTROLS = {"grpo-3-epochs": ("grpo", {"iterations": 3, "train.epochs": 3})}
 """No recipe, but what tells where a gain comes from: GRPO with about as many optimizer steps as recipes that replay."""
