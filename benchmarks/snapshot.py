@@ -26,7 +26,7 @@ from pipeline.algorithms import resolve
 from pipeline.run.parts import Part
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.work import Work
-from pipeline.train.snapshot import INDEX, TOKENS, open_snapshot, reopened
+from pipeline.train.snapshot import GROUPS, NUMBERS, TOKENS, index_name, open_snapshot, reopened
 from schemas import Rollouts, Shaped
 from schemas.example import example
 
@@ -124,22 +124,26 @@ def write(directory: Path, completions: int, tokens: int) -> int:
             for start in range(0, completions, 10_000):
                 np.ones(min(10_000, completions - start) * tokens, TOKENS[name]).tofile(file)
     np.ones(completions // GROUP * PROMPT, np.int32).tofile(directory / "prompts.bin")
-    number = pl.int_range(completions)
-    pl.select(
-        group_id=pl.format("prompt-{}-of-a-run", number // GROUP),
-        sample_index=(number % GROUP).cast(pl.Int32),
-        advantage=pl.lit(0.5, pl.Float32),
-        weight=pl.lit(1.0, pl.Float32),
-        reward=pl.lit(1.0, pl.Float64),
-        temperature=pl.lit(1.0, pl.Float64),
-        policy_version=pl.lit(0, pl.Int32),
-        from_parent=pl.lit(True),
-        starts_group=number % GROUP == 0,
-        length=pl.lit(tokens, pl.Int64),
-        start=number * tokens,
-        prompt_length=pl.lit(PROMPT, pl.Int64),
-        prompt_start=number // GROUP * PROMPT,
-    ).write_ipc(directory / INDEX)
+    number = np.arange(completions)
+    index = {
+        "sample_index": number % GROUP,
+        "advantage": np.full(completions, 0.5),
+        "weight": np.ones(completions),
+        "reward": np.ones(completions),
+        "temperature": np.ones(completions),
+        "policy_version": np.zeros(completions),
+        "from_parent": np.ones(completions),
+        "live": np.ones(completions),
+        "starts_group": number % GROUP == 0,
+        "length": np.full(completions, tokens),
+        "start": number * tokens,
+        "prompt_length": np.full(completions, PROMPT),
+        "prompt_start": number // GROUP * PROMPT,
+    }
+    for name, kind in NUMBERS.items():
+        index[name].astype(kind).tofile(directory / index_name(name))
+    groups = pl.select(group_id=pl.format("prompt-{}-of-a-run", pl.int_range(completions // GROUP)))
+    groups.write_ipc(directory / GROUPS)
     return sum(path.stat().st_size for path in directory.glob("*.bin"))
 
 

@@ -72,6 +72,8 @@ class Table(dy.Schema):
             polars.exceptions.ColumnNotFoundError: a declared column is missing.
         """
         numbered = frame.with_row_index("row")
+        if cls.is_valid(frame.select(*cls.columns())):
+            return Checked(frame, numbered.clear().with_columns(reasons=pl.lit("")))
         _, failure = _with_row(cls).filter(numbered.select("row", *cls.columns()))
         details = failure.details()
         if details.is_empty():
@@ -139,6 +141,11 @@ class Table(dy.Schema):
             extra: names of columns that follow the declared ones: nullable doubles.
             large: names of columns of texts or lists that get 64-bit offsets.
         """
+        return cls._arrow_schema(tuple(extra), frozenset(large))
+
+    @classmethod
+    @cache
+    def _arrow_schema(cls, extra: tuple[str, ...], large: frozenset[str]) -> pa.Schema:
         fields = []
         for name, column in cls.columns().items():
             metadata = {"description": column.description or "", **(column.metadata or {})}

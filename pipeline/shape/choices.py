@@ -50,9 +50,11 @@ def shape_rows(
     }
     if oldest_version is not None:
         unusable["age"] = pl.col("policy_version") < oldest_version
-    unusable["small_group"] = pl.len().over(GROUP) < choices.min_group
-    for reason, condition in unusable.items():
-        rows = _dropping(rows, reason, condition)
+    # Of a row alone: the first that holds, in one pass.
+    reasons = [pl.when(condition).then(pl.lit(reason)) for reason, condition in unusable.items()]
+    rows = _on_kept(rows, **{REASON: pl.coalesce(reasons)})
+    if choices.min_group > 1:
+        rows = _dropping(rows, "small_group", pl.len().over(GROUP) < choices.min_group)
     for cell in filters_on_grades(choices):
         rows = _dropping(rows, cell.reason, cell.drops())
     earned = pl.col("reward") + tool_bonus(choices) if choices.tool_bonus else pl.col("reward")
@@ -114,8 +116,10 @@ def check_weights(shaped: pl.DataFrame, algorithm: Algorithm) -> None:
     Raises:
         UserError: names a completion, and the setting that keeps its weight finite.
     """
+    if not isinstance(algorithm.weighting, ExponentialAdvantage):
+        return
     overflowing = shaped.filter(~pl.col("weight").is_finite())
-    if isinstance(algorithm.weighting, ExponentialAdvantage) and len(overflowing):
+    if len(overflowing):
         row = overflowing.row(0, named=True)
         raise UserError(
             f"{algorithm.name}: group {row['group_id']}, sample {row['sample_index']}: exp(A / temperature) is no finite number "
@@ -151,6 +155,8 @@ def _dropping(rows: pl.DataFrame, reason: str, condition: pl.Expr) -> pl.DataFra
 
 def _on_kept(rows: pl.DataFrame, **columns: pl.Expr) -> pl.DataFrame:
     """Compute columns over the kept rows alone; the others keep what they have."""
+    if rows[REASON].null_count() == len(rows):
+        return rows.with_columns(**columns)
     numbered = rows.with_row_index("row")
     parts = [numbered.filter(KEPT).with_columns(**columns), numbered.filter(~KEPT)]
     return pl.concat(parts, how="diagonal_relaxed").sort("row").drop("row")

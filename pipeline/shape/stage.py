@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from pipeline.algorithms import Algorithm, resolve
-from pipeline.algorithms.cells.advantages import is_dead
 from pipeline.algorithms.cells.cell import BEHAVIOR
 from pipeline.algorithms.cells.density import DENSITY, mean_logprob
 from pipeline.algorithms.plugins import unchanged
@@ -25,8 +23,8 @@ from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, sh
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.credit import KEY, credits_of, finished_credits, has_credits, of_rows, with_void
 from pipeline.shape.fit import check_limit, max_tokens_of
-from pipeline.shape.informative import one_reward
 from pipeline.shape.settings import check_shape
+from pipeline.shape.tally import GRADED, Tally
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import scan_table
@@ -71,22 +69,26 @@ class _Shaping:
 
     def shape(self, reporter: Reporter) -> Artifact:
         if BEHAVIOR in self.algorithm.shaping_needs:
-            kept = [self._unfinished(path).filter(KEPT).select("group_id", "sample_index") for path in self.files]
-            has_behavior(self.rollouts, pl.concat(kept), self.algorithm)
+            kept = ((path, self._unfinished(path).filter(KEPT).select(KEY)) for path in self.files)
+            has_behavior(self.rollouts, kept, self.algorithm)
         if self.algorithm.advantage.whole_snapshot:
             self.moments = self._moments()
-        rule = self._rule(reporter)
+        rule, tally = self._rule(reporter), Tally()
         for number, path in enumerate(self.files):
-            if not (self._paired(path) and self.work.has_table(path.name, Shaped)):
-                self._write(path, rule)
+            if self._paired(path) and self.work.has_table(path.name, Shaped):
+                graded = pl.read_parquet(path, columns=GRADED, glob=False)
+                tally.add(pl.read_parquet(self.work.path / path.name, glob=False), graded)
+            else:
+                self._write(path, rule, tally)
             reporter.progress(number + 1, len(self.files), "files")
-        summary = self._summary()
+        summary = {**tally.fates(), **tally.grades(self.rollouts.summary["groups"], self.algorithm)}
         if why := silence([summary]):
             reporter.note(f"{why}: {self.algorithm.name} learns nothing from these rollouts")
         return self.work.finish(summary)
 
-    def _write(self, path: Path, rule: ClassRule) -> None:
-        rows = self._rows(path)
+    def _write(self, path: Path, rule: ClassRule, tally: Tally) -> None:
+        scalars = self._scalars(path)
+        rows = self._finished(path, scalars)
         if isinstance(self.algorithm, Preference):
             rows, pairs = with_pairs(rows, self.algorithm.pairing)
             self.work.write_table(_pairs_name(path), pairs, Pairs)
@@ -94,9 +96,10 @@ class _Shaping:
         check_weights(shaped, self.algorithm)
         if has_credits(self.choices):
             kept = shaped.filter("keep").select(KEY)
-            credits = self._credits(path, self._unfinished(path)).join(kept, on=KEY, how="semi", maintain_order="left")
+            credits = self._credits(path, self._shaped(scalars)).join(kept, on=KEY, how="semi", maintain_order="left")
             self.work.write_table(credits_name(path.name), credits, Credits)
         self.work.write_table(path.name, shaped, Shaped)
+        tally.add(shaped, scalars)
 
     def _paired(self, path: Path) -> bool:
         """Whether a file's pairs and credits are written, if there are to be any."""
@@ -106,7 +109,10 @@ class _Shaping:
 
     def _rows(self, path: Path) -> pl.DataFrame:
         """A file's rows with their fate and their final advantage."""
-        unfinished = self._unfinished(path)
+        return self._finished(path, self._scalars(path))
+
+    def _finished(self, path: Path, scalars: pl.DataFrame) -> pl.DataFrame:
+        unfinished = self._shaped(scalars)
         rows = finished(unfinished, self.algorithm, *self.moments)
         return of_rows(rows, self._credits(path, unfinished)) if has_credits(self.choices) else rows
 
@@ -118,6 +124,12 @@ class _Shaping:
         return credits_of(rows, turns_beside(path), self.choices, self.algorithm, self.given_weight)
 
     def _unfinished(self, path: Path) -> pl.DataFrame:
+        return self._shaped(self._scalars(path))
+
+    def _shaped(self, scalars: pl.DataFrame) -> pl.DataFrame:
+        return shape_rows(scalars, self.choices, self.algorithm, self.seed, self.oldest_version)
+
+    def _scalars(self, path: Path) -> pl.DataFrame:
         tokens = length("completion_token_ids")
         scalars = pl.scan_parquet(path, glob=False).select(
             "group_id",
@@ -136,7 +148,7 @@ class _Shaping:
             rows = rows.with_columns(calls=calls_of(rows, turns_beside(path)))
         if self.choices.void_turns != "keep":
             rows = with_void(rows, turns_beside(path))
-        return shape_rows(rows, self.choices, self.algorithm, self.seed, self.oldest_version)
+        return rows
 
     def _moments(self) -> tuple[float, float, float]:
         """Mean and standard deviation of the advantage over all tokens that are kept and were drawn, and the median of the kept
@@ -172,13 +184,6 @@ class _Shaping:
                 )
         return class_rule(self.choices, draws)
 
-    def _summary(self) -> dict[str, Any]:
-        shaped = pl.read_parquet(sorted(self.work.path.glob("part-*.parquet")), glob=False)
-        rewards = pl.scan_parquet(self.files, glob=False).select("group_id", "reward").drop_nulls().collect()
-        groups = rewards.group_by("group_id").agg(dead=is_dead(pl.col("reward")).first())
-        sizes = {"groups": self.rollouts.summary["groups"], "zero_variance_groups": int(groups["dead"].sum())}
-        return {**fates(shaped), **sizes, **one_reward(rewards["reward"], self.algorithm)}
-
 
 def given_weight(rollouts: Artifact) -> float:
     """How much what an environment gives counts in the reward."""
@@ -192,22 +197,6 @@ def calls_of(rows: pl.DataFrame, turns: pl.DataFrame | None) -> pl.Series:
         return pl.Series("calls", [0] * len(rows), pl.UInt32)
     answered = turns.filter(pl.col("who") == "tool", pl.col("status") == "ok").group_by(KEY).agg(calls=pl.len())
     return rows.select(KEY).join(answered, on=KEY, how="left", maintain_order="left")["calls"].fill_null(0)
-
-
-def fates(shaped: pl.DataFrame) -> dict[str, Any]:
-    """How many rows of a `Shaped` table are kept, in how many groups and of which class, and why the others are not."""
-    kept = shaped.filter("keep")
-    reasons = shaped.drop_nulls("drop_reason").group_by("drop_reason").len().sort("drop_reason")
-    positive, negative = (kept.filter(condition) for condition in (pl.col("advantage") > 0, pl.col("advantage") < 0))
-    weights = float(positive["weight"].sum()), float(negative["weight"].sum())
-    return {
-        "kept": len(kept),
-        "kept_groups": kept["group_id"].n_unique(),
-        "positives": len(positive),
-        "negatives": len(negative),
-        "positive_share": round(weights[0] / sum(weights), 6) if sum(weights) else None,
-        "dropped": dict(reasons.iter_rows()),
-    }
 
 
 def credits_name(shard: str) -> str:

@@ -1,7 +1,7 @@
 """The frozen snapshot, ready to train from: kept completions joined with their advantages, tokens in memory-mapped files.
 
-Only the index (a few numbers per completion) is held in memory. The files are scratch: they are made anew on every start,
-shard by shard, and removed when the artifact is finished.
+Only what there is of each group is held in memory; tokens, and the few numbers of each completion, are mapped from files. The
+files are scratch: they are made anew on every start, shard by shard, and removed when the artifact is finished.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.generate.mixture.order import MIXTURE
 from pipeline.run.parts import Part
 from pipeline.shape.behavior import has_behavior
 from pipeline.store import Artifact, read_table
+from pipeline.store.tables import scan_table
 from pipeline.train.credit import with_credit
 from schemas import Credits, Pairs, Shaped
 
@@ -41,8 +42,24 @@ TOKENS = {
     "token_weight": np.float32,
 }
 """What there may be of every completion token, and how it is held on disk."""
-INDEX, PAIR_ROWS = "index.arrow", "pairs.arrow"
-"""Files of the index and the pairs, beside those of tokens."""
+NUMBERS = {
+    "sample_index": np.int32,
+    "advantage": np.float32,
+    "weight": np.float32,
+    "reward": np.float64,
+    "temperature": np.float64,
+    "policy_version": np.int32,
+    "from_parent": np.bool_,
+    "live": np.bool_,
+    "starts_group": np.bool_,
+    "length": np.int64,
+    "start": np.int64,
+    "prompt_length": np.int64,
+    "prompt_start": np.int64,
+}
+"""What there is of every completion: the index, a file a column, beside those of tokens."""
+GROUPS, PAIR_ROWS = "groups.arrow", "pairs.arrow"
+"""Files of the groups' names and the pairs."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +107,29 @@ class TrainingGroup:
 class TrainingSnapshot:
     """Groups of kept completions, by number."""
 
-    def __init__(self, directory: Path, index: pl.DataFrame, columns: list[str], pairs: pl.DataFrame | None = None) -> None:
+    def __init__(self, directory: Path, columns: list[str], groups: list[str], pairs: pl.DataFrame | None = None) -> None:
         """Open the files that `open_snapshot` wrote.
 
         Args:
-            index: one row per completion, groups together; where its tokens start and how many there are.
             columns: which of `TOKENS` there are.
+            groups: their names, in order.
             pairs: rows of a `Pairs` table.
         """
         self._pairs: dict[str, list[tuple[int, int, float]]] = {}
         for name, *pair in () if pairs is None else pairs.select(_PAIR).iter_rows():
             self._pairs.setdefault(name, []).append((pair[0], pair[1], pair[2]))
-        self._index = index
-        self._bounds: list[int] = [*np.flatnonzero(index["starts_group"].to_numpy()).tolist(), len(index)]
+        self._index = {name: _mapped(directory / index_name(name), kind) for name, kind in NUMBERS.items()}
+        self._bounds = np.append(np.flatnonzero(self._index["starts_group"]), self.completions)
         self._prompts = _mapped(directory / "prompts.bin", np.int32)
         self._columns = {name: _mapped(directory / f"{name}.bin", TOKENS[name]) for name in columns}
-        self.groups: list[str] = index.filter("starts_group")["group_id"].to_list()
+        self.groups = groups
         self.sizes: list[int] = np.diff(self._bounds).tolist()
-        self.from_parent: list[bool] = np.logical_or.reduceat(index["from_parent"].to_numpy(), self._bounds[:-1]).tolist()
+        self.from_parent: list[bool] = self._any_of_group("from_parent").tolist()
         """Whether the policy that training starts from drew some of a group."""
+
+    def _any_of_group(self, name: str) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = np.logical_or.reduceat(self._index[name], self._bounds[:-1])
+        return found
 
     @property
     def has_behavior(self) -> bool:
@@ -116,7 +137,7 @@ class TrainingSnapshot:
 
     @property
     def completions(self) -> int:
-        return len(self._index)
+        return len(self._index["length"])
 
     @property
     def live(self) -> int:
@@ -130,32 +151,36 @@ class TrainingSnapshot:
     @property
     def times_alone(self) -> float:
         """Tokens that are computed if every completion has its prompt to itself, by those if its group has it together."""
-        live = self._index.filter("live")
-        prompts = live["prompt_length"].sum(), live.unique("prompt_start")["prompt_length"].sum()
-        alone, shared = (float(live["length"].sum()) + float(tokens) for tokens in prompts)
+        live, prompts = self._index["live"], self._index["prompt_length"]
+        tokens = float(self._index["length"].sum(where=live))
+        alone = tokens + float(prompts.sum(where=live))
+        shared = tokens + float(prompts[self._bounds[:-1]].sum(where=self._any_of_group("live")))
         return alone / shared if shared else 1.0
 
     @property
     def tokens_of_groups(self) -> list[int]:
         """Completion tokens of each group."""
-        return [int(total) for total in np.add.reduceat(self._index["length"].to_numpy(), self._bounds[:-1])]
+        totals: list[int] = np.add.reduceat(self._index["length"], self._bounds[:-1]).tolist()
+        return totals
 
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt with its completion."""
-        return int(self._index.select((pl.col("prompt_length") + pl.col("length")).max()).item() or 0)
+        most = np.maximum.reduceat(self._index["length"], self._bounds[:-1]) + self._index["prompt_length"][self._bounds[:-1]]
+        return int(most.max(initial=0))
 
     def __getitem__(self, group: int) -> TrainingGroup:
-        rows = list(self._index[self._bounds[group] : self._bounds[group + 1]].iter_rows(named=True))
-        start = rows[0]["prompt_start"]
-        prompt = self._prompts[start : start + rows[0]["prompt_length"]]
-        pairs = self._pairs.get(self.groups[group], [])
-        return TrainingGroup(prompt, [self._completion(row) for row in rows], pairs)
+        first, end = self._bounds[group : group + 2].tolist()
+        name, start, length = self.groups[group], self._index["prompt_start"][first], self._index["prompt_length"][first]
+        numbers = {column: self._index[column][first:end].tolist() for column in (*_SCALARS, "start", "length")}
+        rows = (dict(zip(numbers, row, strict=True)) for row in zip(*numbers.values(), strict=True))
+        completions = [self._completion(name, **row) for row in rows]
+        return TrainingGroup(self._prompts[start : start + length], completions, self._pairs.get(name, []))
 
-    def _completion(self, row: dict[str, Any]) -> TrainingCompletion:
-        part = slice(row["start"], row["start"] + row["length"])
+    def _completion(self, group: str, *, start: int, length: int, **numbers: Any) -> TrainingCompletion:
+        part = slice(start, start + length)
         arrays: dict[str, Any] = {name: self._columns[name][part] if name in self._columns else None for name in TOKENS}
-        return TrainingCompletion(**arrays, **{name: row[name] for name in _SCALARS})
+        return TrainingCompletion(group_id=group, **arrays, **numbers)
 
 
 def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, policy: str) -> TrainingSnapshot:
@@ -170,9 +195,8 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
         DataError: the tables do not belong together.
         UserError: the algorithm needs a ratio that these rollouts cannot give; says which column and how to get it.
     """
-    kept = [read_table(part.shaped, Shaped).filter("keep").drop("keep", "drop_reason") for part in parts]
     columns = ["tokens", "mask", *parts[0].scores]
-    behavior = [has_behavior(part.rollouts, rows.select(KEY), algorithm) for part, rows in zip(parts, kept, strict=True)]
+    behavior = [has_behavior(part.rollouts, _kept_of_files(part, algorithm), algorithm) for part in parts]
     if all(behavior):
         columns.append("behavior")
     if len({bool(part.shaped.tables("credits")) for part in parts}) > 1:
@@ -182,35 +206,70 @@ def open_snapshot(directory: Path, parts: Sequence[Part], algorithm: Algorithm, 
     if algorithm.weighs_tokens and any(part.rollouts.tables("revisions") for part in parts):
         columns.append("token_weight")
     with _Layout(directory, columns) as layout:
-        for number, (part, rows) in enumerate(zip(parts, kept, strict=True)):
+        for number, part in enumerate(parts):
             prefix = f"{part.rollouts.id[:16]}/" if number else ""
-            _lay_out(layout, part, _with_live(rows, part, algorithm), policy, prefix)
-    pl.concat(layout.index).write_ipc(directory / INDEX)
+            _lay_out(layout, part, algorithm, policy, prefix)
+    pl.concat(layout.groups).to_frame().write_ipc(directory / GROUPS)
     if layout.pairs:
         pl.concat(layout.pairs).write_ipc(directory / PAIR_ROWS)
     return reopened(directory)
 
 
-def _with_live(rows: pl.DataFrame, part: Part, algorithm: Algorithm) -> pl.DataFrame:
-    """Rows of the shaped table with `live`: whether the algorithm learns something from them."""
-    live = pl.all_horizontal(pl.lit(True), *(pl.col(name) != 0 for name in algorithm.dead_at if name != PAIRS))
-    if part.shaped.tables("credits"):
-        moved = read_table(part.shaped, Credits).group_by(KEY).agg(pull=pl.col(ADVANTAGE).abs().max())
-        live = pl.all_horizontal(pl.lit(True), *(pl.col("pull" if n == ADVANTAGE else n) != 0 for n in algorithm.dead_at))
-        return rows.join(moved, on=KEY, how="left", maintain_order="left").with_columns(live=live).drop("pull")
-    if PAIRS not in algorithm.dead_at:
-        return rows.with_columns(live=live)
+def _kept_of_files(part: Part, algorithm: Algorithm) -> Iterator[tuple[Path, pl.DataFrame]]:
+    """Of each file of rollouts the kept rows, with `live`: whether the algorithm learns something from them.
+
+    Where the shaped table is cut as its rollouts are, as shaping cuts it, one file is held at a time.
+    """
+    scan_table(part.shaped, Shaped)
+    paths, shaped = part.rollouts.tables("rollouts"), part.shaped.tables("shaped")
+    paired = _paired(part) if PAIRS in algorithm.dead_at else None
+    pulls = _pulls(part)
+    if [(path.name, _rows_of(path)) for path in paths] == [(path.name, _rows_of(path)) for path in shaped]:
+        frames: Iterator[pl.DataFrame] = (_kept(pl.scan_parquet(path, glob=False)) for path in shaped)
+    else:
+        frames = _by_file(part, paths)
+    for path, rows in zip(paths, frames, strict=True):
+        yield path, _with_live(rows, algorithm, paired, pulls)
+
+
+def _kept(shaped: pl.LazyFrame) -> pl.DataFrame:
+    return shaped.filter("keep").drop("keep", "drop_reason").collect()
+
+
+def _rows_of(path: Path) -> int:
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _pulls(part: Part) -> pl.DataFrame | None:
+    """Keys of the completions whose turns have credits, with the largest; None where credits are not told apart by turns."""
+    if not part.shaped.tables("credits"):
+        return None
+    return read_table(part.shaped, Credits).group_by(KEY).agg(pull=pl.col(ADVANTAGE).abs().max())
+
+
+def _paired(part: Part) -> pl.DataFrame:
+    """Keys of the completions that are an end of some pair."""
     pairs = read_table(part.shaped, Pairs) if part.shaped.tables("pairs") else pl.DataFrame(schema=_PAIR_TYPES)
     ends = [pairs.select("group_id", sample_index=f"{end}_index") for end in ("chosen", "rejected")]
-    paired = pl.concat(ends).unique().with_columns(paired=True)
+    return pl.concat(ends).unique().with_columns(paired=True)
+
+
+def _with_live(rows: pl.DataFrame, algorithm: Algorithm, paired: pl.DataFrame | None, pulls: pl.DataFrame | None) -> pl.DataFrame:
+    """Rows of the shaped table with `live`: whether the algorithm learns something from them."""
+    if pulls is not None:
+        live = pl.all_horizontal(pl.lit(True), *(pl.col("pull" if n == ADVANTAGE else n) != 0 for n in algorithm.dead_at))
+        return rows.join(pulls, on=KEY, how="left", maintain_order="left").with_columns(live=live).drop("pull")
+    live = pl.all_horizontal(pl.lit(True), *(pl.col(name) != 0 for name in algorithm.dead_at if name != PAIRS))
+    if paired is None:
+        return rows.with_columns(live=live)
     return rows.join(paired, on=KEY, how="left").with_columns(live=live & pl.col("paired").fill_null(False)).drop("paired")
 
 
 def left_out(parts: Sequence[Part], snapshot: TrainingSnapshot) -> dict[str, int]:
     """How many completions are not computed, by the reason for which shaping dropped them; `dead` are those it kept."""
     reasons: Counter[str] = Counter()
-    for part in parts:
-        reasons.update(read_table(part.shaped, Shaped, ["drop_reason"])["drop_reason"].drop_nulls().to_list())
+    for path in (path for part in parts for path in part.shaped.tables("shaped")):
+        reasons.update(pl.read_parquet(path, columns=["drop_reason"], glob=False)["drop_reason"].drop_nulls().to_list())
     reasons["dead"] = snapshot.completions - snapshot.live
     return {reason: count for reason, count in sorted(reasons.items()) if count}
 
@@ -218,9 +277,14 @@ def left_out(parts: Sequence[Part], snapshot: TrainingSnapshot) -> dict[str, int
 def reopened(directory: Path) -> TrainingSnapshot:
     """The snapshot that `open_snapshot` laid out here. Its index is mapped as its tokens are, and ranks share both."""
     columns = [name for name in TOKENS if (directory / f"{name}.bin").exists()]
-    index = pl.scan_ipc(directory / INDEX, glob=False).collect()
+    groups: list[str] = pl.scan_ipc(directory / GROUPS, glob=False).collect()["group_id"].to_list()
     pairs = pl.scan_ipc(directory / PAIR_ROWS, glob=False).collect() if (directory / PAIR_ROWS).exists() else None
-    return TrainingSnapshot(directory, index, columns, pairs)
+    return TrainingSnapshot(directory, columns, groups, pairs)
+
+
+def index_name(column: str) -> str:
+    """The file of one of `NUMBERS`."""
+    return f"index-{column}.bin"
 
 
 class _Layout:
@@ -229,11 +293,12 @@ class _Layout:
     def __init__(self, directory: Path, columns: list[str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.columns = columns
-        self.index: list[pl.DataFrame] = []
+        self.groups: list[pl.Series] = [pl.Series("group_id", [], pl.String)]
         self.pairs: list[pl.DataFrame] = []
         self._tokens = self._prompt_tokens = 0
         self._stack = ExitStack()
-        self._files = {name: self._stack.enter_context((directory / f"{name}.bin").open("wb")) for name in [*columns, "prompts"]}
+        names = [f"{name}.bin" for name in [*columns, "prompts"]] + [index_name(name) for name in NUMBERS]
+        self._files = {name: self._stack.enter_context((directory / name).open("wb")) for name in names}
 
     def __enter__(self) -> _Layout:
         return self
@@ -245,21 +310,24 @@ class _Layout:
         """Completions of whole groups."""
         rows = _in_groups(rows)
         for name in self.columns:
-            _flat(rows, name, TOKENS[name]).tofile(self._files[name])
-        _flat(rows.filter("starts_group"), "prompt_token_ids", np.int32).tofile(self._files["prompts"])
+            _flat(rows, name, TOKENS[name]).tofile(self._files[f"{name}.bin"])
+        firsts = rows.filter("starts_group")
+        _flat(firsts, "prompt_token_ids", np.int32).tofile(self._files["prompts.bin"])
+        self.groups.append(firsts["group_id"])
         part = _index(rows)
-        self.index.append(part.with_columns(pl.col("start") + self._tokens, pl.col("prompt_start") + self._prompt_tokens))
+        part = part.with_columns(pl.col("start") + self._tokens, pl.col("prompt_start") + self._prompt_tokens)
+        for name, kind in NUMBERS.items():
+            part[name].to_numpy().astype(kind).tofile(self._files[index_name(name)])
         self._tokens += int(part["length"].sum())
         self._prompt_tokens += int(part.filter("starts_group")["prompt_length"].sum())
 
 
-def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefix: str) -> None:
+def _lay_out(layout: _Layout, part: Part, algorithm: Algorithm, policy: str, prefix: str) -> None:
     """Add the kept completions of a part, file by file, their groups' names behind a prefix."""
     named = (pl.lit(prefix) + pl.col("group_id")).alias("group_id")
     drew = "" if MIXTURE in part.rollouts.recipe else policy  # a mixture's logprobs are not those of any checkpoint
-    found = 0
-    paths = part.rollouts.tables("rollouts")
-    for number, (path, here) in enumerate(zip(paths, _by_file(paths, kept), strict=True)):
+    lost = 0
+    for number, (path, here) in enumerate(_kept_of_files(part, algorithm)):
         if number and here.is_empty():
             continue
         rows = _read(path, drew).join(here, on=KEY, how="inner")
@@ -269,23 +337,28 @@ def _lay_out(layout: _Layout, part: Part, kept: pl.DataFrame, policy: str, prefi
             rows = with_credit(rows, pl.read_parquet(credits[number], glob=False))
         if "token_weight" in layout.columns:
             rows = _weighed(rows, part.rollouts, number)
-        found += len(rows)
+        lost += len(here) - len(rows)
         layout.add(rows.with_columns(named))
-    if found != len(kept):
-        raise DataError(f"{part.shaped.path}: {len(kept) - found} of its rows are not in {part.rollouts.path}")
+    _refuse_lost(part, lost)
     if part.shaped.tables("pairs"):
         layout.pairs.append(read_table(part.shaped, Pairs).with_columns(named))
 
 
-def _by_file(paths: list[Path], kept: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def _by_file(part: Part, paths: list[Path]) -> Iterator[pl.DataFrame]:
     """The kept rows of each file, found in one pass over the keys of all: joined file by file, all would be sought in each."""
-    rows = [pq.read_metadata(path).num_rows for path in paths]
+    kept = _kept(scan_table(part.shaped, Shaped))
     keys = pl.scan_parquet(paths, glob=False).select(KEY).collect()
-    numbers = pl.Series("file", np.repeat(np.arange(len(paths)), rows), pl.UInt32)
+    numbers = pl.Series("file", np.repeat(np.arange(len(paths)), [_rows_of(path) for path in paths]), pl.UInt32)
     placed = keys.with_columns(numbers).join(kept, on=KEY, how="inner").sort("file")
+    _refuse_lost(part, len(kept) - len(placed))
     ends = placed["file"].search_sorted(pl.Series(range(len(paths)), dtype=pl.UInt32), side="right").to_list()
     placed = placed.drop("file")
     yield from (placed[start:end] for start, end in itertools.pairwise([0, *ends]))
+
+
+def _refuse_lost(part: Part, lost: int) -> None:
+    if lost:
+        raise DataError(f"{part.shaped.path}: {lost} of its rows are not in {part.rollouts.path}")
 
 
 def groups_of(path: Path) -> Iterator[TrainingGroup]:
@@ -386,4 +459,4 @@ _READ = [
 ]  # fmt: skip
 _PAIR = ["group_id", "chosen_index", "rejected_index", "preference"]
 _PAIR_TYPES = {name: column.dtype for name, column in Pairs.columns().items()}
-_SCALARS = ["group_id", "sample_index", "advantage", "weight", "reward", "temperature", "policy_version", "from_parent", "live"]
+_SCALARS = ["sample_index", "advantage", "weight", "reward", "temperature", "policy_version", "from_parent", "live"]

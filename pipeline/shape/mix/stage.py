@@ -7,12 +7,15 @@ order of rows.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipeline.run.process import Event, Reporter
-from pipeline.shape.stage import fates
-from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.shape.tally import Tally
+from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from schemas import Credits, Pairs, Shaped
 
@@ -36,33 +39,73 @@ def mix(spec: Event, reporter: Reporter) -> Event:
 
 
 def _draw(work: Work, shaped: Artifact) -> Artifact:
-    recipe = work.request.recipe
-    groups = read_table(shaped, Shaped, ["group_id", "keep"]).filter("keep")["group_id"].unique().to_list()
-    chosen = pl.Series("group_id", drawn(groups, recipe["groups"], recipe["seed"], recipe["iteration"]), pl.String)
-    files = shaped.tables("shaped")
-    for path in files:
-        if not work.has_table(path.name, Shaped):
-            rows = pl.read_parquet(path, glob=False)
-            work.write_table(path.name, mixed(rows, chosen, recipe["loss_weight"]), Shaped)
-    for path in shaped.tables("pairs"):
-        if not work.has_table(path.name, Pairs):
-            pairs = pl.read_parquet(path, glob=False)
-            work.write_table(path.name, pairs.filter(pl.col("group_id").is_in(chosen.implode())), Pairs)
-    for path in shaped.tables("credits"):
-        if not work.has_table(path.name, Credits):
-            turns = pl.read_parquet(path, glob=False)
-            work.write_table(path.name, turns.filter(pl.col("group_id").is_in(chosen.implode())), Credits)
-    rows = pl.read_parquet([work.path / path.name for path in files], glob=False)
-    return work.finish({**fates(rows), "groups": shaped.summary["groups"]})
+    recipe, tally = work.request.recipe, Tally()
+    beside = [(path, table) for table in (Pairs, Credits) for path in shaped.tables(table.title())]
+    with Lots(work.scratch / "lots", recipe["seed"], recipe["iteration"]) as lots:
+        for path in shaped.tables("shaped"):
+            lots.add(_kept_groups(path))
+        last = lots.last(recipe["groups"])
+        for path in shaped.tables("shaped"):
+            chosen = pl.Series("group_id", lots.drawn(_kept_groups(path), last), pl.String)
+            if not work.has_table(path.name, Shaped):
+                rows = pl.read_parquet(path, glob=False)
+                work.write_table(path.name, mixed(rows, chosen, recipe["loss_weight"]), Shaped)
+            tally.add_fates(pl.read_parquet(work.path / path.name, glob=False))
+            number = path.name.removeprefix("part-")
+            for other, table in ((other, table) for other, table in beside if other.name.endswith(f"-{number}")):
+                if not work.has_table(other.name, table):
+                    rows = pl.read_parquet(other, glob=False)
+                    work.write_table(other.name, rows.filter(pl.col("group_id").is_in(chosen.implode())), table)
+    return work.finish({**tally.fates(), "groups": shaped.summary["groups"]})
 
 
-def drawn(groups: list[str], count: int, seed: int, iteration: int) -> list[str]:
-    """`count` of the groups, at random."""
+def _kept_groups(path: Path) -> list[str]:
+    rows = pl.read_parquet(path, columns=["group_id", "keep"], glob=False)
+    kept: list[str] = rows.filter("keep")["group_id"].unique().to_list()
+    return kept
 
-    def draw(group: str) -> bytes:
-        return hashlib.blake2b(f"{seed}\0{iteration}\0{group}".encode(), digest_size=16).digest()
 
-    return sorted(groups, key=draw)[:count]
+class Lots:
+    """A number for every group, of which the smallest are drawn; sixteen bytes each, in a file. A context manager.
+
+    Args:
+        path: scratch.
+    """
+
+    def __init__(self, path: Path, seed: int, iteration: int) -> None:
+        self._path, self._head = path, f"{seed}\0{iteration}\0"
+
+    def __enter__(self) -> Lots:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def of(self, group: str) -> bytes:
+        return hashlib.blake2b(f"{self._head}{group}".encode(), digest_size=16).digest()
+
+    def add(self, groups: Iterable[str]) -> None:
+        self._file.write(b"".join(self.of(group) for group in groups))
+
+    def last(self, count: int) -> bytes:
+        """The largest lot that is drawn, if `count` of all groups are."""
+        self._file.flush()
+        there = self._path.stat().st_size // 16
+        if count >= there or not count:
+            return b"\xff" * 16 if count else b""
+        lots = np.memmap(self._path, ">u8", "r", shape=(there, 2))
+        heads = np.array(lots[:, 0], np.uint64)
+        heads.partition(count - 1)
+        head = heads[count - 1]
+        before = int((lots[:, 0] < head).sum())
+        ends = np.sort(lots[lots[:, 0] == head, 1].astype(np.uint64))
+        return int(head).to_bytes(8, "big") + int(ends[count - before - 1]).to_bytes(8, "big")
+
+    def drawn(self, groups: Iterable[str], last: bytes) -> list[str]:
+        return [group for group in groups if self.of(group) <= last]
 
 
 def mixed(shaped: pl.DataFrame, chosen: pl.Series, loss_weight: float) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ import pytest
 from pipeline.config.run import RunConfig
 from pipeline.run.process import Reporter
 from pipeline.shape.mix.order import mix_request
-from pipeline.shape.mix.stage import drawn, mix
+from pipeline.shape.mix.stage import Lots, mix
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.store import load_artifact
 from schemas import Pairs, Shaped
@@ -100,12 +101,29 @@ def test_the_draw_follows_from_seed_iteration_and_group_alone(shaped: Callable[.
     assert len({str(sorted(groups)) for groups in others}) == 3
 
 
-def test_every_group_is_drawn_about_as_often() -> None:
+def draw(place: Path, count: int, seed: int = 0) -> list[str]:
+    with Lots(place / "lots", seed, iteration=0) as lots:
+        lots.add(GROUPS[:3])
+        lots.add(GROUPS[3:])
+        return lots.drawn(GROUPS, lots.last(count))
+
+
+def test_every_group_is_drawn_about_as_often(tmp_path: Path) -> None:
     counts = dict.fromkeys(GROUPS, 0)
     for seed in range(400):
-        for group in drawn(GROUPS, 5, seed, 0):
+        for group in draw(tmp_path, 5, seed):
             counts[group] += 1
     assert all(160 < count < 240 for count in counts.values())
+
+
+def test_as_many_are_drawn_as_were_asked_for(tmp_path: Path) -> None:
+    assert [len(draw(tmp_path, count)) for count in (0, 1, 9, 10, 11)] == [0, 1, 9, 10, 10]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lots_that_begin_alike_are_told_apart_by_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lots, "of", lambda self, group: b"\x80" * 8 + bytes(7) + group[-1:].encode())
+    assert draw(tmp_path, 4) == GROUPS[:4]
 
 
 def test_files_of_an_interrupted_attempt_are_made_again_to_the_same_bytes(shaped: Callable[..., Artifact], run: Mix) -> None:
