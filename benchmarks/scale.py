@@ -201,7 +201,7 @@ def measure(stage: str, data: Path, rows: int) -> Figures:
     made = write_rollouts(store, rows)
     if stage in ("mix", "audit", "snapshot"):
         shaped(store, made)
-    with tempfile.TemporaryDirectory(dir=data) as scratch, Memory() as memory:
+    with tempfile.TemporaryDirectory(dir=data) as scratch, PeakMemory() as memory:
         began, cpu = time.monotonic(), spent()
         STAGES[stage](store, made, Path(scratch))
         return {"cpu": spent() - cpu, "seconds": time.monotonic() - began, "memory": memory.grown / 1e6}
@@ -211,10 +211,10 @@ def spent() -> float:
     return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
-class Memory:
+class PeakMemory:
     """The largest memory of this process that no file backs, in bytes: a context manager."""
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> PeakMemory:
         self._first = self._most = anonymous()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look)

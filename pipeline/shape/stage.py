@@ -24,7 +24,7 @@ from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.credit import KEY, credits_of, finished_credits, has_credits, of_rows, with_void
 from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.settings import check_shape
-from pipeline.shape.tally import GRADED, Tally
+from pipeline.shape.sums import GRADED, FateSums
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import scan_table
@@ -73,20 +73,20 @@ class _Shaping:
             has_behavior(self.rollouts, kept, self.algorithm)
         if self.algorithm.advantage.whole_snapshot:
             self.moments = self._moments()
-        rule, tally = self._rule(reporter), Tally()
+        rule, sums = self._rule(reporter), FateSums()
         for number, path in enumerate(self.files):
             if self._paired(path) and self.work.has_table(path.name, Shaped):
                 graded = pl.read_parquet(path, columns=GRADED, glob=False)
-                tally.add(pl.read_parquet(self.work.path / path.name, glob=False), graded)
+                sums.add(pl.read_parquet(self.work.path / path.name, glob=False), graded)
             else:
-                self._write(path, rule, tally)
+                self._write(path, rule, sums)
             reporter.progress(number + 1, len(self.files), "files")
-        summary = {**tally.fates(), **tally.grades(self.rollouts.summary["groups"], self.algorithm)}
+        summary = {**sums.fates(), **sums.grades(self.rollouts.summary["groups"], self.algorithm)}
         if why := silence([summary]):
             reporter.note(f"{why}: {self.algorithm.name} learns nothing from these rollouts")
         return self.work.finish(summary)
 
-    def _write(self, path: Path, rule: ClassRule, tally: Tally) -> None:
+    def _write(self, path: Path, rule: ClassRule, sums: FateSums) -> None:
         scalars = self._scalars(path)
         rows = self._finished(path, scalars)
         if isinstance(self.algorithm, Preference):
@@ -99,7 +99,7 @@ class _Shaping:
             credits = self._credits(path, self._shaped(scalars)).join(kept, on=KEY, how="semi", maintain_order="left")
             self.work.write_table(credits_name(path.name), credits, Credits)
         self.work.write_table(path.name, shaped, Shaped)
-        tally.add(shaped, scalars)
+        sums.add(shaped, scalars)
 
     def _paired(self, path: Path) -> bool:
         """Whether a file's pairs and credits are written, if there are to be any."""

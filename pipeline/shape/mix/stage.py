@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.run.process import Event, Reporter
-from pipeline.shape.tally import Tally
+from pipeline.shape.sums import FateSums
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from schemas import Credits, Pairs, Shaped
@@ -39,7 +39,7 @@ def mix(spec: Event, reporter: Reporter) -> Event:
 
 
 def _draw(work: Work, shaped: Artifact) -> Artifact:
-    recipe, tally = work.request.recipe, Tally()
+    recipe, sums = work.request.recipe, FateSums()
     beside = [(path, table) for table in (Pairs, Credits) for path in shaped.tables(table.title())]
     with Lots(work.scratch / "lots", recipe["seed"], recipe["iteration"]) as lots:
         for path in shaped.tables("shaped"):
@@ -50,13 +50,13 @@ def _draw(work: Work, shaped: Artifact) -> Artifact:
             if not work.has_table(path.name, Shaped):
                 rows = pl.read_parquet(path, glob=False)
                 work.write_table(path.name, mixed(rows, chosen, recipe["loss_weight"]), Shaped)
-            tally.add_fates(pl.read_parquet(work.path / path.name, glob=False))
+            sums.add_fates(pl.read_parquet(work.path / path.name, glob=False))
             number = path.name.removeprefix("part-")
             for other, table in ((other, table) for other, table in beside if other.name.endswith(f"-{number}")):
                 if not work.has_table(other.name, table):
                     rows = pl.read_parquet(other, glob=False)
                     work.write_table(other.name, rows.filter(pl.col("group_id").is_in(chosen.implode())), table)
-    return work.finish({**tally.fates(), "groups": shaped.summary["groups"]})
+    return work.finish({**sums.fates(), "groups": shaped.summary["groups"]})
 
 
 def _kept_groups(path: Path) -> list[str]:

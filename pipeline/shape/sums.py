@@ -13,10 +13,10 @@ from pipeline.algorithms.cells.advantages import DEAD_RANGE
 from pipeline.shape.informative import one_reward
 
 GRADED = ["group_id", "reward"]
-"""What `Tally.add` needs of rollouts."""
+"""What `FateSums.add` needs of rollouts."""
 
 
-class Tally:
+class FateSums:
     """What becomes of rows, added up over files that hold whole groups."""
 
     def __init__(self) -> None:
