@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.common.near import did_you_mean
-from pipeline.config.load import SUFFIXES, load_config
+from pipeline.config.load import SUFFIXES, describe_errors, load_config
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
 from pipeline.run.state import Answers, Iteration, Judgment, Run, Stop
@@ -24,6 +26,8 @@ from schemas.manifest import UNSEALED, sealed
 RECORD = "run.json"
 FORMAT = "rollbook-run/1"
 PARTS = ("rollouts", "sampled", "greedy")
+LONGEST_WHY = 200
+"""Characters that are shown of what is wrong with a record."""
 
 
 def save_run(run: Run, directory: Path) -> None:
@@ -182,5 +186,15 @@ def _open(reference: dict[str, Any], directory: Path) -> Artifact:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return _of_settings(error)
     text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(text.split())[:200]
+    return " ".join(text.split())[:LONGEST_WHY]
+
+
+def _of_settings(error: ValidationError) -> str:
+    """What is wrong with a record's settings; those that are not known here were written by another version."""
+    unknown = [".".join(map(str, one["loc"])) for one in error.errors() if one["type"] == "extra_forbidden"]
+    if len(unknown) == error.error_count():
+        return f"it has settings that this version lacks ({', '.join(unknown)}): use the version that wrote it"
+    return "; ".join(describe_errors(error, RunConfig))[:LONGEST_WHY]

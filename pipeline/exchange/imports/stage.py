@@ -15,7 +15,7 @@ from typing import Any, Literal
 import polars as pl
 
 from pipeline.common.errors import DataError, UserError
-from pipeline.exchange.imports.detect import detect, formats
+from pipeline.exchange.imports.detect import detect, formats, other_format
 from pipeline.exchange.imports.explode import exploded
 from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.gather import Gathering
@@ -220,7 +220,8 @@ def _refuse(gathering: Gathering, order: ImportPlan, *, at_end: bool) -> None:
     if bad and (order.bad_rows == "refuse" or (not fitting and (at_end or len(bad) >= HOPELESS))):
         told = "\n  ".join(f"{one.place}: {one.why}" for one in bad[:MOST_TOLD])
         more = f"\n  {len(bad)} rows do not fit." if len(bad) > 1 else ""
-        remedy = "Mend them, or leave out --bad-rows refuse" if fitting else "Is --format right?"
+        some = "Mend them, or leave out --bad-rows refuse"
+        remedy = some if fitting else other_format(first_columns(order.files), order.form)
         raise DataError(f"read as {order.form.name}:\n  {told}{more}\n  {remedy}")
 
 

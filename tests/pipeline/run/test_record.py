@@ -13,7 +13,7 @@ import pytest
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.config.run import RunConfig
 from pipeline.run.parts import Part
-from pipeline.run.record import load_run, save_run
+from pipeline.run.record import load_run, recorded_config, save_run
 from pipeline.run.state import Answers, Iteration, Run
 from pipeline.store import Artifact, Request, Store, Work
 
@@ -177,6 +177,19 @@ def test_a_record_that_does_not_hold_what_it_should_is_refused(run: Run, tmp_pat
     save_run(run, tmp_path)
     change(tmp_path, edit)
     with pytest.raises(IntegrityError, match=r"run\.json: not a valid run record: "):
+        load_run(tmp_path)
+
+
+def test_settings_that_this_version_lacks_are_named(run: Run, tmp_path: Path) -> None:
+    save_run(run, tmp_path)
+    change(tmp_path, lambda record: (record["config"].update(color="red"), record["config"]["shape"].update(hue=1)))
+    why = r"it has settings that this version lacks \(shape\.hue, color\): use the version that wrote it$"
+    with pytest.raises(IntegrityError, match=why):
+        load_run(tmp_path)
+    with pytest.raises(IntegrityError, match=why):
+        recorded_config(tmp_path)
+    change(tmp_path, lambda record: record["config"].update(seed="x"))
+    with pytest.raises(IntegrityError, match=r"not a valid run record: .*seed: .*\(found 'x'\)"):
         load_run(tmp_path)
 
 

@@ -91,10 +91,26 @@ def test_bad_rows_can_be_refused(bring: Bring, written: Written) -> None:
     path = written([_row(1, 1), "not json"])
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: not valid JSON.*\n.*leave out --bad-rows refuse"):
         bring(path, form="plain", model=None, bad_rows="refuse")
-    with pytest.raises(DataError, match="Is --format right"):
+    with pytest.raises(DataError, match="No row could be read at all: expected JSON objects, one a line"):
         bring(written(["[1]"], "other.jsonl"), form="plain", model=None)
     with pytest.raises(DataError, match="no completions in it"):
         bring(written([], "empty.jsonl"), form="plain", model=None)
+
+
+def test_where_no_row_fits_their_columns_and_the_format_that_has_them_are_named(bring: Bring, written: Written) -> None:
+    """Rows as TRL logs them, read as something else; and rows that nothing writes."""
+    trl = {"step": 1, "prompt": "a", "completion": "b", "advantage": 0.5}
+    told = r"The first rows have the columns advantage, completion, prompt, step: by these they are --format trl$"
+    with pytest.raises(DataError, match=told):
+        bring(written([trl]), form="preference", model=None)
+    told = (
+        r"The first rows have the columns answer_text, q; preference has chosen, rejected\. "
+        r"No other format has these: name them, --format plain --map prompt=\.\.\. --map completion=\.\.\.$"
+    )
+    with pytest.raises(DataError, match=told):
+        bring(written([{"q": "a", "answer_text": "b"}], "own.jsonl"), form="preference", model=None)
+    with pytest.raises(DataError, match=r"columns chosen, rejected, as preference has them: mend what the lines above say$"):
+        bring(written([{"chosen": 1, "rejected": 2}], "bad.jsonl"), form="preference", model=None)
 
 
 def test_text_without_a_tokenizer_is_refused_with_the_remedy(bring: Bring, written: Written) -> None:
