@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_client, get_run_logger, runtime
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State, StateType
 from prefect.events import emit_event
 from prefect.schedules import Cron, Schedule
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.answers import looking
 from flows.aside import aside
 from flows.chain import chain
-from flows.firings import Clock, Watch
+from flows.firings import INTERRUPTED, Clock, Watch
 from flows.iterate import iterate
 from flows.server import check_named_server
 from flows.times import is_missed
@@ -34,10 +42,12 @@ from pipeline.run.deed import deed_of
 from pipeline.run.record import load_run, recorded_config, save_run
 from pipeline.run.state import Run
 from pipeline.run.telling import Warn, message, tell, tell_of_end, telling_of_failure
-from pipeline.store.lock import Lock
+from pipeline.store.lock import Lock, is_held
 
 ALONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=600)
 """A firing that comes while another one works is cancelled, not queued."""
+AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+"""States in which a firing has its slot."""
 
 
 @flow(name="scheduled", flow_run_name="{config} by schedule", persist_result=False)
@@ -194,6 +204,40 @@ def serve(settings: RunConfig, told: dict[str, Any], firings: Firings) -> None:
         except SystemExit:
             raise SystemExit(128 + signal.SIGTERM) from None
     raise KeyboardInterrupt
+
+
+def free_slot(name: str, directory: Path) -> int:
+    """End firings that Prefect still counts as at work though their process is gone, so that the next one need not be skipped.
+
+    Ctrl-C and a kill may take the server before a firing's last word: its slot is then taken for good, in the server's database.
+    For a server of this machine alone: elsewhere the lock of another machine's firing may not be seen.
+
+    Args:
+        name: of the deployment of `scheduled`.
+        directory: of its run, where a firing that works holds a lock.
+
+    Returns:
+        How many were ended.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    if is_held(directory / "schedule.lock"):
+        return 0
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{scheduled.name}/{name}")
+        except ObjectNotFound:
+            return 0
+        left = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK))),
+        )
+        for run in left:
+            client.set_flow_run_state(run.id, Crashed(message=INTERRUPTED), force=True)
+        limit = client.read_deployment(deployment.id).global_concurrency_limit
+        if limit is not None and limit.active_slots:
+            client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
+    return len(left)
 
 
 def deploy(config: Path, pool: str, overrides: list[str], firings: Firings) -> str:

@@ -79,6 +79,11 @@ class LocalServer:
         os.environ["PREFECT_API_URL"] = url
 
     @property
+    def is_own(self) -> bool:
+        """Whether it was started here, and is not one that PREFECT_API_URL names."""
+        return self._process is not None
+
+    @property
     def ui(self) -> str:
         """Where a browser finds Prefect's UI."""
         return os.environ["PREFECT_API_URL"].removesuffix("/api")

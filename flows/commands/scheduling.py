@@ -40,7 +40,7 @@ def schedule(
     try:
         told = _when(cron, timezone)
         from flows.firings import endless
-        from flows.schedule import Firings, parameters_of, serve
+        from flows.schedule import Firings, free_slot, parameters_of, serve
 
         firings = Firings(cron, timezone, max_hours)
         settings, parameters = parameters_of(config, overrides or [], firings)
@@ -48,6 +48,8 @@ def schedule(
         typer.echo(f"{settings.name}: {told}; Prefect's UI: {server.ui}", err=True)
         if warning := endless(settings.stop):
             typer.echo(f"rollbook: {warning}", err=True)
+        if server.is_own:
+            free_slot(settings.name, settings.directory)
         serve(settings, parameters, firings)
     finally:
         server.stop()

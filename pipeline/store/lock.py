@@ -90,3 +90,18 @@ class Lock:
         assert self._handle is not None
         os.close(self._handle)
         self._handle = None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on a file; a file that is not there is held by none."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +26,7 @@ from pipeline.config.run import RunConfig
 from pipeline.run.record import save_run
 from pipeline.run.state import Run, Stop
 from pipeline.store import Artifact
+from pipeline.store.lock import Lock
 
 Config = Callable[..., RunConfig]
 
@@ -215,3 +218,38 @@ def test_the_last_phase_of_a_scheduled_run_must_be_open(settings: Callable[..., 
     firings = schedule.Firings(cron="0 2 * * *", timezone="UTC", max_hours=None)
     with pytest.raises(UserError, match=r"phases.0.iterations: it ends with iteration 0, .* expected 0-, which holds"):
         schedule.parameters_of(config, [], firings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_firing_whose_process_and_server_are_gone_does_not_hold_up_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server forgets its leases when it ends, and its database keeps the slot: without `free_slot` it is taken for good."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    program = (
+        "import sys; from pathlib import Path; from flows.server import LocalServer\n"
+        "server = LocalServer(whole=True); server.wait()\n"
+        "from prefect import get_client; from prefect.states import Pending, Running\n"
+        "from flows.schedule import ALONE, free_slot, scheduled\n"
+        "told = {'directory': '.', 'config': 'x.yaml'}\n"
+        "if sys.argv[1] == 'begin': scheduled.to_deployment(name='tiny', parameters=told, concurrency_limit=ALONE).apply()\n"
+        "if sys.argv[1] == 'free': print(free_slot('tiny', Path(sys.argv[2])))\n"
+        "with get_client(sync_client=True) as client:\n"
+        "    run = client.create_flow_run_from_deployment(client.read_deployment_by_name('scheduled/tiny').id)\n"
+        "    state = client.set_flow_run_state(run.id, Pending()).state\n"
+        "    if state.is_pending(): state = client.set_flow_run_state(run.id, Running()).state\n"
+        "print(state.type.value); server.stop()\n"
+    )
+
+    def said(what: str) -> list[str]:
+        command = [sys.executable, "-P", "-c", program, what, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.split()[-2:]
+
+    assert said("begin")[-1] == "RUNNING"  # and it never says that it ended
+    assert said("again")[-1] == "CANCELLED"
+    with Lock(tmp_path / "schedule.lock"):
+        assert said("free") == ["0", "CANCELLED"], "it is at work"
+    assert said("free") == ["1", "RUNNING"]

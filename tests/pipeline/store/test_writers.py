@@ -19,7 +19,7 @@ import pytest
 from pipeline.common.errors import StageFailed
 from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.files import whole_file, write_text
-from pipeline.store.lock import Lock
+from pipeline.store.lock import Lock, is_held
 from schemas import Shaped
 
 REQUEST = Request("shaped", "test/1", {})
@@ -65,6 +65,13 @@ def test_resume_state_is_there_until_the_manifest_is(
         work.finish({})
     assert (work.scratch / "step-00000900" / "state").exists()
     assert (store.find(REQUEST) is not None) == finished
+
+
+def test_a_lock_is_held_as_long_as_it_is(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "some.lock") and not (tmp_path / "some.lock").exists()
+    with Lock(tmp_path / "some.lock"):
+        assert is_held(tmp_path / "some.lock")
+    assert not is_held(tmp_path / "some.lock")
 
 
 def test_resume_state_that_was_left_in_a_finished_artifact_is_none_of_its_files(store: Store) -> None:
