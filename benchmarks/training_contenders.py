@@ -334,7 +334,6 @@ def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callbac
             epsilon=LOW,
             epsilon_high=HIGH,
             beta=0.0,
-            temperature=1.0,
             learning_rate=RATE,
             lr_scheduler_type="constant",
             adam_beta1=BETAS[0],
@@ -348,7 +347,7 @@ def trl_trainer(places: Places, cell: Cell, steps: int, max_norm: float, callbac
             logging_steps=1,
             report_to="none",
             disable_tqdm=True,
-            **{"gradient_checkpointing": False, **settings},
+            **{"gradient_checkpointing": False, "temperature": 1.0, **settings},
         )
         dataset = Dataset.from_list([{"prompt": "<eos>", "number": number} for number in range(len(groups))])
         tokenizer = AutoTokenizer.from_pretrained(places["checkpoint"])

@@ -132,10 +132,11 @@ def work(order: dict[str, Any]) -> None:
     if order["do"] == "prepare":
         answer: Any = prepared(order["training"], order["groups"], Path(order["store"]))
     elif order["do"] == "check":
-        _bind(order["contender"])
+        _bind(order["contender"], order["temperature"])
         answer = check(order, CELL)
     else:
-        answer = (trl if order["contender"] in TRL else rollbook)(order["contender"], order["places"], order["steps"])
+        names = ("contender", "places", "steps", "temperature")
+        answer = (trl if order["contender"] in TRL else rollbook)(*(order[name] for name in names))
     Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
@@ -193,18 +194,24 @@ def written(name: str, rows: pl.DataFrame, training: dict[str, str], store: Path
             counted = {"completions": len(rows), "tokens": int(rows.select(length("completion_token_ids").sum()).item())}
             artifact = work.finish(counted if kind == "rollouts" else {})
         places[kind], parents = str(artifact.path), [artifact.as_parent("rollouts")]
-    return {"places": places, "steps": -(-rows["group_id"].n_unique() * GROUP // SHAPES["real"].completions)}
+    (temperature,) = rows["temperature"].unique()  # TRL has one for all
+    return {
+        "places": places,
+        "temperature": temperature,
+        "steps": -(-rows["group_id"].n_unique() * GROUP // SHAPES["real"].completions),
+    }
 
 
-def _bind(contender: str) -> None:
+def _bind(contender: str, temperature: float) -> None:
     """Have `check` find the contender."""
     import training_contenders as contenders
 
     if contender in TRL:
-        contenders.CHECKS[contender] = lambda places, cell: contenders.trl_gradient(places, cell, **TRL[contender])
+        settings = TRL[contender] | {"temperature": temperature}
+        contenders.CHECKS[contender] = lambda places, cell: contenders.trl_gradient(places, cell, **settings)
 
 
-def rollbook(_: str, places: dict[str, str], steps: int) -> dict[str, float]:
+def rollbook(_: str, places: dict[str, str], steps: int, temperature: float) -> dict[str, float]:
     """One epoch by the train stage."""
     from training_contenders import train_spec
 
@@ -226,7 +233,7 @@ def rollbook(_: str, places: dict[str, str], steps: int) -> dict[str, float]:
     return found
 
 
-def trl(contender: str, places: dict[str, str], steps: int) -> dict[str, float]:
+def trl(contender: str, places: dict[str, str], steps: int, temperature: float) -> dict[str, float]:
     """One epoch by GRPOTrainer."""
     from training_contenders import MAX_NORM, trl_trainer
     from transformers import TrainerCallback
@@ -241,7 +248,7 @@ def trl(contender: str, places: dict[str, str], steps: int) -> dict[str, float]:
         def on_train_end(self, *_: Any, **__: Any) -> None:
             watch.__exit__(None, None, None)
 
-    trl_trainer(places, CELL, steps, MAX_NORM, Watch(), **TRL[contender]).train()
+    trl_trainer(places, CELL, steps, MAX_NORM, Watch(), temperature=temperature, **TRL[contender]).train()
     return found
 
 
