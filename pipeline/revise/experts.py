@@ -260,7 +260,7 @@ class ByModel:
             texts = chat_renderer(self._tokenizer, "{question}", self._config.system, {})(texts)
         prompts = encode(self._tokenizer, texts, special=not self._chat)
         sampling = SamplingConfig(temperature=0.0, max_tokens=self._config.max_tokens)
-        asks = [CompletionRequest((0, 0, number), ids, sampling, 0) for number, ids in enumerate(prompts)]
+        asks = [CompletionRequest((0, number, 0), ids, sampling, 0) for number, ids in enumerate(prompts)]
         engine = self._live.engine_for(
             self._reviser,
             self._engine,
@@ -271,7 +271,7 @@ class ByModel:
             mixed=None,
             cluster=None,
         )
-        replies = {reply.key[2]: reply for some in engine.run(iter([asks]), len(asks)) for reply in some}
+        replies = {reply.key[1]: reply for some in engine.run(([ask] for ask in asks), len(asks)) for reply in some}
         return [self._said(replies[number], item) for number, item in enumerate(asked)]
 
     def rest(self) -> None:

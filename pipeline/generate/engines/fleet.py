@@ -110,7 +110,8 @@ class Fleet:
         The order and the batch they are in depend on timing; the completions do not, each has a seed of its own.
 
         Args:
-            asks: requests of one group together; an empty one says that there is nothing now, and may be later: see `wake`.
+            asks: requests of one group together, which are of one prompt; an empty one says that there is nothing now, and may
+                be later: see `wake`.
 
         Raises:
             UserError: vLLM can load the model, but not run it.

@@ -108,9 +108,10 @@ class Revising:
         self.said = ""
 
     def spec(self, **settings: Any) -> dict[str, Any]:
+        reviser = settings.pop("reviser", None)
         config = self._config({"revise": ReviseConfig.model_validate(settings).model_dump(mode="json")})
         policy, prompts, rollouts = self._parents
-        order = revise_order(config, 0, policy, prompts, rollouts, None)
+        order = revise_order(config, 0, policy, prompts, rollouts, reviser)
         told = {name: value for name, value in order.spec().items() if name != "jobs"}
         (job,) = order.spec()["jobs"]
         return {"store": str(self._store.root), **told, **job}
@@ -129,5 +130,5 @@ class Revising:
 def revising(
     make_config: Callable[..., RunConfig], policy: Artifact, prompts: Artifact, rollouts: Artifact, store: Store, tmp_path: Path
 ) -> Revising:
-    """revising(pattern="A:(.*)"): the revisions of the rollouts by such a config."""
+    """revising(pattern="A:(.*)"): the revisions of the rollouts by such a config; `reviser`: a judge model."""
     return Revising(make_config, (policy, prompts, rollouts), store, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,12 +12,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.algorithms import resolve
 from pipeline.algorithms.cells.pairing import RewardPairs
 from pipeline.common.errors import UserError
 from pipeline.config.revise import ReviseConfig
-from pipeline.revise.experts import check_revise
+from pipeline.revise.experts import as_the_own, check_revise
 from pipeline.revise.weights import change_of
 from pipeline.run.parts import Part
 from pipeline.sources.tokenizer import load_tokenizer
@@ -24,6 +26,7 @@ from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.train.snapshot import open_snapshot
 from schemas import Pairs, Revisions, Rollouts, Shaped
 
+BASE = Path(__file__).parents[3] / "data" / "base"
 PATTERN = r"A:(-?[0-9]+)$"
 
 
@@ -208,6 +211,27 @@ def test_a_server_is_asked_about_each_and_keeps_the_white_space(revising: Any, c
     assert {body["temperature"] for body in corrector.asked} == {0.0}
     assert corrector.asked[0]["messages"][0] == {"role": "system", "content": "mend"}
     assert corrector.url not in json.dumps(revised.recipe)  # where it is decides nothing
+
+
+@pytest.mark.slow
+def test_a_model_is_asked_greedily_and_its_answers_are_those_of_transformers(revising: Any, store: Store) -> None:
+    with store.work(Request("checkpoint", "import/1", {"of": "whole"})) as work:
+        assert isinstance(work, Work)
+        for path in BASE.glob("*.[js]*"):
+            shutil.copyfile(path, work.path / path.name)
+        reviser = work.finish({"iteration": 0})
+    revised = revising(model="whole", reviser=reviser, template="Q:{question}={completion},", max_tokens=40, most_change=1.0)
+    rows = read_table(revised, Revisions).join(read_table(revised, Rollouts), on=["group_id", "sample_index"])
+    rows = rows.filter(pl.col("role") == "own", pl.col("reward") == 0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(BASE), AutoTokenizer.from_pretrained(BASE)
+    for prompt, own, said, note in rows.select("prompt_text", "completion_text", "said", "note").iter_rows():
+        asked = tokenizer(f"{prompt}{own},", return_tensors="pt", return_token_type_ids=False)
+        drawn = model.generate(**asked, do_sample=False, max_new_tokens=40)[0, asked["input_ids"].shape[1] :].tolist()
+        if tokenizer.eos_token_id in drawn:
+            assert said == as_the_own(tokenizer.decode(drawn, skip_special_tokens=True), own)
+        else:
+            assert said is None and note.startswith("cut after 40 tokens; revise.max_tokens is 40")
+    assert len(rows) == 3 and revised.manifest.content.parents[-1].role == "reviser"
 
 
 def test_an_expert_without_a_single_text_is_an_error(revising: Any) -> None:
