@@ -126,6 +126,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
 
 
+def _abbreviated(key: str, names: Sequence[str]) -> list[str]:
+    """The names whose words begin with the letters of the key.
+
+    >>> _abbreviated("lr", ["lora", "learning_rate"])
+    ['learning_rate']
+    """
+    return [name for name in names if "_" in name and "".join(word[:1] for word in name.split("_")) == key]
+
+
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per problem: where, what, and the nearest valid key for an unknown one."""
     lines = []
@@ -137,7 +146,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
         if problem["type"] == "extra_forbidden":
             *parents, key = problem["loc"]
             names = _keys_at(model, parents)
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            near = [*_abbreviated(str(key), names), *difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)]
             hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(names)}"
             lines.append(f"{where}: unknown key; {hint}")
         elif problem["type"] == "missing":

@@ -21,7 +21,8 @@ from pipeline.sources.dialogues import divided, is_chat
 from pipeline.sources.readers import FILE_SUFFIXES, BadRow, read_rows
 from pipeline.store.files import whole_file
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",;\t", ".tsv": "\t"}
+"""What may stand between columns, likeliest first: spreadsheets write semicolons where numbers have commas."""
 QUESTIONS = ("question", "problem", "prompt", "instruction", "query", "task", "input", "text", "statement", "q")
 ANSWERS = (
     *("answer", "solution", "ground_truth", "groundtruth", "gold", "target", "expected", "reference", "truth", "correct"),
@@ -106,13 +107,21 @@ def _of_text(path: Path) -> Questions:
         if path.suffix.lower() == ".json":
             rows = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
-            table = pl.read_csv(path, separator=SEPARATORS[path.suffix.lower()], infer_schema=False, glob=False)
+            table = pl.read_csv(path, separator=_separator(path), infer_schema=False, glob=False)
             return Questions(path, table.columns, table.to_dicts(), [], "row")
     except (ValueError, RecursionError, OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of objects such as [{{"question": …, "answer": …}}], or one object per line')
     return Questions(path, list(dict.fromkeys(key for row in rows for key in row)), rows, [], "row")
+
+
+def _separator(path: Path) -> str:
+    """The one that parts the names in the first line; the usual one where none does."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        names = file.readline()
+    known = SEPARATORS[path.suffix.lower()]
+    return next((one for one in known if one in names), known[0])
 
 
 def looks_worked(answers: Sequence[str]) -> bool:

@@ -95,7 +95,7 @@ def load_artifact(path: str | Path) -> Artifact:
     if kind and (_is_bucket(path) or store_of(Path(root))):
         return open_artifact(_backend(root, say).place(kind, name))
     if Path(path, "run.json").exists():
-        raise UserError(f"{path}: a run, not one of its artifacts; `rollbook lineage {path}` lists those")
+        raise UserError(f"{path}: a run, not one of its artifacts; `rollbook lineage {path} --all` lists those")
     return open_artifact(Directory(Path(path)))
 
 

@@ -111,7 +111,9 @@ def test_tables_of_other_kinds_are_read(rollbook: Rollbook, tmp_path: Path) -> N
     frame.write_parquet(tmp_path / "c.parquet")
     (tmp_path / "d.json").write_text(json.dumps(QUESTIONS), encoding="utf-8-sig")
     frame.write_csv(tmp_path / "E.CSV")
-    for name in ("a.csv", "b.tsv", "c.parquet", "d.json", "E.CSV"):
+    frame.write_csv(tmp_path / "f.csv", separator=";", include_bom=True)
+    frame.write_csv(tmp_path / "g.csv", separator="\t")
+    for name in ("a.csv", "b.tsv", "c.parquet", "d.json", "E.CSV", "f.csv", "g.csv"):
         said = rollbook("init", name.partition(".")[0], *options(data=name))
         assert said.status == 0 and "36 for training, 4 held out" in said.out, said.err
 

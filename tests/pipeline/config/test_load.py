@@ -92,6 +92,7 @@ def test_a_tilde_is_the_home_directory_and_no_directory_of_that_name(
         ("generate.temperatur", "did you mean `temperature`?"),
         ("reward.timeout", "did you mean `timeout_seconds`?"),
         ("shape.zero_varience", "did you mean `zero_variance`?"),
+        ("train.lr", "did you mean `learning_rate`?"),
         ("train.epoch", "did you mean `epochs`?"),
         ("evaluate.sampls", "did you mean `samples`?"),
         ("evaluate.zzz", "valid keys: bootstrap, greedy, k, samples, sets, solved_at, solved_by, temperature"),

@@ -286,3 +286,9 @@ def test_what_is_no_directory_of_an_artifact_is_refused(tmp_path: Path, place: s
     (tmp_path / "file.txt").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match=rf"{place}: not a finished artifact"):
         load_artifact(tmp_path / place)
+
+
+def test_a_run_in_the_place_of_an_artifact_is_refused_with_the_command_that_lists_them(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a run, not one of its artifacts; `rollbook lineage .* --all` lists those$"):
+        load_artifact(tmp_path)
