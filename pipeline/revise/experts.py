@@ -34,9 +34,9 @@ from pipeline.store import Artifact
 COLUMNS = ("prompt_id", "completion", "revised")
 """Of a file of corrections."""
 READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
-    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".jsonl": lambda path: pl.read_ndjson(path.read_bytes(), infer_schema_length=None),
     ".parquet": lambda path: pl.read_parquet(path, glob=False),
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
+    ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
 }
 
 

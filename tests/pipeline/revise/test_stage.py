@@ -148,7 +148,7 @@ def test_a_file_is_joined_by_prompt_and_completion(revising: Any, tmp_path: Path
     frame = pl.DataFrame(
         {"prompt_id": ["p0", "p1", "p0"], "completion": [" A:53", " other", " A:9"], "revised": [" A:56", " A:12", " A:56"]}
     )
-    file = tmp_path / f"mended.{suffix}"
+    file = tmp_path / f"mended[1].{suffix}"  # no pattern
     getattr(frame, {"jsonl": "write_ndjson", "csv": "write_csv", "parquet": "write_parquet"}[suffix])(file)
     revised = revising(file=str(file))
     assert texts(revised)["p0"] == [(" A:53", 0.0, "own"), (" A:56", 1.0, "revised")]

@@ -13,7 +13,7 @@ from pipeline.store import Artifact, Request, Store, Work, read_table
 from schemas import Shaped
 
 CODE = Path(__file__).parents[3]
-READERS = {f"{verb}_{kind}" for verb in ("read", "scan") for kind in ("parquet", "ipc", "csv")}
+READERS = {f"{verb}_{kind}" for verb in ("read", "scan") for kind in ("parquet", "ipc", "csv", "ndjson")}
 
 
 def shaped(root: Path, group: str) -> Artifact:
@@ -38,6 +38,7 @@ def bare_reads(file: Path) -> Iterator[str]:
     for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in READERS:
             says_so = any(word.arg == "glob" and ast.unparse(word.value) == "False" for word in call.keywords)
+            says_so |= "read_bytes()" in ast.unparse(call.args[0])
             if ast.unparse(call.func.value) == "pl" and not says_so:
                 yield f"{file.relative_to(CODE)}:{call.lineno}"
 
