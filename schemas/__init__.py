@@ -1,5 +1,6 @@
 """The tables that rollbook writes and the manifest that names them. Imports neither torch nor vLLM."""
 
+import schemas.light  # noqa: F401 (before the tables, which import dataframely)
 from schemas.comparison import Comparison, ComparisonTiming
 from schemas.credits import Credits
 from schemas.evaluation import Evaluation
