@@ -14,6 +14,8 @@ CHARACTERS_PER_NODE = 100
 """A longer text counts for several values."""
 MOST_CHARACTERS = 4 << 20
 MERGE = "tag:yaml.org,2002:merge"
+BOOL, STR = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
+"""A key is a name: `on`, as in the section tell, is no truth value."""
 
 
 def parse_yaml(text: str) -> Any:
@@ -88,6 +90,9 @@ class _BoundedLoader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
+        for key, _ in node.value:
+            if key.tag == BOOL:
+                key.tag = STR
         return super().construct_mapping(node, deep)
 
 

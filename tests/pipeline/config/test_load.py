@@ -296,3 +296,8 @@ def test_anchors_and_merges_work(load: Callable[..., RunConfig]) -> None:
 
 def test_the_demo_config_is_valid() -> None:
     assert load_config(Path(__file__).parents[3] / "configs" / "demo.yaml").name == "demo"
+
+
+def test_a_key_that_other_readers_take_for_a_truth_value_is_a_name(load: Callable[..., RunConfig]) -> None:
+    config = load(more='tell:\n  command: "true"\n  on: [stopped, finished]\n')
+    assert tuple(config.tell.on) == ("stopped", "finished")
