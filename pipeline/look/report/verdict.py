@@ -34,9 +34,10 @@ def verdict(run: Run) -> Outcome:
         return Outcome(f"Not judged yet: only {_policy(first)} is evaluated, with a pass@1 of {_share(first)}.", "even")
     says, way = _change(run, first, last)
     best = best_of(run)
-    if best is not None and best is not last and way != "down":
+    is_higher = best is not None and best is not last and (pass_at_1(best) or 0) > (pass_at_1(last) or 0)
+    if best is not None and is_higher and way != "down":
         says += f" It was higher after iteration {best.iteration}: {_share(best)}."
-    elif best is not None and best is not last:
+    elif best is not None and is_higher:
         says += f" It was best with {_policy(best)}: {_share(best)}."
     return Outcome(says, way)
 
