@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.look.report.page import render
 from pipeline.look.report.runs import render as render_runs
-from pipeline.run.state import Run
+from pipeline.run.state import Run, Stop
 
 pytestmark = pytest.mark.chromium
 PLOT = "document.querySelector('#accuracy svg[data-values]')"
@@ -39,7 +40,9 @@ def test_nothing_is_wider_than_the_page_and_nothing_has_to_be_scrolled_sideways(
 
 def test_several_runs_fit_the_page_too(browser: Any, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "runs.html"
-    file.write_text(render_runs({"first": run, "second": run}), encoding="utf-8")
+    why = "no reward differs within any group: 0.0 for every completion of 128 groups, so there is nothing to learn from"
+    stopped = replace(run, stopped=Stop("no_signal", 2, why, healthy=False))
+    file.write_text(render_runs({"first": run, "second": stopped}), encoding="utf-8")
     for width in (1400, 400):
         browser.open(file.as_uri(), width)
         assert browser.too_wide() == ([], [])
