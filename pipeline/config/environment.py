@@ -11,7 +11,8 @@ from pipeline.config.base import Model, only_json
 
 class EnvironmentConfig(Model):
     name: str = "tools"
-    """calculator, tools, or your own class as 'package.module:Class'. See docs/episodes.md."""
+    """calculator, tools, verifiers_tasks, reasoning_gym_tasks, textarena_games, or your own class as 'package.module:Class'. See
+    docs/episodes.md."""
     tools: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Functions that a chat model may call: calculator, or your own as 'package.module:function'."""
     args: dict[str, Any] = {}

@@ -18,6 +18,8 @@ class Environment(Protocol):
 
     An environment says `deterministic = True` of its class where equal prompts, seeds and actions are answered equally: deep
     audits then play its episodes again. One that says `reads_special_tokens = True` is given actions with special tokens in them.
+    One with a class method `prepare(model, **args)` has it called once, in the process that episodes are forked from, with the
+    policy's directory.
     """
 
     def start(self, prompt: Mapping[str, Any], seed: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from pipeline.sources.tools import schemas_of, tool_named
 if TYPE_CHECKING:
     from pipeline.config.environment import EnvironmentConfig
 
-BUILTINS: Mapping[str, str] = {"calculator": "Calculator", "tools": "Tools"}
+BUILTINS: Mapping[str, str] = {
+    "calculator": "Calculator",
+    "tools": "Tools",
+    "verifiers_tasks": "VerifiersTasks",
+    "reasoning_gym_tasks": "ReasoningGymTasks",
+    "textarena_games": "TextArenaGames",
+}
 """Class of each built-in; its module has the environment's name."""
 VERSIONS: Mapping[str, int] = {}
 """Built-ins that once answered otherwise: one more with each such change. Recipes hold it from 2 on."""
@@ -43,7 +50,8 @@ class BoundEnvironment:
         Args:
             model: directory of the policy, if there is one.
         """
-        if callable(prepare := getattr(self.made_by, "prepare", None)):
+        prepare = getattr(self.made_by, "prepare", None)
+        if inspect.ismethod(prepare):
             prepare(model, **self.args)
 
     @property
@@ -86,7 +94,9 @@ def check_environment(config: EnvironmentConfig | None) -> None:
     if config is None:
         return
     try:
-        resolve(config.name, config.given)
+        library = getattr(resolve(config.name, config.given).made_by, "library", None)
+        if isinstance(library, str) and importlib.util.find_spec(library) is None:
+            raise UserError(f"name: {config.name} takes the library {library}, which is not installed here")
         schemas_of(config.tools)
     except UserError as error:
         raise UserError(f"environment: {str(error).removeprefix('environment.')}") from None

@@ -38,6 +38,8 @@ from schemas import Prompts, Rollouts, Turns
 BASE = Path(__file__).resolve().parents[3] / "data" / "base"
 EOS = 1
 GAMES = """
+    import os, time
+
     class Guess:
         # says how far off a guess is, pays for the right one, and fails, fills the context or never ends where it is told to
         deterministic = True
@@ -58,6 +60,18 @@ GAMES = """
                     return "x" * (1 << 20), None, False, {}
                 case "special":
                     return "<eos><pad>", -0.25, False, {}
+                case "hang":
+                    time.sleep(60)
+                case "fork":
+                    if os.fork() == 0:
+                        time.sleep(60)
+                    return " forked", None, False, {}
+                case "slow":
+                    begun = time.monotonic()
+                    time.sleep(2)
+                    with open("slow.txt", "a") as file:
+                        print(begun, time.monotonic(), file=file)
+                    return "1", None, False, {}
                 case "several":
                     return ["a", {"role": "tool", "name": "t", "content": "b", "error": True}], None, False, {}
             off = int(action) - self.wanted
@@ -224,6 +238,33 @@ def test_an_environment_that_fails_marks_its_episode_and_the_others_go_on(player
     assert (first["status"], first["error"], first["reward"]) == ("environment_error", "ValueError: no such move", None)
     assert len(first["action_mask"]) == len(first["completion_token_ids"]) and {row["status"] for row in others} == {"ok"}
     assert audit(made.path).status == 0
+
+
+def test_an_environment_that_hangs_or_forks_holds_up_nobody(player: Player, tmp_path: Path) -> None:
+    says = [["hang"], ["fork", "1"]]
+    told = {"name": "games:Guess", "timeout_seconds": 2.0, "max_failed_share": 0.5}
+    made, _ = player.play(lambda group, sample: says[sample], told)
+    hung, forked, *_ = rows_of(made)
+    assert (hung["status"], hung["error"]) == ("environment_error", "no answer within 2 s")
+    assert (forked["status"], forked["completion_text"], forked["reward"]) == ("ok", "fork forked1", 1.0)
+
+
+def test_slow_environments_are_waited_for_together(player: Player, tmp_path: Path) -> None:
+    """Four episodes with a step of 2 s each: all have begun theirs before the first has ended it."""
+    made, _ = player.play(lambda group, sample: ["slow", "1"], {"name": "games:Guess"})
+    assert {row["status"] for row in rows_of(made)} == {"ok"}
+    times = [tuple(map(float, line.split())) for line in (tmp_path / "slow.txt").read_text().splitlines()]
+    assert len(times) == 4 and max(begun for begun, _ in times) < min(ended for _, ended in times)
+
+
+def test_the_order_in_which_environments_answer_changes_nothing(player: Player, tmp_path: Path) -> None:
+    """The same episodes with one in flight and with all: the same bytes."""
+    told = {"name": "games:Guess"}
+    script = lambda group, sample: ["7"] * (2 * group + sample) + ["1"]  # noqa: E731
+    one, _ = player.play(script, {**told, "in_flight": 1})
+    (again := Player(tmp_path / "other", player.config)).play(script, {**told, "in_flight": 64})
+    two, _ = again.play(script, {**told, "in_flight": 64})
+    assert one.id == two.id and one.path != two.path
 
 
 def test_too_many_failures_stop_the_run_and_are_played_again(player: Player) -> None:
