@@ -259,7 +259,7 @@ def reloaded(checkpoint: Path, answers: Path) -> float:
     from pipeline.store.store import load_artifact
     from pipeline.train.check import make_ready
     from pipeline.train.model import Policy
-    from pipeline.train.snapshot import groups_of, longest_of
+    from pipeline.train.rows import groups_of, longest_of
 
     score_file = importlib.import_module("pipeline.score.stage").score_file
     policy = Policy(checkpoint, "float32", trust_remote_code=False, trains=False)

@@ -47,7 +47,8 @@ from pipeline.store import Artifact, Request, Store
 from pipeline.store.files import whole_file
 from pipeline.store.parquet import write_parquet
 from pipeline.store.store import load_artifact
-from pipeline.train.snapshot import open_snapshot, reopened
+from pipeline.train.layout import open_snapshot
+from pipeline.train.snapshot import reopened
 from schemas import Rollouts, Shaped
 from schemas.manifest import Content, File, Manifest, Provenance, digest, sealed
 

@@ -26,7 +26,8 @@ from pipeline.algorithms import resolve
 from pipeline.run.parts import Part
 from pipeline.store import Artifact, Request, Store
 from pipeline.store.work import Work
-from pipeline.train.snapshot import GROUPS, NUMBERS, TOKENS, index_name, open_snapshot, reopened
+from pipeline.train.layout import open_snapshot
+from pipeline.train.snapshot import GROUPS, NUMBERS, TOKENS, index_name, reopened
 from schemas import Rollouts, Shaped
 from schemas.example import example
 

@@ -117,9 +117,9 @@ def rollbook_gradient(places: Places, cell: Cell) -> tuple[float, dict[str, Tens
     from pipeline.run.parts import Part
     from pipeline.store.store import load_artifact
     from pipeline.train.feed import Feed
+    from pipeline.train.layout import open_snapshot
     from pipeline.train.metrics import StepRecord
     from pipeline.train.model import Policy
-    from pipeline.train.snapshot import open_snapshot
     from pipeline.train.step import Stepper
     from pipeline.train.team import alone
 

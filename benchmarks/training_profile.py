@@ -63,9 +63,9 @@ def profiled(cell: Cell, places: dict[str, Any], scratch: Path, *, compiled: boo
     from pipeline.run.parts import Part
     from pipeline.store.store import load_artifact
     from pipeline.train.feed import Feed
+    from pipeline.train.layout import open_snapshot
     from pipeline.train.metrics import StepRecord
     from pipeline.train.model import Policy
-    from pipeline.train.snapshot import open_snapshot
     from pipeline.train.step import Stepper
     from pipeline.train.team import alone
 

@@ -22,7 +22,7 @@ from pipeline.train.launch import team_of
 from pipeline.train.memory import memory_kept
 from pipeline.train.model import Policy
 from pipeline.train.plan import deal
-from pipeline.train.snapshot import groups_of, longest_of
+from pipeline.train.rows import groups_of, longest_of
 from pipeline.train.team import Team, alone, join, rank_of_this
 from pipeline.train.tree import Branch, PackedRow
 from schemas import Rollouts, Scores

@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.common.errors import DataError
-
-KEY = ["group_id", "sample_index"]
+from pipeline.train.rows import KEY
 
 
 def with_credit(rows: pl.DataFrame, credits: pl.DataFrame) -> pl.DataFrame:

@@ -27,9 +27,10 @@ from pipeline.store.store import load_artifact, verified
 from pipeline.train import carried
 from pipeline.train.export import export
 from pipeline.train.launch import team_of
+from pipeline.train.layout import left_out, open_snapshot
 from pipeline.train.likely import likelihood_of_pairs
 from pipeline.train.memory import memory_kept
-from pipeline.train.snapshot import left_out, open_snapshot, reopened
+from pipeline.train.snapshot import reopened
 from pipeline.train.team import Team, is_rank, join, rank_of_this
 from pipeline.train.training import Training
 from schemas import Metrics, Timing

@@ -23,7 +23,7 @@ from pipeline.revise.weights import change_of
 from pipeline.run.parts import Part
 from pipeline.sources.tokenizer import load_tokenizer
 from pipeline.store import Artifact, Request, Store, Work, read_table
-from pipeline.train.snapshot import open_snapshot
+from pipeline.train.layout import open_snapshot
 from schemas import Pairs, Revisions, Rollouts, Shaped
 
 BASE = Path(__file__).parents[3] / "data" / "base"

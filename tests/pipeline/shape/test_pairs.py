@@ -27,7 +27,8 @@ from pipeline.shape.stage import shape
 from pipeline.store import Artifact, Store, read_table
 from pipeline.store.store import load_artifact
 from pipeline.train.batch import collate, flatten
-from pipeline.train.snapshot import TrainingSnapshot, open_snapshot
+from pipeline.train.layout import open_snapshot
+from pipeline.train.snapshot import TrainingSnapshot
 from pipeline.train.tree import PackedRow
 from schemas import Pairs, Shaped
 

@@ -26,9 +26,10 @@ from pipeline.score.stage import score
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import load_artifact
 from pipeline.train.batch import Batch, Flat
+from pipeline.train.layout import open_snapshot
 from pipeline.train.model import Policy
 from pipeline.train.order import train_request
-from pipeline.train.snapshot import TrainingCompletion, TrainingGroup, TrainingSnapshot, open_snapshot
+from pipeline.train.snapshot import TrainingCompletion, TrainingGroup, TrainingSnapshot
 from pipeline.train.stage import train
 from pipeline.train.tree import PackedRow
 from schemas import Rollouts, Shaped

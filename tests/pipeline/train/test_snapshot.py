@@ -12,7 +12,8 @@ import pytest
 from pipeline.common.errors import DataError, UserError
 from pipeline.run.parts import Part
 from pipeline.train.credit import with_credit
-from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot, left_out
+from pipeline.train.layout import left_out
+from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
 
 Rows = list[dict[str, Any]]
 

@@ -132,7 +132,7 @@ def _again(rows: pl.DataFrame, checkpoint: Held, dtype: str, path: Path) -> pl.D
     """group_id, sample_index and recomputed logprobs of rows."""
     from pipeline.score.stage import score_file
     from pipeline.train.check import make_ready
-    from pipeline.train.snapshot import groups_of, longest_of
+    from pipeline.train.rows import groups_of, longest_of
 
     rows.select(*Rollouts.columns()).write_parquet(path)
     policy = _policy(str(checkpoint.folder.place.path), dtype)

@@ -101,7 +101,7 @@ def _replayed(held: Held, world: World, scratch: Path, steps: int) -> list[dict[
 
     from pipeline.algorithms import resolve
     from pipeline.run.parts import Part
-    from pipeline.train.snapshot import open_snapshot
+    from pipeline.train.layout import open_snapshot
     from pipeline.train.team import alone
     from pipeline.train.training import Training
 
