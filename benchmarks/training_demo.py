@@ -16,7 +16,6 @@ import json
 import os
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -99,15 +98,11 @@ def trainings(store: Path) -> list[dict[str, str]]:
 
 def child(checkout: Path, places: dict[str, str], epochs: int) -> dict[str, Any]:
     """What a process of a checkout measures."""
-    with tempfile.NamedTemporaryFile() as answer:
-        order = {"places": places, "epochs": epochs, "benchmarks": str(checkout.resolve() / "benchmarks"), "answer": answer.name}
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(checkout.resolve())}
-        command = [sys.executable, __file__, "--work", json.dumps(order)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        if done.returncode:
-            sys.exit(f"{checkout} failed:\n{done.stdout[-4000:]}")
-        found: dict[str, Any] = json.loads(Path(answer.name).read_text(encoding="utf-8"))
-        return found
+    from training_task import answered
+
+    order = {"places": places, "epochs": epochs, "benchmarks": str(checkout.resolve() / "benchmarks")}
+    found: dict[str, Any] = answered([sys.executable, __file__], order, checkout.resolve(), str(checkout))
+    return found
 
 
 def work(order: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +30,9 @@ from typing import Any
 
 import polars as pl
 from training_step import _without_places, check, spread
-from training_task import SHAPES, Cell, Shape, machine, record
+from training_task import SHAPES, Cell, Shape, answered, machine, record
+
+from pipeline.common.lengths import length
 
 HERE = Path(__file__).resolve().parents[1]
 GROUP = 8
@@ -117,13 +118,7 @@ def agree(args: argparse.Namespace, names: list[str], places: dict[str, Any], pl
 def child(args: argparse.Namespace, contender: str, order: dict[str, Any]) -> Any:
     """What a process of its own answers to an order."""
     python = args.trl_python if contender in TRL else sys.executable
-    with tempfile.NamedTemporaryFile() as answer:
-        command = [python, __file__, "--work", json.dumps({**order, "batch": args.batch, "answer": answer.name})]
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(HERE)}
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        if done.returncode:
-            sys.exit(f"{contender} failed:\n{done.stdout[-4000:]}")
-        return json.loads(Path(answer.name).read_text(encoding="utf-8"))
+    return answered([python, __file__], {**order, "batch": args.batch}, HERE, contender)
 
 
 def work(order: dict[str, Any]) -> None:
@@ -142,8 +137,6 @@ def work(order: dict[str, Any]) -> None:
 
 def prepared(training: dict[str, str], groups: int, store: Path) -> dict[str, Any]:
     """Artifacts of the first groups, of those among them that teach something, and of the first step that does."""
-    from pipeline.common.lengths import length
-
     rows = pl.read_parquet(f"{training['rollouts']}/part-*.parquet")
     chosen = rows["group_id"].unique(maintain_order=True).head(groups)
     rows = rows.filter(pl.col("group_id").is_in(chosen.implode()))
@@ -189,8 +182,6 @@ def written(name: str, rows: pl.DataFrame, training: dict[str, str], store: Path
         with Store(str(store)).work(Request(kind, f"{kind}/1", {"benchmark": name}, tuple(parents))) as work:
             assert isinstance(work, Work)
             work.write_table("part-00000.parquet", frame, schema)
-            from pipeline.common.lengths import length
-
             counted = {"completions": len(rows), "tokens": int(rows.select(length("completion_token_ids").sum()).item())}
             artifact = work.finish(counted if kind == "rollouts" else {})
         places[kind], parents = str(artifact.path), [artifact.as_parent("rollouts")]

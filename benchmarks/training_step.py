@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -30,7 +29,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training_task import SHAPES, SIZES, VOCABULARIES, Cell, machine, matmul_rate, prepare, record, step_flops, step_tokens
+from training_task import (
+    SHAPES,
+    SIZES,
+    VOCABULARIES,
+    Cell,
+    answered,
+    machine,
+    matmul_rate,
+    prepare,
+    record,
+    step_flops,
+    step_tokens,
+)
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
 """Largest relative difference of loss and gradient. In bfloat16 the contenders round in different places."""
@@ -114,16 +125,9 @@ def child(args: argparse.Namespace, contender: str, order: dict[str, Any], launc
     """What a process of its own answers to an order."""
     python = args.trl_python if contender == "trl" else sys.executable
     checkout = args.before.resolve() if contender == "before" else Path(__file__).resolve().parents[1]
-    with tempfile.NamedTemporaryFile() as answer:
-        order = {**order, "answer": answer.name} | ({"contender": "rollbook"} if contender == "before" else {})
-        script = str(checkout / "benchmarks" / Path(__file__).name)
-        command = [*shlex.split(launcher), python, script, "--work", json.dumps(order)]
-        # Threads that wait for work sleep instead of spinning, so that CPU seconds count work.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(checkout)}
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        if done.returncode:
-            sys.exit(f"{contender} failed:\n{done.stdout[-4000:]}")
-        return json.loads(Path(answer.name).read_text(encoding="utf-8"))
+    order = order | ({"contender": "rollbook"} if contender == "before" else {})
+    program = [*shlex.split(launcher), python, str(checkout / "benchmarks" / Path(__file__).name)]
+    return answered(program, order, checkout, contender)
 
 
 def work(order: dict[str, Any]) -> None:

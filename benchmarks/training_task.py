@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -261,6 +264,24 @@ def stored(rollouts: Path, shaped: Path) -> pl.DataFrame:
     names = ["group_id", "sample_index", "prompt_token_ids", "completion_token_ids", "behavior_logprobs", "reward"]
     rows, advantages = frames
     return rows.select(names).join(advantages.select("group_id", "sample_index", "advantage"), on=names[:2]).sort(names[:2])
+
+
+def answered(program: Sequence[str], order: dict[str, Any], checkout: Path, who: str) -> Any:
+    """What a process of its own answers to an order, in the file that the order names as `answer`.
+
+    Args:
+        program: the command that is given `--work ORDER`.
+        checkout: what it imports from.
+        who: does it, for the message if it fails, which ends this process.
+    """
+    with tempfile.NamedTemporaryFile() as answer:
+        command = [*program, "--work", json.dumps({**order, "answer": answer.name})]
+        # Threads that wait for work sleep instead of spinning, so that CPU seconds count work.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(checkout)}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        if done.returncode:
+            sys.exit(f"{who} failed:\n{done.stdout[-4000:]}")
+        return json.loads(Path(answer.name).read_text(encoding="utf-8"))
 
 
 def machine() -> dict[str, Any]:
