@@ -11,6 +11,8 @@ process of its own, in turn:
     trl        GRPOTrainer with its own default passes of 8 completions and gradient checkpointing.
     trl-plain  the same without checkpointing.
     trl-live   as trl-plain, given only groups whose rewards differ.
+    before     the train stage of an earlier commit, whose checkout `--before` names, with --tokens tokens a pass: before there
+               was `auto`, its default took more than the machine had.
 
 Before anything is timed, loss and gradient of a step must agree between the first two. Seconds and CPU seconds are of the
 training loop, all steps, without loading and saving; memory is the peak of the whole process in it.
@@ -29,10 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from training_step import _without_places, check, spread
+from training_step import _without_places, check, commit_of, spread
 from training_task import SHAPES, Cell, Shape, answered, machine, record
-
-from pipeline.common.lengths import length
 
 HERE = Path(__file__).resolve().parents[1]
 GROUP = 8
@@ -44,6 +44,7 @@ TRL = {
     "trl-live": {"per_device_train_batch_size": 8, "gradient_checkpointing": False},
 }
 TOLERANCE = 1e-5
+OURS = ("rollbook", "before")
 
 
 def main() -> None:
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("--contender", default=",".join(["rollbook", *TRL]))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--name", default="SmolLM2-135M", help="of the figures")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, for the contender `before`")
+    parser.add_argument("--tokens", type=int, default=3000, help="a pass of `before`")
     parser.add_argument("--trl-python", default=sys.executable, help="interpreter of an environment that has TRL")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_real.json"))
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -63,6 +66,8 @@ def main() -> None:
         work(json.loads(args.work))
     elif args.store is None:
         parser.error("names no store")
+    elif "before" in args.contender.split(",") and args.before is None:
+        parser.error("the contender `before` needs --before CHECKOUT")
     else:
         measure(args)
 
@@ -85,6 +90,8 @@ def measure(args: argparse.Namespace) -> None:
                 places = told["live" if name == "trl-live" else "all"]
                 found = rounds[-1][name] = child(args, name, {"do": "time", "contender": name, **places})
                 print(f"  round {number + 1}, {name}: {found}", flush=True)
+                if name == "before" and not abs(found["loss"] / rounds[-1]["rollbook"]["loss"] - 1) <= TOLERANCE:
+                    sys.exit("the earlier commit does not compute what rollbook computes; nothing is kept")
     figures: dict[str, Any] = {
         "machine": machine(),
         "command": "python benchmarks/training_real.py STORE " + shlex.join(_without_places(sys.argv[2:])),
@@ -93,8 +100,11 @@ def measure(args: argparse.Namespace) -> None:
         "contenders": {},
     }
     for name in names:
-        one = figures["contenders"][name] = {key: spread([each[name][key] for each in rounds]) for key in rounds[0][name]}
-        for key in ("seconds", "cpu_seconds", "peak"):
+        clocks = ("seconds", "cpu_seconds", "peak")
+        one = figures["contenders"][name] = {key: spread([each[name][key] for each in rounds]) for key in clocks}
+        if name == "before":
+            one |= {"commit": commit_of(args.before), "tokens_per_micro_batch": args.tokens}
+        for key in clocks:
             one[f"{key}_over_rollbook"] = spread([each[name][key] / each["rollbook"][key] for each in rounds])
         one |= differences.get(name, {})
         ratios = ", ".join(f"{one[f'{key}_over_rollbook']['median']:.2f} x {key}" for key in ("seconds", "cpu_seconds", "peak"))
@@ -105,7 +115,7 @@ def measure(args: argparse.Namespace) -> None:
 def agree(args: argparse.Namespace, names: list[str], places: dict[str, Any], place: str) -> dict[str, Any]:
     """Relative differences of the first step's loss and gradient to rollbook's. Exits if they are too large."""
     found: dict[str, Any] = {}
-    for name in names[:2]:  # TRL's others only recompute less, or have fewer completions
+    for name in [name for name in names if name != "before"][:2]:  # TRL's others only recompute less, or have fewer completions
         where = {"gradient": f"{place}/{name}", "reference": f"{place}/{names[0]}"}
         found[name] = child(args, name, {"do": "check", "contender": name, **places, **where})
         found[name]["loss_difference"] = abs(found[name]["loss"] / found[names[0]]["loss"] - 1)
@@ -118,25 +128,31 @@ def agree(args: argparse.Namespace, names: list[str], places: dict[str, Any], pl
 def child(args: argparse.Namespace, contender: str, order: dict[str, Any]) -> Any:
     """What a process of its own answers to an order."""
     python = args.trl_python if contender in TRL else sys.executable
-    return answered([python, __file__], {**order, "batch": args.batch}, HERE, contender)
+    checkout = args.before.resolve() if contender == "before" else HERE
+    told = {"batch": args.batch, "benchmarks": str(checkout / "benchmarks"), "tokens": args.tokens}
+    return answered([python, __file__], {**order, **told}, checkout, contender)
 
 
 def work(order: dict[str, Any]) -> None:
-    """Carry out an order in this process."""
+    """Carry out an order in this process, by the checkout that it imports from."""
+    sys.path.insert(0, order["benchmarks"])
     SHAPES["real"] = Shape((0, 0), lambda random: 0, GROUP, order["batch"], "a model's own rollouts")
     if order["do"] == "prepare":
         answer: Any = prepared(order["training"], order["groups"], Path(order["store"]))
     elif order["do"] == "check":
         _bind(order["contender"], order["temperature"])
         answer = check(order, CELL)
+    elif order["contender"] in OURS:
+        answer = rollbook(order["places"], "auto" if order["contender"] == "rollbook" else order["tokens"])
     else:
-        names = ("contender", "places", "steps", "temperature")
-        answer = (trl if order["contender"] in TRL else rollbook)(*(order[name] for name in names))
+        answer = trl(order["contender"], order["places"], order["steps"], order["temperature"])
     Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def prepared(training: dict[str, str], groups: int, store: Path) -> dict[str, Any]:
     """Artifacts of the first groups, of those among them that teach something, and of the first step that does."""
+    from pipeline.common.lengths import length
+
     rows = pl.read_parquet(f"{training['rollouts']}/part-*.parquet")
     chosen = rows["group_id"].unique(maintain_order=True).head(groups)
     rows = rows.filter(pl.col("group_id").is_in(chosen.implode()))
@@ -161,6 +177,7 @@ def prepared(training: dict[str, str], groups: int, store: Path) -> dict[str, An
 
 def written(name: str, rows: pl.DataFrame, training: dict[str, str], store: Path) -> dict[str, Any]:
     """Rollouts and their advantages as artifacts, and how many steps an epoch has."""
+    from pipeline.common.lengths import length
     from pipeline.store import Request, Store, Work
     from pipeline.store.store import load_artifact
     from schemas import Rollouts, Shaped
@@ -202,25 +219,31 @@ def _bind(contender: str, temperature: float) -> None:
         contenders.CHECKS[contender] = lambda places, cell: contenders.trl_gradient(places, cell, **settings)
 
 
-def rollbook(_: str, places: dict[str, str], steps: int, temperature: float) -> dict[str, float]:
-    """One epoch by the train stage."""
+def rollbook(places: dict[str, str], tokens: int | str) -> dict[str, float]:
+    """One epoch by the train stage, and the loss of its first step."""
     from training_contenders import train_spec
 
-    from pipeline.run.process import Reporter
+    try:
+        from pipeline.run.process import Reporter
+        from pipeline.store.store import load_artifact
+    except ModuleNotFoundError:  # commits before rooms had their names
+        from pipeline.artifacts.store import load_artifact  # type: ignore[no-redef]
+        from pipeline.process import Reporter  # type: ignore[no-redef]
     from pipeline.train import stage
     from pipeline.train.training import Training
 
     found: dict[str, float] = {}
 
     class Watched(Training):
-        def run(self, work: Any) -> None:
+        def run(self, *given: Any) -> None:
             with measured(found):
-                super().run(work)
+                super().run(*given)
 
     stage.Training = Watched  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as store:
-        spec = train_spec(places, CELL, 1, store, tokens_per_micro_batch="auto")
-        stage.train(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))
+        spec = train_spec(places, CELL, 1, store, tokens_per_micro_batch=tokens)
+        made = load_artifact(stage.train(spec, Reporter(os.open(os.devnull, os.O_WRONLY)))["artifact"])
+        found["loss"] = pl.read_parquet(made.path / "metrics.parquet")["loss"][0]
     return found
 
 

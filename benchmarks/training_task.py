@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.common.lengths import length
-
 SEED = 0
 NOISE = 0.01
 """Standard deviation of stored - true logprob, nats."""
@@ -151,6 +149,7 @@ def prepare(cell: Cell, store: Path, steps: int = 1, dead: float = 0.0) -> dict[
     Returns:
         Their directories, by kind.
     """
+    from pipeline.common.lengths import length
     from pipeline.store import Request, Store, Work
     from schemas import Rollouts, Shaped
 
