@@ -71,7 +71,7 @@ def chain(
         return only(answers.answer(order))
 
     there, course = given or {}, Course(config)
-    run = Run(config, missing="prompts")
+    run, trainings = Run(config, missing="prompts"), list[Order]()
     try:
         policy = base = there.get(BASE) or ask(import_order(config))
         run.train_prompts = there.get(TRAIN_PROMPTS) or ask(train_prompts_order(config, base))
@@ -103,7 +103,8 @@ def chain(
             fresh, *others = scored(here, answers, number, step.reference, policy, step.parts)
             step.scores, step.replayed = dict(fresh.scores), tuple(others)
             then = generator(config) if until != ("train", number) else None
-            step.checkpoint = ask(train_order(here, number, policy, step.parts, then))
+            trainings.append(train_order(here, number, policy, step.parts, then, trainings))
+            step.checkpoint = ask(trainings[-1])
             if done("train"):
                 break
             policy = step.checkpoint

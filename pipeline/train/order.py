@@ -13,18 +13,28 @@ from pipeline.run.parts import Part
 from pipeline.store import Artifact, Request
 
 
-def train_order(config: RunConfig, iteration: int, policy: Artifact, parts: Sequence[Part], then: str | None = None) -> Order:
+def train_order(
+    config: RunConfig,
+    iteration: int,
+    policy: Artifact,
+    parts: Sequence[Part],
+    then: str | None = None,
+    earlier: Sequence[Order] = (),
+) -> Order:
     """A training of an iteration's policy on its rollouts (the first part) and on replayed ones (the others).
 
     Args:
         then: module of the stage that is asked next.
+        earlier: the run's trainings before this one, first to last. If AdamW's moments are gone, they can be made again.
     """
+    before = [job for order in earlier for job in order.jobs if job.told["train"]["optimizer_state"] == "carry"]
     told = {
         "policy": str(policy.path),
         "parts": [part.to_json() for part in parts],
         "train": config.train.model_dump(mode="json"),
         "trust_remote_code": config.model.trust_remote_code,
         "plugins": list(config.plugins),
+        "earlier": [{**job.told, "earlier": [], "request": job.request.to_json()} for job in before if config.train.carries],
     }
     job = Job(request=train_request(config, iteration, policy, parts), told=told)
     return Order(title=f"train {iteration}", module="pipeline.train", jobs=(job,), then=then)

@@ -35,13 +35,16 @@ from pipeline.train.team import Team, is_rank, join, rank_of_this
 from pipeline.train.training import Training
 from schemas import Metrics, Timing
 
+AGAIN = "again"
+"""In the scratch directory: a store for earlier trainings that are done once more."""
+
 
 def train(spec: Event, reporter: Reporter) -> Event:
     """Make the checkpoint artifact of a spec, going on from the last resume point.
 
     Args:
         spec: store, request, policy (path of an artifact), parts (places as of `Part.to_json`), train (a TrainConfig),
-            trust_remote_code.
+            trust_remote_code, earlier (specs of the run's trainings before it), moments (a store to look for them in, too).
 
     Returns:
         {"artifact": path}.
@@ -61,6 +64,8 @@ def train(spec: Event, reporter: Reporter) -> Event:
     with store.work(request) as work:
         if isinstance(work, Artifact) and not is_rank():
             return {"artifact": str(work.path)}
+        if isinstance(work, Work) and not is_rank() and request.recipe.get("optimizer_state") == "carry":
+            carried.made_again(spec, store, work.scratch / AGAIN, train, reporter)
         with team_of(spec["train"]["processes"], "pipeline.train", spec, path / SCRATCH) as team:
             team.gather_json({"finished": isinstance(work, Artifact)})
             if isinstance(work, Work):
@@ -77,7 +82,8 @@ def _train(spec: Event, request: Request, scratch: Path, work: Work | None, team
     algorithm = unchanged(algorithm, recipe.get("algorithm", {}))
     snapshot_at = scratch / "snapshot"
     goes_on = recipe.get("optimizer_state") == "carry"
-    state = carried.state_of(load_artifact(spec["policy"]), Store(spec["store"])) if goes_on else None
+    stores = [Store(url) for url in (spec["store"], spec.get("moments")) if url]
+    state = carried.state_of(load_artifact(spec["policy"]), *stores) if goes_on else None
     if state is not None:
         state.verify()
     if work is not None:

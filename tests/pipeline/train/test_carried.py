@@ -15,6 +15,8 @@ from torch import Tensor
 from pipeline.common.errors import UserError
 from pipeline.config.train import TrainConfig
 from pipeline.store import Artifact
+from pipeline.store.store import load_artifact
+from pipeline.train import carried
 from pipeline.train.carried import state_of, state_request
 from pipeline.train.training import learning_rate
 
@@ -71,11 +73,44 @@ def test_moments_are_kept_for_the_newest_checkpoint_only(bench: Any) -> None:
 
 def test_moments_that_are_not_there_are_not_made_up(bench: Any) -> None:
     fresh = bench.train(epochs=1, **FRESH)
-    with pytest.raises(
-        UserError, match=r"moments of this checkpoint are not in the store.*Set train\.optimizer_state: fresh, or"
-    ):
+    with pytest.raises(UserError, match=r"moments of this checkpoint are not in the store.*Set train\.optimizer_state: fresh"):
         bench.train(policy=fresh, epochs=1, **WHOLE)
     bench.train(policy=fresh, epochs=1, **FRESH)
+
+
+def test_moments_that_are_gone_are_made_again_by_the_trainings_that_led_to_them(
+    bench: Any, train_spec: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second way from the first checkpoint, after the first way's third is there; killed halfway, and started again."""
+    specs = [bench.spec(epochs=1, **WHOLE)]
+    for _ in range(2):
+        specs.append(bench.spec(policy=train_spec(specs[-1]), epochs=1, **WHOLE))
+    first, second = (load_artifact(spec["policy"]) for spec in specs[1:])
+    state = state_of(second, bench.store).id
+    third = train_spec(specs[2])
+    others = [bench.spec(policy=policy, epochs=2, **WHOLE) for policy in (first, second)]
+    with pytest.raises(UserError, match="Only the run whose training made the checkpoint can"):
+        train_spec(others[0])
+    one, two = (train_spec({**spec, "earlier": specs[: number + 1]}) for number, spec in enumerate(others))
+    assert two.manifest.provenance.notes["optimizer_state"] == state
+    assert [one.summary["optimizer_steps"], two.summary["optimizer_steps"]] == [3, 4]
+    for policy in (first, second):
+        assert bench.store.find(state_request(policy.manifest.content.key)) is None
+    assert state_of(third, bench.store).summary == {"steps": 3}
+
+    last = {**bench.spec(policy=second, epochs=3, **WHOLE), "earlier": specs[:2]}
+    keep, kept = carried.keep, []
+
+    def killed(*given: Any) -> None:
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(keep(*given))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(carried, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_spec(last)
+    assert train_spec(last).manifest.provenance.notes["optimizer_state"] == state
 
 
 def test_killed_after_the_moments_were_kept_it_finishes_with_the_same(
