@@ -9,7 +9,10 @@ from pydantic import Field
 from pipeline.config.base import Model
 
 WORK_SETTINGS = frozenset(
-    {"tokens_per_micro_batch", "processes", "attention", "compile", "activation_checkpointing", "save_every_steps"}
+    {
+        *("tokens_per_micro_batch", "processes", "attention", "compile", "activation_checkpointing", "offload_optimizer"),
+        "save_every_steps",
+    }
 )
 """How the work is done. They change the result by rounding at most, so they decide no key: work goes on under other ones."""
 GUARDS = frozenset({"max_logprob_difference"})
@@ -75,6 +78,9 @@ class TrainConfig(Model):
     """torch.compile the model's layers. The first step then takes longer, which counts as its time."""
     activation_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass: less memory, about a third more time. auto: if nothing else fits."""
+    offload_optimizer: Literal["auto"] | bool = "auto"
+    """Keep AdamW's moments in the host's memory, or where the CPU trains in a file on the disk: 8 bytes less for each trained
+    weight, for the time of carrying them to and fro in every step. The weights are the same. auto: if nothing else fits."""
     save_every_steps: int = Field(default=50, ge=1)
     """Optimizer steps between resume points."""
     max_logprob_difference: float = Field(default=0.05, gt=0)

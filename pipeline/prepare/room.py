@@ -17,12 +17,23 @@ from pipeline.common.room import (
     address_space_limit,
     gpu_room,
     room_of_new_process,
+    shared_room,
 )
 from pipeline.config.run import RunConfig
 from pipeline.generate.engines.devices import shares_of_cores
 from pipeline.prepare.others import Beside
 from pipeline.run.estimates import EXPORTED, rollouts_bytes
-from pipeline.train.needs import Kind, ModelSize, TrainingFit, choose, readable_gb, refusal, scoring_need, size_in
+from pipeline.train.needs import (
+    Kind,
+    ModelSize,
+    TrainingFit,
+    choose,
+    readable_gb,
+    refusal,
+    room_for_moments,
+    scoring_need,
+    size_in,
+)
 
 ENGINE_BYTES = 800 << 20
 """What vLLM's process has on a CPU before it has a model."""
@@ -76,7 +87,9 @@ def room_for(config: RunConfig, files: Mapping[str, Path], longest: int, others:
     kind: Kind = "cuda" if has_gpu() else "cpu"
     there = _there(kind, config.train.processes)
     dtype = resolve_dtype(config.model.dtype)
-    fit = choose(size, config.train, dtype, kind, there.free, there.of, longest=longest)
+    processes = config.train.processes
+    beside = room_for_moments(kind, there.of, shared_room().free // processes, _free_disk(config) // processes)
+    fit = choose(size, config.train, dtype, kind, there.free, there.of, longest=longest, beside=beside)
     drawn_by, scored_by, elsewhere = (
         [one for one in map(size_in, models) if one] for models in (others.drawn_by, others.scored_by, others.elsewhere)
     )
@@ -102,6 +115,7 @@ def lines_of(room: RoomOnMachine) -> Iterator[str]:
     """What `rollbook check` says of it."""
     fit = room.fit
     how = f"{fit.tokens:,} tokens a pass{', activations recomputed' if fit.checkpointing else ''}"
+    how += ", AdamW's moments offloaded" if fit.offload else ""
     where = "the GPU" if room.kind == "cuda" else "memory"
     engine = f"; the engine about {readable_gb(room.engine)}" if room.engine else ""
     if room.engines > 1 and room.engine:

@@ -6,6 +6,7 @@ What was chosen is written beside the resume points, so a training that goes on 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def fitted(
     kind: Kind = "cpu" if policy.device.type == "cpu" else "cuda"
     size = weigh(policy, longest, team)
     room = min((MemoryRoom(**one) for one in team.gather_json(vars(_room(policy, team)))), key=lambda one: one.free)
-    fit = choose(size, config, policy.dtype, kind, room.free, room.of, longest=longest)
+    beside = needs.room_for_moments(kind, room.of, host_room(team.size).free, shutil.disk_usage(scratch).free // team.size)
+    fit = choose(size, config, policy.dtype, kind, room.free, room.of, longest=longest, beside=beside)
     if team.leads and (before := _recorded(scratch, config)) and before.bytes <= room.free:
         fit = before
     fit = TrainingFit(**team.gather_json({**fit.to_json(), "fits": fit.fits})[0])
@@ -56,6 +58,8 @@ def fitted(
     if fit.checkpointing and config.activation_checkpointing == "auto":
         policy.recompute_activations()
         notify("activations are recomputed: without that, no pass fits the memory")
+    if fit.offload and config.offload_optimizer == "auto":
+        notify(f"AdamW's moments lie {'on the disk' if kind == 'cpu' else 'in the memory of the host'}: nothing else fits")
     print(f"fit: {fit.to_json()}, each token keeps {size.per_token(policy.dtype, checkpointing=False):,.0f} bytes", flush=True)
     return settled(config, fit), fit
 
@@ -67,7 +71,8 @@ def record(fit: TrainingFit, scratch: Path) -> None:
 
 def settled(config: TrainConfig, fit: TrainingFit) -> TrainConfig:
     """Settings as they were chosen."""
-    return config.model_copy(update={"tokens_per_micro_batch": fit.tokens, "activation_checkpointing": fit.checkpointing})
+    chosen = {"activation_checkpointing": fit.checkpointing, "offload_optimizer": fit.offload}
+    return config.model_copy(update={"tokens_per_micro_batch": fit.tokens, **chosen})
 
 
 def scoring_tokens(policy: Policy, config: TrainConfig, longest: int, team: Team) -> int:
@@ -144,7 +149,8 @@ def _recorded(scratch: Path, config: TrainConfig) -> TrainingFit | None:
     except (OSError, ValueError, TypeError):
         return None
     same_tokens = config.tokens_per_micro_batch in ("auto", found.tokens)
-    return found if same_tokens and config.activation_checkpointing in ("auto", found.checkpointing) else None
+    same_ways = ((config.activation_checkpointing, found.checkpointing), (config.offload_optimizer, found.offload))
+    return found if same_tokens and all(asked in ("auto", one) for asked, one in same_ways) else None
 
 
 def halved(fit: TrainingFit, longest: int) -> TrainingFit:

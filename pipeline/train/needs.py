@@ -12,10 +12,12 @@ where a token keeps a bytes for the backward pass, in each layer
 and with activation checkpointing only `width` numbers in each layer, beside all of one layer. In bf16 the model's copies and what
 is kept take 2 bytes, the masters 4. The projection takes its weight's gradient twice over, two tiles, and the exponentials of as
 many logits as it keeps. After the last step the model is loaded once more to be written: 4 W beside weights and moments.
+Moments that are offloaded do not count.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.common.room import ADDRESS_SPACE
 from pipeline.config.train import MOST_TOKENS, LoraConfig, TrainConfig
 from pipeline.run.estimates import weights_in
 
@@ -69,6 +72,8 @@ class TrainingFit:
     tokens: int
     """Of one pass."""
     checkpointing: bool
+    offload: bool = False
+    """Whether AdamW's moments lie elsewhere."""
     bytes: int
     """At most, of one process; on a GPU, of its memory."""
     free: int
@@ -77,7 +82,7 @@ class TrainingFit:
     fits: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("tokens", "checkpointing", "bytes", "free", "limited_by")}
+        return {name: getattr(self, name) for name in ("tokens", "checkpointing", "offload", "bytes", "free", "limited_by")}
 
 
 def size_of(settings: Mapping[str, Any], weights: int, lora: LoraConfig | None = None) -> ModelSize | None:
@@ -122,12 +127,12 @@ def size_in(files: Mapping[str, Path], lora: LoraConfig | None = None) -> ModelS
     return size_of(json.loads(files["config.json"].read_text(encoding="utf-8")), weights, lora)
 
 
-def fixed_bytes(size: ModelSize, dtype: str, kind: Kind, ranks: int = 1) -> int:
+def fixed_bytes(size: ModelSize, dtype: str, kind: Kind, ranks: int = 1, *, offload: bool = False) -> int:
     """What a training needs whatever a pass is, but for the exponentials of logits."""
     copies = 0 if dtype == "float32" else WIDTHS[dtype] * size.trained
     frozen = WIDTHS[dtype] * (size.weights - size.trained)
     head = 4 * size.vocabulary * size.width
-    spread = 16 * size.trained + copies + frozen
+    spread = (8 if offload else 16) * size.trained + copies + frozen
     return int(PROCESS_BYTES[kind] + spread / ranks + 2 * head + TILES_BYTES[kind])
 
 
@@ -137,35 +142,55 @@ def pass_bytes(size: ModelSize, dtype: str, kind: Kind, tokens: int, *, checkpoi
     return int(logits + ALLOCATOR[kind] * tokens * size.per_token(dtype, checkpointing=checkpointing))
 
 
-def training_need(size: ModelSize, dtype: str, kind: Kind, tokens: int, *, checkpointing: bool, ranks: int = 1) -> int:
+def training_need(
+    size: ModelSize, dtype: str, kind: Kind, tokens: int, *, checkpointing: bool, ranks: int = 1, offload: bool = False
+) -> int:
     """Most that one process of a training has at once: in a pass, or when the checkpoint is written."""
-    working = fixed_bytes(size, dtype, kind, ranks) + pass_bytes(size, dtype, kind, tokens, checkpointing=checkpointing)
-    writing = PROCESS_BYTES[kind] + 12 * size.trained // ranks + 4 * size.weights if kind == "cpu" else 0
+    working = fixed_bytes(size, dtype, kind, ranks, offload=offload)
+    working += pass_bytes(size, dtype, kind, tokens, checkpointing=checkpointing)
+    moments = 0 if offload else 8
+    writing = PROCESS_BYTES[kind] + (4 + moments) * size.trained // ranks + 4 * size.weights if kind == "cpu" else 0
     return max(working, writing)
 
 
+def room_for_moments(kind: Kind, limited_by: str, host: int, disk: int) -> int:
+    """Bytes that moments can be offloaded to: of the host for a GPU's training, of the disk for a CPU's.
+
+    Args:
+        host: bytes free there.
+        disk: likewise.
+    """
+    if kind == "cuda":
+        return host
+    return 0 if limited_by == ADDRESS_SPACE else disk  # a mapped file takes as many addresses as memory would
+
+
 def choose(
-    size: ModelSize, config: TrainConfig, dtype: str, kind: Kind, free: int, limited_by: str, *, longest: int
+    size: ModelSize, config: TrainConfig, dtype: str, kind: Kind, free: int, limited_by: str, *, longest: int, beside: int = 0
 ) -> TrainingFit:
-    """How many tokens a pass gets, and whether activations are recomputed.
+    """How many tokens a pass gets, whether activations are recomputed, and whether AdamW's moments are offloaded.
 
     Both follow from the settings where these say it; else as many tokens as are worth their memory, and less where less is free.
-    Activations are recomputed if nothing else fits.
+    Activations are recomputed if nothing else fits, then moments are offloaded.
 
     Args:
         free: bytes that a process of this training may have in all.
         longest: tokens of the longest prompt with its completion; a pass has at least these.
+        beside: bytes that this process can offload moments to.
     """
     wanted, asked = config.tokens_per_micro_batch, config.activation_checkpointing
     found = None
-    for checkpointing in (False, True) if asked == "auto" else (asked,):
+    may = 8 * size.trained / config.processes <= beside
+    moved = ((False, True) if may else (False,)) if config.offload_optimizer == "auto" else (config.offload_optimizer,)
+    for offload, checkpointing in itertools.product(moved, (False, True) if asked == "auto" else (asked,)):
         spare = SPARE if wanted == "auto" else 0  # who names a number may know better
-        tokens = _affordable(size, config, dtype, kind, free, checkpointing, longest) if wanted == "auto" else wanted
+        tokens = _affordable(size, config, dtype, kind, free, checkpointing, longest, offload) if wanted == "auto" else wanted
         in_step = tokens if config.batch_tokens else config.batch_completions * longest  # no pass has more
         most = max(longest, min(tokens, in_step))
-        need = training_need(size, dtype, kind, most, checkpointing=checkpointing, ranks=config.processes)
+        need = training_need(size, dtype, kind, most, checkpointing=checkpointing, ranks=config.processes, offload=offload)
         fits = need <= free * (1 - spare)
-        found = TrainingFit(tokens=tokens, checkpointing=checkpointing, bytes=need, free=free, limited_by=limited_by, fits=fits)
+        how: dict[str, Any] = {"tokens": tokens, "checkpointing": checkpointing, "offload": offload}
+        found = TrainingFit(**how, bytes=need, free=free, limited_by=limited_by, fits=fits)
         if fits:
             break
     assert found is not None
@@ -173,12 +198,12 @@ def choose(
 
 
 def _affordable(
-    size: ModelSize, config: TrainConfig, dtype: str, kind: Kind, free: int, checkpointing: bool, longest: int
+    size: ModelSize, config: TrainConfig, dtype: str, kind: Kind, free: int, checkpointing: bool, longest: int, offload: bool
 ) -> int:
     """Tokens of a pass, a round number of them."""
     each = ALLOCATOR[kind] * size.per_token(dtype, checkpointing=checkpointing)
     comfortable = max(COMFORTABLE_TOKENS, COMFORTABLE_BYTES[kind] / each)
-    room = free * (1 - SPARE) - fixed_bytes(size, dtype, kind, config.processes)
+    room = free * (1 - SPARE) - fixed_bytes(size, dtype, kind, config.processes, offload=offload)
     by_memory = max(room / (each + 4 * size.vocabulary), (room - KEPT_LOGITS_BYTES[kind]) / each)
     return max(longest, rounded(min(MOST_TOKENS, comfortable, by_memory)))
 
@@ -224,6 +249,8 @@ def refusal(fit: TrainingFit, size: ModelSize, config: TrainConfig, dtype: str, 
     ways = []
     if not fit.checkpointing and config.activation_checkpointing is False:
         ways.append("train.activation_checkpointing: auto recomputes activations")
+    if not fit.offload and config.offload_optimizer is False:
+        ways.append("train.offload_optimizer: auto keeps AdamW's moments elsewhere")
     if config.tokens_per_micro_batch != "auto" and config.tokens_per_micro_batch > longest:
         ways.append("train.tokens_per_micro_batch: auto makes passes smaller")
     if config.lora is None:
@@ -237,11 +264,12 @@ def refusal(fit: TrainingFit, size: ModelSize, config: TrainConfig, dtype: str, 
     if shortest and longest > COMFORTABLE_TOKENS:
         ways.append(f"a shorter generate.max_tokens (a pass has to hold the longest prompt and completion, {longest:,} tokens)")
     ways.append("a smaller model")
+    means = [how for how, on in (("activations recomputed", fit.checkpointing), ("AdamW's moments offloaded", fit.offload)) if on]
     spare = ", of which a tenth stays free" if fit.bytes <= fit.free else ""
     return (
         f"training does not fit: it needs about {readable_gb(fit.bytes)} even with {fit.tokens:,} tokens a pass"
-        f"{' and activations recomputed' if fit.checkpointing else ''}, and {readable_gb(fit.free)} is there, {fit.limited_by}"
-        f"{spare}. What would fit: {'; '.join(ways)}. Optimizer state has no smaller form here: AdamW's two moments are fp32"
+        f"{''.join(f' and {how}' for how in means)}, and {readable_gb(fit.free)} is there, {fit.limited_by}"
+        f"{spare}. What would fit: {'; '.join(ways)}"
     )
 
 

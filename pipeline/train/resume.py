@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pipeline.common.errors import writing
 from pipeline.store.files import sync, write_text
 from pipeline.store.work import write_table
+from pipeline.train.aside import give, moments_of
 from pipeline.train.team import Team
 from pipeline.train.weights import own_rows
 from schemas import Metrics, Timing
@@ -111,7 +112,7 @@ def _save_own(
     tensors: dict[str, Tensor] = {}
     first_rows: dict[str, int] = {}
     for name, master in masters.items():
-        for key, value in {**({"weight": master} if weights else {}), **optimizer.state[master]}.items():
+        for key, value in {**({"weight": master} if weights else {}), **moments_of(optimizer, master)}.items():
             rows, first_rows[f"{key}|{name}"] = own_rows(value, team)
             tensors[f"{key}|{name}"] = rows.cpu().contiguous()
     save_file(tensors, path, {"first_rows": json.dumps(first_rows)})
@@ -142,10 +143,11 @@ def _load_own(point: Path, masters: Mapping[str, nn.Parameter], optimizer: torch
             found = pieces.get(name, {})
             if weights := found.pop("weight", None):
                 _fill(master, weights, team)
+            known = {}
             for kind, parts in found.items():  # none for a weight that never had a gradient
-                state = torch.zeros_like(master) if parts[0][1].get_shape() else torch.zeros((), device=master.device)
-                _fill(state, parts, team)
-                optimizer.state[master][kind] = state
+                known[kind] = torch.zeros_like(master) if parts[0][1].get_shape() else torch.zeros((), device=master.device)
+                _fill(known[kind], parts, team)
+            give(optimizer, master, known)
 
 
 def _fill(value: Tensor, pieces: list[tuple[int, Any]], team: Team) -> None:

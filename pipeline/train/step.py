@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pipeline.algorithms import Algorithm
 from pipeline.algorithms.tokens import Loss, Tokens
 from pipeline.common.errors import StageFailed
 from pipeline.config.train import TrainConfig
+from pipeline.train.aside import AdamWAside
 from pipeline.train.feed import Step
 from pipeline.train.metrics import StepRecord
 from pipeline.train.model import Policy
@@ -28,23 +30,34 @@ class Stepper:
     """Takes optimizer steps. With several ranks, all of them take each step together."""
 
     def __init__(
-        self, policy: Policy, algorithm: Algorithm, config: TrainConfig, iteration: int, team: Team, rate: Callable[[int], float]
+        self,
+        policy: Policy,
+        algorithm: Algorithm,
+        config: TrainConfig,
+        iteration: int,
+        team: Team,
+        rate: Callable[[int], float],
+        scratch: Path,
     ) -> None:
         """
         Args:
             iteration: version of the policy that is being made.
             rate: learning rate of each step.
+            scratch: where moments go that are offloaded from a CPU.
         """
         self.policy, self.algorithm, self.config, self.iteration, self.team = policy, algorithm, config, iteration, team
         self.rate = rate
-        self.optimizer = torch.optim.AdamW(
-            policy.parameters.values(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        masters = policy.parameters.values()
+        settings: dict[str, Any] = {
+            "lr": config.learning_rate,
+            "betas": config.betas,
+            "eps": config.adam_epsilon,
+            "weight_decay": config.weight_decay,
+        }
+        if config.offload_optimizer is True:
+            self.optimizer: torch.optim.AdamW = AdamWAside(masters, scratch, **settings)
+        else:
+            self.optimizer = torch.optim.AdamW(masters, fused=True, **settings)
 
     def gradient(self, step: Step, record: StepRecord) -> tuple[StepRecord, float]:
         """Compute the step's gradient, scaled down to max_grad_norm.

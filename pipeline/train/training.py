@@ -19,6 +19,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.run.process import Reporter
 from pipeline.store import Artifact, Work
 from pipeline.train import resume
+from pipeline.train.aside import forget
 from pipeline.train.batch import collate
 from pipeline.train.check import check_difference, make_ready
 from pipeline.train.feed import Feed, Step
@@ -94,7 +95,7 @@ class Training:
         rate = learning_rate(config, len(self.feed.plan), before=before, part=part)
         self.optimizer_steps: int = before + len(self.feed.plan)
         """Of the optimizer, over all trainings whose moments went on to the next."""
-        self.stepper = Stepper(self.policy, algorithm, config, self.iteration, team, rate)
+        self.stepper = Stepper(self.policy, algorithm, config, self.iteration, team, rate, scratch)
         self.records = resume.Records()
         self.packing = Packing()
         """Of the steps that this process took."""
@@ -198,7 +199,7 @@ class Training:
 
     def forget_moments(self) -> None:
         """No step follows: what the optimizer holds makes room for the checkpoint that is written."""
-        self.stepper.optimizer.state.clear()
+        forget(self.stepper.optimizer)
         give_back()
 
     def _save(self, scratch: Path, step: int, work: Work | None) -> None:

@@ -16,13 +16,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import UserError
-from pipeline.common.room import MemoryRoom
+from pipeline.common.room import ADDRESS_SPACE, MemoryRoom
 from pipeline.config.train import TrainConfig
 from pipeline.run.process import Reporter
 from pipeline.train import fit as fitting
 from pipeline.train.fit import weigh
 from pipeline.train.model import Policy
-from pipeline.train.needs import ModelSize, choose, fixed_bytes, pass_bytes, refusal, rounded, size_of, training_need
+from pipeline.train.needs import (
+    ModelSize,
+    choose,
+    fixed_bytes,
+    pass_bytes,
+    refusal,
+    room_for_moments,
+    rounded,
+    size_of,
+    training_need,
+)
 from pipeline.train.team import alone
 
 SMOLLM2 = {
@@ -92,6 +102,27 @@ def test_with_less_memory_passes_are_smaller_then_activations_are_recomputed_the
     assert [(fit.checkpointing, fit.fits) for fit in fits] == [(False, True), (False, True), (True, True), (True, False)]
     assert fits[0].tokens > fits[1].tokens
     assert all(fit.bytes <= 0.9 * fit.free for fit in fits[:3])
+
+
+def test_moments_are_offloaded_before_it_is_refused_where_there_is_room_for_them() -> None:
+    def of(free: float, beside: float, **settings: Any) -> tuple[bool, bool, bool]:
+        config = TrainConfig(**settings)
+        fit = choose(smollm2(), config, "float32", "cpu", int(free * GB), "free", longest=128, beside=int(beside * GB))
+        return fit.checkpointing, fit.offload, fit.fits
+
+    assert of(3.45, 100) == (True, False, True)
+    assert of(3.0, 100) == (False, True, True)
+    assert of(2.25, 100) == (True, True, True)
+    assert of(1.9, 100) == (True, True, False)
+    assert of(3.0, 1.0) == (True, False, False)  # 1.08 GB of moments
+    assert of(3.0, 100, offload_optimizer=False) == (True, False, False)
+    assert of(30, 0, offload_optimizer=True) == (False, True, True)
+
+
+def test_what_counts_as_room_for_moments() -> None:
+    assert room_for_moments("cuda", "on the GPU", 5, 7) == 5
+    assert room_for_moments("cpu", "available on this machine", 5, 7) == 7
+    assert room_for_moments("cpu", ADDRESS_SPACE, 5, 7) == 0  # a mapped file takes addresses too
 
 
 @given(st.floats(0.5, 200), st.integers(16, 4000))

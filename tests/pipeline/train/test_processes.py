@@ -190,10 +190,14 @@ def test_another_number_of_processes_goes_on_where_one_was_killed(bench: Any, tr
 
 
 @pytest.mark.slow
-def test_killed_and_restarted_two_processes_give_the_same_bytes(bench: Any, train_spec: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize("offload", [False, True])
+def test_killed_and_restarted_two_processes_give_the_same_bytes(
+    offload: bool, bench: Any, train_spec: Train, tmp_path: Path
+) -> None:
+    """Wherever AdamW's moments lie."""
     spec = bench.spec(processes=2)
     unbroken = train_spec(in_store(spec, tmp_path / "unbroken"))
-    broken = in_store(spec, tmp_path / "broken")
+    broken = in_store(spec, tmp_path / "broken", offload_optimizer=offload)
     train_until(broken, 3, tmp_path / "log")
     train_until(broken, 5, tmp_path / "log")
     found = train_spec(broken)

@@ -156,11 +156,12 @@ def read_scores(after: Artifact, before: Artifact, rollouts: Artifact) -> pl.Dat
     return pl.DataFrame({"gain": gain, "solved": reward > 0.5})
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 6])
+@pytest.mark.parametrize(("step", "how"), [(1, {}), (2, {}), (3, {}), (6, {}), (6, {"offload_optimizer": True})])
 def test_killed_at_any_step_and_restarted_the_checkpoint_is_the_same_to_the_byte(
-    step: int, unbroken: tuple[Event, Any], train_spec: Train
+    step: int, how: dict[str, Any], unbroken: tuple[Event, Any], train_spec: Train
 ) -> None:
     spec, expected = unbroken
+    spec = {**spec, "train": {**spec["train"], **how}}
     with pytest.raises(Killed):
         train_spec(spec, KilledAt(step))
     saved = [path.name for path in scratch_of(spec).glob("step-*")]

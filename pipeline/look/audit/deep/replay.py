@@ -144,7 +144,11 @@ def _config(held: Held) -> Any:
         raise CannotRerun("its algorithm is not a built-in one of this version")
     notes = held.manifest.provenance.notes
     chosen = notes.get("memory") or {}
-    work = {"tokens_per_micro_batch": chosen.get("tokens"), "activation_checkpointing": chosen.get("checkpointing")}
+    work = {
+        "tokens_per_micro_batch": chosen.get("tokens"),
+        "activation_checkpointing": chosen.get("checkpointing"),
+        "offload_optimizer": chosen.get("offload"),
+    }
     settings = {**(notes.get("settings") or {}), **{k: v for k, v in work.items() if v is not None}, **held.recipe}
     known = {name: value for name, value in settings.items() if name in TrainConfig.model_fields and name != "algorithm"}
     try:
