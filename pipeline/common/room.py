@@ -94,6 +94,19 @@ def resident() -> int:
     return _pages(1)
 
 
+def room_in_all(processes: int = 1) -> MemoryRoom:
+    """Memory that this process may have in all, what it has already included.
+
+    Pages of files that it has mapped can be given back, so they count as free already. What limits each process counts them.
+
+    Args:
+        processes: of this kind, this one among them, which share what is not limited for each.
+    """
+    room = host_room(processes)
+    has = resident() if room.of in OF_EACH_PROCESS else _pages(1) - _pages(2)
+    return MemoryRoom(free=room.free + has, of=room.of)
+
+
 def _available() -> int:
     """MemAvailable: what can be had without swapping; where the kernel does not say, all of it."""
     try:

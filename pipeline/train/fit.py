@@ -15,7 +15,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from pipeline.common.errors import UserError
-from pipeline.common.room import MemoryRoom, host_room, resident
+from pipeline.common.room import MemoryRoom, host_room, room_in_all
 from pipeline.config.train import TrainConfig
 from pipeline.store.files import write_text
 from pipeline.train import needs
@@ -138,8 +138,7 @@ def _room(policy: Policy, team: Team) -> MemoryRoom:
     if policy.device.type == "cuda":
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         return MemoryRoom(free=free, of="on the GPU")
-    room = host_room(team.size)
-    return MemoryRoom(free=room.free + resident(), of=room.of)
+    return room_in_all(team.size)
 
 
 def _recorded(scratch: Path, config: TrainConfig) -> TrainingFit | None:

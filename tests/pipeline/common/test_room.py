@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common import room
-from pipeline.common.room import MemoryRoom, Reserved, host_room, room_of_new_process
+from pipeline.common.room import MemoryRoom, Reserved, host_room, room_in_all, room_of_new_process
 
 GB = 1_000_000_000
 ASKED = """
@@ -55,6 +56,19 @@ def test_of_several_processes_each_has_its_own_limit_and_a_share_of_the_rest(mon
     monkeypatch.setattr(room, "_limit", lambda which: 5 * GB)
     assert room_of_new_process(nothing, 1).free == 5 * GB
     assert room_of_new_process(nothing, 3).free == 4 * GB
+
+
+def test_a_file_that_a_process_has_mapped_is_not_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system can have its pages back, so what it calls free has them already; memory of its own is not free."""
+    monkeypatch.setattr(room, "shared_room", lambda: MemoryRoom(free=GB, of="available on this machine"))
+    (tmp_path / "file").write_bytes(bytes(1 << 26))
+    before = room_in_all().free
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert not any(mapped[:: 1 << 12])
+        assert room_in_all().free - before < 1 << 24
+    own = bytearray(b"1") * (1 << 26)
+    assert room_in_all().free - before > 1 << 25
+    assert len(own) == 1 << 26
 
 
 def test_what_a_process_is_to_start_with_is_never_less_than_nothing() -> None:
