@@ -162,8 +162,10 @@ class Table(dy.Schema):
             polars.exceptions.ColumnNotFoundError: a declared column is missing.
         """
         extra = tuple(sorted(column for column in frame.columns if cls.is_extra(column)))
-        counts = {name: values_of(frame[name]) for name in cls._declared()}
-        large = [name for name, count in counts.items() if count is not None and count.sum() > LARGEST_32_BIT]
+        if frame.estimated_size() <= LARGEST_32_BIT // 8:  # a value takes a bit at least
+            return cls.arrow_schema(extra)
+        counts = values_of(frame.select(cls._declared()))
+        large = [name for name, count in counts.items() if count.sum() > LARGEST_32_BIT]
         return cls.arrow_schema(extra, large)
 
     @classmethod
@@ -181,15 +183,12 @@ class Table(dy.Schema):
         return frame.select(schema.names).to_arrow().cast(schema)
 
 
-def values_of(series: pl.Series) -> NDArray[np.int64] | None:
-    """Bytes of each text, or elements of each list; 0 for null. None for a column of anything else."""
-    if series.dtype == pl.String:
-        counts = series.str.len_bytes()
-    elif isinstance(series.dtype, pl.List):
-        counts = series.list.len()
-    else:
-        return None
-    return counts.cast(pl.Int64).fill_null(0).to_numpy()
+def values_of(frame: pl.DataFrame) -> dict[str, NDArray[np.int64]]:
+    """Bytes of each text, or elements of each list, by column; 0 for null. Columns of anything else are left out."""
+    texts = [pl.col(name).str.len_bytes() for name, kind in frame.schema.items() if kind == pl.String]
+    lists = [pl.col(name).list.len() for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    counts = frame.select(one.cast(pl.Int64).fill_null(0) for one in [*texts, *lists])
+    return {series.name: series.to_numpy() for series in counts.iter_columns()}
 
 
 def rule(condition: Callable[[Any], pl.Expr]) -> Any:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -236,6 +237,25 @@ def _flat_object(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) and line.count(b'":') == len(value) else None
+
+
+def flat_objects(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """The objects of some lines, read at once; None where one of them may be something else than `_flat_object` takes.
+
+    Each line begins with the only brace in it that opens an object, and none opens a list, so none can go on in the next. With as
+    many `":` as names in all, no object has a name twice, for none can have more names than marks.
+    """
+    whole = b",".join(lines)
+    if len(whole) > LONGEST or b"[" in whole or whole.count(b"{") != len(lines) or any(mark in whole for mark in NOT_FLAT):
+        return None
+    if not all(map(bytes.startswith, lines, repeat(b"{"))):
+        return None
+    try:
+        values = from_json(b"[" + whole + b"]")
+    except ValueError:
+        return None
+    fits = len(values) == len(lines) and set(map(type, values)) == {dict} and sum(map(len, values)) == whole.count(b'":')
+    return values if fits else None
 
 
 def _depth(value: Any) -> int:

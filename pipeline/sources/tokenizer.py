@@ -13,8 +13,12 @@ import shutil
 import sys
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
 
@@ -57,9 +61,7 @@ def encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[
     if not texts:
         return []
     if not special and (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        backend.no_truncation()
-        backend.no_padding()
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in _whole(backend).encode_batch_fast(list(texts), add_special_tokens=False)]
     found: list[list[int]] = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
     first, begin = tokenizer.bos_token_id, tokenizer.bos_token
     if not special or first is None:
@@ -67,6 +69,29 @@ def encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[
     return [
         ids[1:] if text.startswith(begin) and ids[:2] == [first, first] else ids for text, ids in zip(texts, found, strict=True)
     ]
+
+
+def encode_flat(tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids of texts, without special tokens: those of all, as `encode` has them, and how many each text has.
+
+    Returns:
+        int32 [tokens], int64 [texts]
+    """
+    if not texts or (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        lists: list[list[int]] = encode(tokenizer, texts, special=False)
+        return np.fromiter(chain.from_iterable(lists), np.int32), np.fromiter(map(len, lists), np.int64, len(lists))
+    found = _whole(backend).encode_batch_fast(list(texts), add_special_tokens=False)
+    lengths = np.fromiter(map(len, found), np.int64, len(found))
+    return np.fromiter(chain.from_iterable([one.ids for one in found]), np.int32, int(lengths.sum())), lengths
+
+
+def _whole(backend: Tokenizer) -> Tokenizer:
+    """The tokenizer that neither cuts texts nor fills them up. (One that another thread is using is not to be set anew.)"""
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    return backend
 
 
 def of_file(path: Path) -> Tokenizer:

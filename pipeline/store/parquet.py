@@ -84,16 +84,14 @@ def _sizes(path: Path, frame: pl.DataFrame) -> NDArray[np.int64]:
         DataError: names the row and the column of a value that is too large.
     """
     total = np.zeros(len(frame), np.int64)
-    for series in frame.iter_columns():
-        if (counts := values_of(series)) is None:
-            continue
+    for name, counts in values_of(frame).items():
         if len(counts) and counts.max() > LARGEST_32_BIT:
-            what = "bytes of text" if series.dtype == pl.String else "values in a list"
+            what = "bytes of text" if frame.schema[name] == pl.String else "values in a list"
             raise DataError(
-                f"{path}, row {int(counts.argmax())}: {series.name} has {int(counts.max()):,} {what}; a Parquet file holds "
+                f"{path}, row {int(counts.argmax())}: {name} has {int(counts.max()):,} {what}; a Parquet file holds "
                 f"at most {LARGEST_32_BIT:,} in one row. Cut it, or leave the row out"
             )
-        total += counts * _width(series.dtype)
+        total += counts * _width(frame.schema[name])
     return total
 
 

@@ -6,21 +6,18 @@ number of ranks. So every rank knows what the others do, and nothing has to be e
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from pipeline.algorithms.tokens import Totals
+from pipeline.common.ahead import ahead
 from pipeline.config.train import TrainConfig
 from pipeline.train.batch import Batch, Flat, collate, flatten
 from pipeline.train.plan import CostModel, Packing, deal, packing, runs, steps_of_epoch
 from pipeline.train.snapshot import TrainingCompletion, TrainingSnapshot
 from pipeline.train.team import Team
 from pipeline.train.tree import Branch, PackedRow
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +114,3 @@ class Feed:
 
 def _totals(completions: Sequence[TrainingCompletion]) -> Totals:
     return Totals(tokens=float(sum(int(c.mask.sum()) for c in completions)), sequences=float(len(completions)))
-
-
-_END = object()
-
-
-def ahead(items: Iterator[T]) -> Generator[T]:
-    """The same items; each is made in a thread while the caller still uses the one before."""
-    with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
-        coming = pool.submit(next, items, _END)
-        while (item := coming.result()) is not _END:
-            coming = pool.submit(next, items, _END)
-            yield item  # type: ignore[misc]

@@ -127,9 +127,7 @@ class Gathering:
         for row in checked.bad.iter_rows(named=True):
             self.leave_out(_misfit(row))
         for (number,), part in checked.good.drop(OWN).group_by(pl.col(GROUP) // RANGE_GROUPS):
-            part.write_parquet(
-                self._scratch / f"{number:06d}-{self._written:012d}.parquet", compression="zstd", compression_level=1
-            )
+            part.write_ipc(self._scratch / f"{number:06d}-{self._written:012d}.arrow", compression="lz4")
         self.rows += len(checked.good)
         self._written += len(frame)
 
@@ -145,7 +143,7 @@ class Gathering:
         if self._prompts:
             first = len(self._names) - len(self._prompts)
             keys = list(islice(self._numbers, first, None))
-            pl.DataFrame({"key": keys, "prompt_id": self._prompts}).write_parquet(self._scratch / f"groups-{first:09d}.parquet")
+            pl.DataFrame({"key": keys, "prompt_id": self._prompts}).write_ipc(self._scratch / f"groups-{first:09d}.arrow")
             self._prompts = []
         said = {
             "position": position,
@@ -153,7 +151,7 @@ class Gathering:
             "columns": sorted(self._columns),
             "aside": self.set_aside,
             "counts": [self._written, self._content, self.added, self.rows],
-            "files": {path.name: path.stat().st_size for path in self._scratch.glob("*.parquet")},
+            "files": {path.name: path.stat().st_size for path in self._gathered()},
         }
         with whole_file(self._scratch / JOURNAL) as temporary:
             temporary.write_text(json.dumps(said), encoding="utf-8")
@@ -167,13 +165,13 @@ class Gathering:
                 return False
             groups = sorted(name for name in said["files"] if name.startswith("groups-"))
             for name in groups:
-                for key, prompt in pl.read_parquet(self._scratch / name, glob=False).iter_rows():
+                for key, prompt in pl.read_ipc((self._scratch / name).read_bytes()).iter_rows():
                     self._number(key, prompt)
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
             self._numbers, self._names, self._group_names = {}, [], GroupNames()
             self._prompts = []
             return False
-        for path in self._scratch.glob("*.parquet"):
+        for path in self._gathered():
             if path.name not in said["files"]:
                 path.unlink()
         self._prompts = []
@@ -183,13 +181,16 @@ class Gathering:
         self._written, self._content, self.added, self.rows = said["counts"]
         return True
 
+    def _gathered(self) -> list[Path]:
+        return sorted(self._scratch.glob("*.arrow"))
+
     def shards(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Rows of the rollouts and of the origins, file by file, in the order in which groups came."""
         self.flush()
-        ranges = sorted({path.name.partition("-")[0] for path in self._scratch.glob("[0-9]*.parquet")})
+        ranges = sorted({path.name.partition("-")[0] for path in self._scratch.glob("[0-9]*.arrow")})
         for number in ranges:
-            files = sorted(self._scratch.glob(f"{number}-*.parquet"))
-            frame = pl.read_parquet(files, glob=False).sort(GROUP, ORDER)
+            files = sorted(self._scratch.glob(f"{number}-*.arrow"))
+            frame = pl.concat([pl.read_ipc(file.read_bytes()) for file in files]).sort(GROUP, ORDER)
             for shard in _cut(frame):
                 yield self._tables(shard)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib import import_module
 from itertools import islice
@@ -19,7 +20,17 @@ from pipeline.common.footers import refuse_damaged
 from pipeline.common.near import did_you_mean
 from pipeline.exchange.imports.format import LONGEST_CONTENT
 from pipeline.exchange.imports.known import Misfit, Position, SourceRow
-from pipeline.sources.readers import BATCH_ROWS, JSONL, LFS, PACKED, is_jsonl, json_object, numbered_lines, open_lines
+from pipeline.sources.readers import (
+    BATCH_ROWS,
+    JSONL,
+    LFS,
+    PACKED,
+    flat_objects,
+    is_jsonl,
+    json_object,
+    numbered_lines,
+    open_lines,
+)
 from pipeline.store.space import readable
 
 FOLDER_SUFFIXES = (*JSONL, ".parquet", ".arrow", ".eval", ".pt", ".db", ".sqlite")
@@ -36,6 +47,10 @@ BESIDE = ("origins", "remarks", "turns")
 """Tables of an export that are no completions, by the beginnings of their files' names."""
 TOGETHER, SIZE_TOGETHER = 4096, 16 << 20
 """Rows of a batch, and characters of their texts, about."""
+LINES, BYTES = 512, 1 << 20
+"""Lines that are read at once, and what they hold."""
+Block = tuple[list[SourceRow | Misfit], int]
+"""Some rows of a file, and about how much they hold."""
 BELOW = ("*/*", "*/*/*")
 """Where files lie of which a directory has none itself."""
 SIZED = {str, list, dict, bytes}
@@ -138,15 +153,28 @@ def read_batches(files: Sequence[Path], start: Position) -> Iterator[tuple[list[
         if number < start[0]:
             continue
         done = start[1] if number == start[0] else 0
-        for row in islice(_rows_of(file, name), done, None):
-            batch.append(row)
-            done += 1
-            size += _size(row)
+        for rows, much in _blocks_of(file, name, done):
+            batch += rows
+            done += len(rows)
+            size += much
             if len(batch) >= TOGETHER or size >= SIZE_TOGETHER:
                 yield batch, (number, done)
                 batch, size = [], 0
     if batch:
         yield batch, (len(files), 0)
+
+
+def _blocks_of(file: Path, name: str, skipped: int) -> Iterator[Block]:
+    """Rows of a file, but for some first ones."""
+    with _readable(file):
+        if not is_jsonl(file):
+            yield from (([row], _size(row)) for row in islice(_reader(file)(file, name), skipped, None))
+            return
+        for rows, size in _blocks_of_jsonl(file, name):
+            left = rows[skipped:]
+            skipped -= len(rows) - len(left)
+            if left:
+                yield left, size
 
 
 def _size(row: SourceRow | Misfit) -> int:
@@ -157,11 +185,21 @@ def _size(row: SourceRow | Misfit) -> int:
 
 
 def _rows_of(file: Path, name: str) -> Iterator[SourceRow | Misfit]:
+    with _readable(file):
+        yield from _reader(file)(file, name)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """
+    Raises:
+        DataError: the file cannot be read at all, which is found in the block too.
+    """
     try:
         with file.open("rb") as opened:
             if opened.read(len(LFS)) == LFS:
                 raise DataError(f"{file}: a Git LFS pointer, not the data that it stands for. Fetch it with `git lfs pull`")
-        yield from _reader(file)(file, name)
+        yield
     except (pa.ArrowException, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{file}: cannot be read: {why}") from None
@@ -191,11 +229,37 @@ def first_columns(files: Sequence[Path]) -> set[str]:
 def _of_jsonl(path: Path, name: str) -> Iterator[SourceRow | Misfit]:
     with open_lines(path) as file:
         for number, line in numbered_lines(file):
-            try:
-                yield SourceRow(name, "line", number, json_object(line), path)
-            except ValueError as error:
-                why = re.sub(r", such as \S+ ?\S*\}", "", str(error))
-                yield Misfit(f"{name}, line {number}", why, line[:LONGEST_CONTENT].decode("utf-8", "replace"))
+            yield _of_line(path, name, number, line)
+
+
+def _of_line(path: Path, name: str, number: int, line: bytes) -> SourceRow | Misfit:
+    try:
+        return SourceRow(name, "line", number, json_object(line), path)
+    except ValueError as error:
+        why = re.sub(r", such as \S+ ?\S*\}", "", str(error))
+        return Misfit(f"{name}, line {number}", why, line[:LONGEST_CONTENT].decode("utf-8", "replace"))
+
+
+def _blocks_of_jsonl(path: Path, name: str) -> Iterator[Block]:
+    """Rows of a file of lines, some hundred at once."""
+    with open_lines(path) as file:
+        lines: list[tuple[int, bytes]] = []
+        size = 0
+        for numbered in numbered_lines(file):
+            lines.append(numbered)
+            size += len(numbered[1])
+            if len(lines) >= LINES or size >= BYTES:
+                yield _block(path, name, lines), size
+                lines, size = [], 0
+        if lines:
+            yield _block(path, name, lines), size
+
+
+def _block(path: Path, name: str, lines: Sequence[tuple[int, bytes]]) -> list[SourceRow | Misfit]:
+    found = flat_objects([line for _, line in lines])
+    if found is None:
+        return [_of_line(path, name, number, line) for number, line in lines]
+    return [SourceRow(name, "line", number, values, path) for (number, _), values in zip(lines, found, strict=True)]
 
 
 def _of_parquet(path: Path, name: str) -> Iterator[SourceRow]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.common.spelled import spelled
 from pipeline.exchange.imports.format import Format, SaidColumns, as_json
 from pipeline.exchange.imports.known import SourceRow
 from pipeline.exchange.imports.rows import COMPONENTS, GROUP, ORDER, SCHEMA, UNGRADED, UNKNOWN, WIDTHS, Declared, hashed, key_of
-from pipeline.exchange.imports.tokens import SourceTokenizer
+from pipeline.exchange.imports.tokens import Ids, SourceTokenizer, ids_of
 
 TEXTS = ("finish_reason", "logprobs_mode", "policy", "engine", "status", "error")
 SPELLED = ("answer", "group", "prompt_id")
@@ -73,7 +72,7 @@ class SimpleRows:
         prompts, place = _places(_needed(known, "prompt"))
         made = self._tokens.prompts(rows[0], prompts)
         answers, ids = self._tokens.answers(_needed(known, "completion"), texts["finish_reason"])
-        ids_of_prompts = _lists([tokens for _, tokens in made], "prompt_token_ids")
+        ids_of_prompts = _column(ids_of([tokens for _, tokens in made]), "prompt_token_ids")
         own = [hashed(prompt or text) for prompt, (text, _) in zip(prompts, made, strict=True)]
         prompt_ids = [name or own[at] for name, at in zip(names["prompt_id"], place, strict=True)]
         policies = [name or self._declared.policy or UNKNOWN for name in texts["policy"]]
@@ -83,7 +82,7 @@ class SimpleRows:
         columns: dict[str, Any] = {
             "prompt_id": prompt_ids,
             "prompt_token_ids": ids_of_prompts.gather(place),
-            "completion_token_ids": _lists(ids, "completion_token_ids"),
+            "completion_token_ids": _column(ids, "completion_token_ids"),
             "prompt_text": pl.Series([text for text, _ in made], dtype=pl.String).gather(place),
             "completion_text": answers,
             "answer": names["answer"],
@@ -180,12 +179,13 @@ def _keys(told: list[_Told], prompts: Sequence[list[int]]) -> list[bytes]:
     return [found[one] for one in told]
 
 
-def _lists(ids: Sequence[list[int]], name: str) -> pl.Series:
+def _column(ids: Ids, name: str) -> pl.Series:
     """Lists of token ids as a column."""
-    offsets = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
-    flat = np.array(list(chain.from_iterable(ids)), np.int32)
-    return pl.Series(name, pa.LargeListArray.from_arrays(offsets, flat)).cast(SCHEMA[name])
+    offsets = np.zeros(len(ids.lengths) + 1, np.int64)
+    np.cumsum(ids.lengths, out=offsets[1:])
+    values = pa.Array.from_buffers(pa.int32(), len(ids.flat), [None, pa.py_buffer(ids.flat)])
+    kind = pa.large_list(pa.int32())  # of buffers: made of arrays of numpy, pyarrow imports pandas
+    return pl.Series(name, pa.Array.from_buffers(kind, len(ids.lengths), [None, pa.py_buffer(offsets)], children=[values]))
 
 
 def _parts(components: dict[str, list[float | None]], count: int) -> list[str | None] | None:

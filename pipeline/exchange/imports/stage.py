@@ -14,15 +14,16 @@ from typing import Any, Literal
 
 import polars as pl
 
+from pipeline.common.ahead import ahead
 from pipeline.common.errors import DataError, UserError
 from pipeline.exchange.imports.detect import detect, formats, other_format
 from pipeline.exchange.imports.explode import exploded
 from pipeline.exchange.imports.format import Format, Options
 from pipeline.exchange.imports.gather import Gathering
-from pipeline.exchange.imports.known import Known, Misfit, SourceRow
+from pipeline.exchange.imports.known import Known, Misfit, Position, SourceRow
 from pipeline.exchange.imports.read import first_columns, names_of, read_batches, read_rows, source_files
 from pipeline.exchange.imports.rows import Declared, RowMaker
-from pipeline.exchange.imports.simple import SimpleRows
+from pipeline.exchange.imports.simple import SimpleBatch, SimpleRows
 from pipeline.exchange.imports.tokens import ImportRendering, SourceTokenizer, tokenizer_hashes
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.unknowns import count_unknowns
@@ -42,6 +43,8 @@ HOPELESS = 1000
 """Rows that do not fit before any does, after which an import gives up."""
 MOST_TOLD = 5
 """Bad rows that a refusal names."""
+ReadBatch = tuple[list[SourceRow | Misfit], Position]
+MadeBatch = tuple[list[SourceRow | Misfit], SimpleBatch | None, Position]
 OnProgress = Callable[[int, int], None]
 """Called with the number of completions that were read, and of rows that were set aside."""
 
@@ -170,9 +173,8 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
         _refuse(gathering, order, at_end=False)
 
     if not order.form.remembers:
-        for batch, position in read_batches(order.files, gathering.position):
-            whole = [row for row in batch if isinstance(row, SourceRow)]
-            made = simple.of(whole) if whole and not order.options.explode else None
+        simply = not order.options.explode
+        for batch, made, position in ahead(_made(ahead(read_batches(order.files, gathering.position)), simple, simply=simply)):
             if made is None:
                 deque(one_by_one(read(batch)), 0)
             else:
@@ -192,6 +194,13 @@ def _gather(gathering: Gathering, order: ImportPlan, on_progress: OnProgress) ->
     _refuse(gathering, order, at_end=True)
     gathering.reached((len(order.files), 0), remarks, at_end=True)
     return remarks
+
+
+def _made(batches: Iterable[ReadBatch], simple: SimpleRows, *, simply: bool) -> Iterator[MadeBatch]:
+    """Batches with their rows made, where these are simple."""
+    for batch, position in batches:
+        whole = [row for row in batch if isinstance(row, SourceRow)]
+        yield batch, simple.of(whole) if whole and simply else None, position
 
 
 def _read(reader: Format, rows: Iterable[SourceRow | Misfit], gathering: Gathering) -> Iterator[Known]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jinja2
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.common.errors import UserError
 from pipeline.exchange.imports.known import Known, Messages, SourceRow
 from pipeline.exchange.imports.turns import Turn, written_turns
 from pipeline.sources.models import TOKENIZERS, model_files
+from pipeline.sources.recalled_tokenizer import tokenizer_and_vocabulary
 from pipeline.sources.rendering import DAY, template_renderer
-from pipeline.sources.tokenizer import encode, load_tokenizer
+from pipeline.sources.tokenizer import encode, encode_flat
 from pipeline.store.files import sha256_of
 
 Eos = Literal["auto", "always", "never"]
@@ -26,6 +29,7 @@ NO_TOKENS = "the prompt has no tokens"
 NO_TEMPLATE = (
     "the prompt is a chat of several turns, and the tokenizer of --model has no chat template. Name the --model that was asked"
 )
+OUTSIDE = "a token id is outside the vocabulary of --model"
 TEXTS_ALONE = (
     "prompts are chats and --model has no chat template: each is the system's and the user's text, on lines of their own"
 )
@@ -55,6 +59,43 @@ class Tokenized:
     retokenized: bool
     unaligned: list[float] | None = None
     """Logprobs of tokens that the source does not name, and that ours are not."""
+
+
+class Ids(NamedTuple):
+    """Token ids of some texts, one after the other."""
+
+    flat: NDArray[np.int32]
+    """[tokens]"""
+    lengths: NDArray[np.int64]
+    """[texts]"""
+
+    def gather(self, places: NDArray[np.int64]) -> Ids:
+        """Those of the texts at these places.
+
+        >>> Ids(np.array([7, 8, 9]), np.array([1, 2])).gather(np.array([1, 0, 1])).flat
+        array([8, 9, 7, 8, 9])
+        """
+        lengths = self.lengths[places]
+        starts = (np.cumsum(self.lengths) - self.lengths)[places]
+        shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        return Ids(self.flat[shift + np.arange(len(shift))], lengths)
+
+    def last(self) -> NDArray[np.int64]:
+        """The last id of each text, -1 of one that has none."""
+        found = np.full(len(self.lengths), -1, np.int64)
+        some = self.lengths > 0
+        found[some] = self.flat[np.cumsum(self.lengths)[some] - 1]
+        return found
+
+    def ended(self, which: NDArray[np.bool_], end: int) -> Ids:
+        """With this id at the end of the texts that are marked, unless it is there.
+
+        >>> Ids(np.array([7, 8, 9]), np.array([1, 2])).ended(np.array([True, True]), 9).flat
+        array([7, 9, 8, 9])
+        """
+        which = which & (self.last() != end)
+        flat = np.insert(self.flat, np.cumsum(self.lengths)[which], end)
+        return Ids(flat, self.lengths + which)
 
 
 @dataclass
@@ -93,10 +134,10 @@ class SourceTokenizer:
         """
         self._rendering, self._whole_answers = rendering, whole_answers
         self._fill = template_renderer(rendering.template)
-        self._tokenizer: Any = load_tokenizer(model, trust_remote_code=trust_remote_code) if model else None
-        if self._tokenizer:
-            self._tokenizer.model_max_length = sys.maxsize  # or transformers says that longer texts lead to errors
-        self.vocabulary: int | None = _vocabulary(model, self._tokenizer) if model else None
+        self._tokenizer: Any = None
+        self.vocabulary: int | None = None
+        if model:
+            self._tokenizer, self.vocabulary = tokenizer_and_vocabulary(model, trust_remote_code=trust_remote_code)
         if rendering.chat and not (self._tokenizer and self._tokenizer.chat_template):
             raise UserError("--chat: name a --model whose tokenizer has a chat template")
         self._spelling: dict[int, str] = {}
@@ -139,7 +180,7 @@ class SourceTokenizer:
         self._refuse_unknown([tokens for _, tokens in found])
         return found
 
-    def answers(self, texts: Sequence[str], reasons: Sequence[str | None]) -> tuple[list[str], list[list[int]]]:
+    def answers(self, texts: Sequence[str], reasons: Sequence[str | None]) -> tuple[list[str], Ids]:
         """Completions that are texts, and their tokens.
 
         Args:
@@ -148,26 +189,26 @@ class SourceTokenizer:
         Raises:
             ValueError: one has tokens that the model does not have.
         """
-        different = list(dict.fromkeys(texts))
-        found = dict(zip(different, self._encoded(different, special=False), strict=True))
-        ids = [found[text] for text in texts]
+        number: dict[str, int] = {}
+        places = [number.setdefault(text, len(number)) for text in texts]
+        ids = Ids(*encode_flat(self._needed("the source has text without token ids"), list(number)))
+        if len(number) < len(texts):
+            ids = ids.gather(np.array(places, np.int64))
         ended = {reason: self._ended(reason) for reason in set(reasons)}
         if any(ended.values()):
-            end = self._eos()
-            ids = [
-                [*tokens, end] if ended[reason] and tokens[-1:] != [end] else tokens
-                for tokens, reason in zip(ids, reasons, strict=True)
-            ]
+            ids = ids.ended(np.fromiter(map(ended.__getitem__, reasons), np.bool_, len(reasons)), self._eos())
         said = self._tokenizer.eos_token
         whole = list(texts)
         if said and any(text.endswith(said) for text in texts):
-            whole = [str(self._without_end(text, tokens)) for text, tokens in zip(texts, ids, strict=True)]
-        self._refuse_unknown(ids)
+            closed = ids.last() == self._tokenizer.eos_token_id
+            whole = [text.removesuffix(said) if end else text for text, end in zip(texts, closed, strict=True)]
+        if self.vocabulary is not None and len(ids.flat) and int(ids.flat.max()) >= self.vocabulary:
+            raise ValueError(OUTSIDE)
         return whole, ids
 
     def _refuse_unknown(self, ids: Sequence[list[int]]) -> None:
         if self.vocabulary is not None and max(map(max, filter(None, ids)), default=0) >= self.vocabulary:
-            raise ValueError("a token id is outside the vocabulary of --model")
+            raise ValueError(OUTSIDE)
 
     def _parts(self, known: Known) -> tuple[_Prompt, _Answer] | ValueError:
         try:
@@ -352,9 +393,5 @@ def tokenizer_hashes(model: Path, *, trust_remote_code: bool = False) -> dict[st
     return {name: sha256_of(files[name]) for name in sorted(names)}
 
 
-def _vocabulary(model: Path, tokenizer: Any) -> int:
-    """Ids that the model has: as many as its embedding has rows, or more where the tokenizer has more."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model)
-    return max(int(getattr(config.get_text_config(), "vocab_size", 0) or 0), len(tokenizer))
+def ids_of(lists: Sequence[list[int]]) -> Ids:
+    return Ids(np.fromiter(chain.from_iterable(lists), np.int32), np.fromiter(map(len, lists), np.int64, len(lists)))

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pipeline.sources import readers
-from pipeline.sources.readers import json_object
+from pipeline.sources.readers import flat_objects, json_object
 
 NAMES = ("a", "b", "c", 'a\\"', '\\":')
 VALUES = ("1", '"x"', '"a\\":"', "null", "[1, 2]", '"\\ud800"', '"\\ud83d\\ude00"', '{"a": 1}', "1e3", "NaN", "01", '"\t"', "1.5")
@@ -34,6 +34,31 @@ def test_flat_objects_are_what_the_careful_reader_makes_of_them(monkeypatch: pyt
     fast = [_said(line) for line in lines]
     monkeypatch.setattr(readers, "_flat_object", lambda line: None)
     assert fast == [_said(line) for line in lines]
+
+
+def test_objects_that_are_read_at_once_are_those_of_each_line() -> None:
+    draw = random.Random(0)
+    pieces = ("{", "}", '"a"', '"b"', ":", ": ", ",", "1", "[", "]", '"x', '":', "\\", '"', " ", "null", '{"a": 1}')
+    whole = ('{"a": 1}', '{"a": "x", "b": null}', '{"b":2.5,"a":"{"}', "{}", '{"a": "\\":"}')
+    lines = [b"".join(draw.choice(pieces).encode() for _ in range(draw.randrange(1, 9))) for _ in range(20_000)]
+    lines += [draw.choice(whole).encode() for _ in range(20_000)]
+    draw.shuffle(lines)
+    read = 0
+    for start in range(0, len(lines), 2):
+        together = [line + b"\n" for line in lines[start : start + 2]]
+        found = flat_objects(together)
+        if found is not None:
+            read += 1
+            assert repr(found) == f"[{', '.join(map(_said, together))}]"
+    assert read > 1000
+    for cut in (
+        '{"a": {"b": 1}\n{"c": 2}}\n',
+        '{"a": "x\n","b": 1}\n',
+        '{"a": 1},{"b": 2}\n{"c": 3\n',
+        '{"a": 1}, 5\n',
+        '{"a": 1, "a": 2}\n',
+    ):
+        assert flat_objects([line.encode() for line in cut.splitlines(keepends=True)]) is None
 
 
 def test_a_name_that_is_there_twice_is_refused_in_a_flat_object_too() -> None:

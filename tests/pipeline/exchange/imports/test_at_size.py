@@ -110,6 +110,7 @@ def test_a_killed_import_goes_on_and_makes_the_same_bytes(
     simple: bool, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read, "TOGETHER", 16)
+    monkeypatch.setattr(read, "LINES", 16)
     monkeypatch.setattr(stage, "BATCH", 8)
     monkeypatch.setattr(gather, "BUFFER_ROWS", 5)
     monkeypatch.setattr(gather, "RANGE_GROUPS", 4)
@@ -147,6 +148,7 @@ def test_what_a_journal_does_not_name_or_has_lost_is_made_anew(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read, "TOGETHER", 16)
+    monkeypatch.setattr(read, "LINES", 16)
     monkeypatch.setattr(gather, "JOURNAL_SECONDS", -1)
     order = plan(rows_of({}, 60))
     never = import_rollouts(Store(tmp_path / "a"), order)[0]
@@ -158,7 +160,7 @@ def test_what_a_journal_does_not_name_or_has_lost_is_made_anew(
     with pytest.raises(_Killed):
         import_rollouts(Store(tmp_path / "b"), order, stop)
     (scratch,) = (tmp_path / "b").glob("rollouts/*/*/import")
-    next(scratch.glob("groups-*.parquet")).write_bytes(b"PAR1")
+    next(scratch.glob("groups-*.arrow")).write_bytes(b"ARROW1")
     assert import_rollouts(Store(tmp_path / "b"), order)[0].id == never.id
 
 
