@@ -1,8 +1,9 @@
-"""`rollbook label`: people compare two stored completions at a time, in the terminal."""
+"""`rollbook label`: people compare two stored completions at a time, in the terminal or in a browser."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ def label(
     pairs: Annotated[int | None, typer.Option("--pairs", "-n", min=1, help="Labels to give. Default: one of each group.")] = None,
     annotator: Annotated[str, typer.Option("--annotator", help="Whose labels they are.")] = "",
     seed: Annotated[int, typer.Option(help="Decides which pairs there are, and their order.")] = 0,
+    page: Annotated[bool, typer.Option("--page", help="In a browser on this machine, not in the terminal.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --page: where on this machine; 0: a free one.")] = 0,
 ) -> None:
     """Compare pairs of completions by hand, a key for each. Every label is on the disk before the next pair is shown.
 
@@ -36,8 +39,23 @@ def label(
     shown = list(pairs_of(artifact, seed))
     wanted = min(pairs or len(shown), len(shown))
     console = answer_console()
-    _ask_all(console, [pair for pair in shown if not labels.has(pair)], labels, wanted)
+    if page:
+        _serve(shown, labels, wanted, port)
+    else:
+        _ask_all(console, [pair for pair in shown if not labels.has(pair)], labels, wanted)
     console.print(f"{len(labels)} of {wanted} pairs are labelled in {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _serve(shown: list[ShownPair], labels: LabelFile, wanted: int, port: int) -> None:
+    """Have pairs compared on a page, until Ctrl-C."""
+    from pipeline.look.view.labelling import LabelPages
+    from pipeline.look.view.server import FormServer
+
+    with FormServer(LabelPages(shown, labels, wanted), port) as server:
+        typer.echo(server.url)
+        typer.echo("rollbook: every label is written at once; Ctrl-C ends this", err=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _ask_all(console: Console, shown: list[ShownPair], labels: LabelFile, wanted: int) -> None:

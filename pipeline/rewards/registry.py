@@ -19,7 +19,7 @@ from pipeline.rewards.shapes import adapted
 if TYPE_CHECKING:
     from pipeline.config.reward import RewardComponent, RewardConfig
 
-BATCHED = ("reward_model", "judge", "from_file", "human")
+BATCHED = ("reward_model", "judge", "pairwise_judge", "from_file", "human")
 """Built-ins that take many completions at once, each in one process of its own; see `pipeline.rewards.batches`."""
 
 _MODULES = {"regex": "pattern", "reasoning_gym": "reasoning", "math_verify": "maths"}
@@ -36,6 +36,9 @@ stored rewards are not taken for what the grader gives now."""
 
 UNIT_SCORES = ("exact_match", "regex", "math_verify", "reasoning_gym")
 """Built-ins whose scores lie between 0 and 1."""
+
+ASKED_ANEW = ("judge", "pairwise_judge")
+"""Built-ins that may answer otherwise each time, so that nobody can grade again what they graded."""
 
 BY_NAME = "by name"
 """In recipes of own functions that once were called by place, and then with other things."""

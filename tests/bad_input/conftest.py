@@ -123,6 +123,14 @@ class Project:
         self.write(f"{module}.py", source)
         self.grader(grader=f"{module}:grade")
 
+    def other_model(self, vocabulary: dict[str, int], **config: Any) -> None:
+        """A second model in ./other, with these tokens."""
+        shutil.copytree(self.path("model"), self.path("other"))
+        self.write("other/config.json", json.dumps(config))
+        tokens = json.loads(TOKENIZER)
+        tokens["model"] |= {"vocab": vocabulary, "unk_token": next(iter(vocabulary))}
+        self.write("other/tokenizer.json", json.dumps(tokens))
+
     # Artifacts
 
     def link(self, name: str, target: str) -> None:

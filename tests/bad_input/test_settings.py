@@ -92,6 +92,35 @@ CONFIGS: Kinds = {
         lambda p: p.settings(iterations=4, reference={"iteration": 2}),
         "reference: the checkpoint of iteration 2 is not made yet when iteration 0 trains; expected at most 0",
     ),
+    "a mixture with a model of other tokens": (
+        lambda p: p.other_model({"a": 1, "b": 0}) or p.settings(generate__mixture={"with": "./other"}),
+        "generate.mixture.with: ./other: its tokens are not those of this run's model: token 0 is 'a' here and 'b' there (1 of 1",
+    ),
+    "a mixture with a larger vocabulary": (
+        lambda p: p.other_model({"a": 0}, vocab_size=9) or p.settings(generate__mixture={"with": "./other"}),
+        "generate.mixture.with: ./other: its vocabulary has 9 entries, and that of this run's model None; a mixture adds logits",
+    ),
+    "a mixture in a phase, with a model of other tokens": (
+        lambda p: (
+            p.other_model({"b": 0})
+            or p.settings(
+                iterations=2, phases=[{"iterations": 0}, {"iterations": 1, "generate": {"mixture": {"with": "./other"}}}]
+            )
+        ),
+        "generate.mixture.with: ./other: its tokens are not those of this run's model",
+    ),
+    "a mixture by a server": (
+        lambda p: p.settings(generate__mixture={"with": "reference"}, engine__server={"url": ["http://localhost:8000"]}),
+        "generate.mixture: needs engines of the run's own, and engine.server names servers, which hold one model; leave ",
+    ),
+    "a mixture by a server, in a phase": (
+        lambda p: p.settings(
+            iterations=2,
+            engine__server={"url": ["http://localhost:8000"]},
+            phases=[{"iterations": 0}, {"iterations": 1, "generate": {"mixture": {"with": "reference"}}}],
+        ),
+        "generate.mixture: needs engines of the run's own, and engine.server names servers",
+    ),
     "a reference that is nowhere": (lambda p: p.settings(reference="./gone"), "reference: no directory ./gone"),
     "a store of an unknown kind": (
         lambda p: p.settings(store="ftp://host/store"),
@@ -127,6 +156,16 @@ GRADERS: Kinds = {
         "args.pattern: expected str, found 3",
     ),
     "a broken pattern": (lambda p: p.grader(grader="regex", args={"pattern": "(["}), "reward.components.0 (regex): "),
+    "a judge of pairs that contradicts itself": (
+        lambda p: p.grader(
+            grader="pairwise_judge",
+            args={
+                **{"url": "http://localhost:1/v1", "model": "m", "template": "{first} or {second}?", "pattern": "[AB]"},
+                "values": {"A": 1, "B": 1},
+            },
+        ),
+        "args.values: no verdict prefers the second completion, so that the judge, which is asked in both orders, contradicts",
+    ),
     "an infinite weight": (
         lambda p: p.grader(grader="exact_match", weight=float("nan")),
         "weight is nan, expected a finite number",

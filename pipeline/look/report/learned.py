@@ -23,7 +23,7 @@ from pipeline.run.state import Iteration, Run
 from pipeline.store import Artifact, read_table, scan_table
 from schemas import Evaluation, Rollouts
 
-MODELS = frozenset({"reward_model", "judge"})
+MODELS = frozenset({"reward_model", "judge", "pairwise_judge"})
 """Graders whose scores a model made up: what is learned is right where it was trained, and may be wrong elsewhere."""
 
 

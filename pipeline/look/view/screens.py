@@ -52,7 +52,7 @@ class Screens:
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-            finalize=_harmless,
+            finalize=harmless,
         )
         self._style = (_HERE / "view.css").read_text(encoding="utf-8")
         self._environment.globals |= {
@@ -192,7 +192,7 @@ class Screens:
         }
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """What a template prints: strangers' texts with their controls and bidi marks made visible, and escaped by Jinja."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

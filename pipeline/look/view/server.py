@@ -1,16 +1,20 @@
-"""Serves the screens to this machine alone, under an address that nobody guesses. It answers GET and HEAD, and writes nothing."""
+"""Serves screens to this machine alone, under an address that nobody guesses. It answers GET and HEAD, and writes nothing.
+
+`FormServer` takes what forms of its own pages send, too.
+"""
 
 from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.common.errors import UserError
 from pipeline.common.text import visible
-from pipeline.look.view.screens import Screens
+from pipeline.look.view.screens import Screen
 
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost")
@@ -28,6 +32,28 @@ HEADERS = {
 }
 
 
+LONGEST_FORM = 1 << 16
+"""Bytes of what a form sends."""
+
+
+class Pages(Protocol):
+    """What is served."""
+
+    @property
+    def policy(self) -> str:
+        """The pages' Content-Security-Policy."""
+
+    def show(self, name: str, asked: Mapping[str, str]) -> Screen | None:
+        """The screen of an address, by the end of its path and its query; None where there is none."""
+
+
+class Forms(Pages, Protocol):
+    """Pages that take something."""
+
+    def take(self, name: str, given: Mapping[str, str]) -> bool:
+        """Do what a form asks for, by the end of its path and its fields. Returns whether there is such a form."""
+
+
 class ViewServer(ThreadingHTTPServer):
     """Answers on the loopback interface.
 
@@ -42,12 +68,15 @@ class ViewServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, screens: Screens, port: int = 0) -> None:
+    def __init__(self, screens: Pages, port: int = 0) -> None:
         self.screens, self.token = screens, secrets.token_urlsafe(TOKEN_BYTES)
         try:
-            super().__init__((HOST, port), _Handler)
+            super().__init__((HOST, port), self._answers())
         except OSError as error:
             raise UserError(f"port {port}: {error.strerror}; choose another with --port") from None
+
+    def _answers(self) -> type[BaseHTTPRequestHandler]:
+        return _Handler
 
     @property
     def url(self) -> str:
@@ -62,21 +91,28 @@ class _Handler(BaseHTTPRequestHandler):
     def _served(self) -> ViewServer:
         return cast(ViewServer, self.server)
 
-    def do_GET(self) -> None:
+    def _asked(self) -> tuple[list[str], dict[str, str]] | None:
+        """The parts of the path behind the token, and the query; None if this was refused."""
         hosts = self.headers.get_all("Host") or []
         if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in NAMES:
             self._say(421, "this page is for browsers on the machine that serves it: http://127.0.0.1 or http://localhost")
-            return
+            return None
         try:
             parts = urlsplit(self.path)
             _, token, *names = unquote(parts.path, errors="strict").split("/")
             asked = dict(parse_qsl(parts.query, errors="strict", max_num_fields=50))
         except ValueError:
             self._say(400, "not an address of this page")
-            return
+            return None
         if not hmac.compare_digest(token.encode(), self._served.token.encode()):
-            self._say(404, "no page there. The address that `rollbook view` printed has a token in it")
+            self._say(404, "no page there. The address that was printed has a token in it")
+            return None
+        return names, asked
+
+    def do_GET(self) -> None:
+        if (found := self._asked()) is None:
             return
+        names, asked = found
         if not names:  # relative links take the slash
             self._say(308, "", {"Location": f"/{self._served.token}/"})
             return
@@ -121,3 +157,39 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a request's line holds the token."""
+
+
+class _FormHandler(_Handler):
+    """What a form sends is done, and the browser is led back to the page."""
+
+    def do_POST(self) -> None:
+        if (found := self._asked()) is None:
+            return
+        names, _ = found
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and int(length[:9]) <= LONGEST_FORM):
+            self._say(413, "not a form of this page")
+            return
+        try:
+            given = dict(parse_qsl(self.rfile.read(int(length)).decode(), errors="strict", max_num_fields=50))
+            is_there = cast(Forms, self._served.screens).take("/".join(names), given)
+        except ValueError:
+            self._say(400, "not a form of this page")
+            return
+        except UserError as error:
+            self._say(500, visible(str(error)))
+            return
+        if is_there:
+            self._say(303, "", {"Location": f"/{self._served.token}/"})
+        else:
+            self._say(404, "no form there")
+
+
+class FormServer(ViewServer):
+    """A `ViewServer` that takes forms."""
+
+    def _answers(self) -> type[BaseHTTPRequestHandler]:
+        return _FormHandler
+
+    def __init__(self, screens: Forms, port: int = 0) -> None:
+        super().__init__(screens, port)

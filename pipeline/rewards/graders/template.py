@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from pipeline.common.errors import UserError
 from pipeline.rewards.items import RewardItem
 
 FIELDS = ("prompt", "question", "completion", "answer")
-_FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
+_FIELD = re.compile(r"\{(" + "|".join((*FIELDS, "first", "second")) + r")\}")
 
 
 def filled(template: str, item: RewardItem) -> str:
@@ -17,10 +18,27 @@ def filled(template: str, item: RewardItem) -> str:
     >>> filled("{question} {completion}", RewardItem("{answer}", "4", {"question": "2+2?"}))
     '2+2? {answer}'
     """
+    return _filled(template, {**_of_prompt(item), "completion": item.completion})
+
+
+def filled_with_two(template: str, first: RewardItem, second: RewardItem) -> str:
+    """The template with two completions of one prompt in it.
+
+    >>> filled_with_two("{first} or {second}?", RewardItem("{second}", "4", {}), RewardItem("5", "4", {}))
+    '{second} or 5?'
+    """
+    return _filled(template, {**_of_prompt(first), "first": first.completion, "second": second.completion})
+
+
+def _of_prompt(item: RewardItem) -> dict[str, object]:
     question = item.prompt.get("question")
     prompt = item.prompt.get("prompt_text", question)
-    values = {"prompt": prompt, "question": question or prompt, "completion": item.completion, "answer": item.answer}
-    return _FIELD.sub(lambda match: str(values[match[1]] or ""), template)
+    return {"prompt": prompt, "question": question or prompt, "answer": item.answer}
+
+
+def _filled(template: str, values: Mapping[str, object]) -> str:
+    """What has no value stays as it is."""
+    return _FIELD.sub(lambda match: str(values[match[1]] or "") if match[1] in values else match[0], template)
 
 
 def check_template(name: str, template: str) -> None:

@@ -14,6 +14,7 @@ from pipeline.rewards.probing.rows import ProbeRow
 UNASKED = {
     "reward_model": "a model would have to be loaded; `rollbook grade` asks it about stored completions",
     "judge": "every question goes to a server; `rollbook grade` asks it about stored completions",
+    "pairwise_judge": "it compares completions of one prompt; `rollbook grade` asks it about stored ones",
     "from_file": "it knows only the completions of its file",
     "human": "it knows only completions that people labeled",
     "environment": "it reads what the environment gave",

@@ -113,3 +113,9 @@ class Grading:
 @pytest.fixture
 def grading(tmp_path: Path) -> Grading:
     return Grading(tmp_path / "events.jsonl")
+
+
+@pytest.fixture
+def stored(generate: Callable[..., Artifact]) -> Artifact:
+    """Five groups of sums, graded."""
+    return generate(RewardConfig.model_validate({"components": [{"grader": "exact_match"}]}))

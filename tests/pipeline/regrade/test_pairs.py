@@ -12,16 +12,8 @@ import pytest
 
 from flows.cli import answer
 from pipeline.common.errors import UserError
-from pipeline.config.reward import RewardConfig
 from pipeline.regrade.pairs import LabelFile, pairs_of
 from pipeline.store import Artifact
-
-EXACT = RewardConfig.model_validate({"components": [{"grader": "exact_match"}]})
-
-
-@pytest.fixture
-def stored(generate: Callable[..., Artifact]) -> Artifact:
-    return generate(EXACT)
 
 
 @pytest.fixture

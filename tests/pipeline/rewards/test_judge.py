@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -16,71 +14,11 @@ from pipeline.rewards.graders.judge import judge
 from pipeline.rewards.items import RewardItem
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import places_of, recipe_of, resolve
+from tests.pipeline.rewards.conftest import Server, said
 
 ITEM = RewardItem("so 4 {answer}", "4", {"prompt_id": "p0", "question": "2+2?", "prompt_text": "Q:2+2="}, "p0@01234567", 0)
 TEMPLATE = "{question}|{completion}|{answer}"
 SETTINGS: dict[str, Any] = {"model": "tiny", "template": TEMPLATE, "pattern": "Score: ([0-9.]+)", "divide_by": 10.0}
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-
-
-class Server:
-    """Answers with `answer(body)`: a status, and what is sent as JSON (or bytes as they are)."""
-
-    def __init__(self) -> None:
-        server = self
-        self.asked: list[tuple[str, dict[str, Any], str | None]] = []
-        self.answer: Answer = lambda body: (200, said("Score: 7"))
-        self.models: tuple[int, Any] = (200, {"data": [{"id": "tiny"}]})
-        self.headers: dict[str, str] = {}
-        self.withheld = 0  # bytes of an error's text that never come
-        self.released = threading.Event()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._reply(*server.models)
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.asked.append((self.path, body, self.headers.get("Authorization")))
-                self._reply(*server.answer(body))
-
-            def _reply(self, status: int, value: Any) -> None:
-                data = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                withheld = server.withheld if status >= 400 else 0
-                self.send_header("Content-Length", str(len(data) + withheld))
-                for name, text in server.headers.items():
-                    self.send_header(name, text)
-                self.end_headers()
-                self.wfile.write(data)
-                if withheld:
-                    self.wfile.flush()
-                    server.released.wait(20)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def said(text: str) -> dict[str, Any]:
-    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("pipeline.rewards.graders.chat.FIRST_PAUSE", 0.001)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = Server()
-    yield server
-    server.close()
 
 
 def test_a_judge_is_asked_greedily_and_its_answer_is_kept(server: Server) -> None:

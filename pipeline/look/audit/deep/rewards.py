@@ -24,7 +24,7 @@ from pipeline.look.audit.rows import Share, open_table
 from pipeline.look.audit.world import World
 from pipeline.regrade.rows import items_of
 from pipeline.rewards.pool import RewardPool
-from pipeline.rewards.registry import BATCHED, BUILTINS, source_hash, version_of
+from pipeline.rewards.registry import ASKED_ANEW, BATCHED, BUILTINS, source_hash, version_of
 from schemas import Prompts, Turns
 from schemas.manifest import File
 
@@ -85,7 +85,7 @@ def _as_it_was(held: Held, world: World, stated: Mapping[str, Any]) -> RewardCom
     """A component with the places of its files, if they hold what they held."""
     if stated["grader"] not in BUILTINS:
         raise CannotRerun("it is the user's own, and an audit runs no code that comes with the data")
-    if stated["grader"] == "judge":
+    if stated["grader"] in ASKED_ANEW:
         raise CannotRerun("a judge may answer otherwise each time")
     then, now = stated.get("version", 1), version_of(stated["grader"])
     if then != now:
