@@ -75,22 +75,22 @@ def pairwise_judge(
     server = ChatServer(url=url, body=body, api=api, key=key_of(api_key_env), timeout=timeout, retries=retries)
     server.look()
 
-    def prefers(first: RewardItem, second: RewardItem) -> Verdict:
+    def prefers(first: RewardItem, second: RewardItem) -> OneOrder:
         """Of one order."""
         try:
             answer = server.answer(filled_with_two(template, first, second), system)
         except NoAnswer as error:
-            return Verdict(None, one_line(str(error)))
+            return OneOrder(None, one_line(str(error)))
         try:
-            return Verdict(score_of(answer, pattern, values, 1.0), answer)
+            return OneOrder(score_of(answer, pattern, values, 1.0), answer)
         except ValueError as error:
-            return Verdict(None, one_line(f"{error}; the judge answered: {answer}"))
+            return OneOrder(None, one_line(f"{error}; the judge answered: {answer}"))
 
     return PairwiseJudge(prefers, opponents, scale, concurrency, server.longest_seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class OneOrder:
     """What was said of two completions in one order."""
 
     first: float | None
@@ -100,13 +100,13 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class BothOrders:
     """Two completions of a batch, by their places, and what was said of them in both orders."""
 
     one: int
     other: int
-    forth: Verdict
-    back: Verdict
+    forth: OneOrder
+    back: OneOrder
 
     @property
     def preference(self) -> float | None:
@@ -124,7 +124,7 @@ class Compared:
         return "second" if len(sides) == 2 and max(sides) < 0.5 else None
 
 
-Prefers = Callable[[RewardItem, RewardItem], Verdict]
+Prefers = Callable[[RewardItem, RewardItem], OneOrder]
 
 
 class PairwiseJudge:
@@ -152,19 +152,19 @@ class PairwiseJudge:
                         seen.add(key)
                         yield pair
 
-    def _compared(self, items: Sequence[RewardItem], pairs: Sequence[tuple[int, int]]) -> list[Compared]:
+    def _compared(self, items: Sequence[RewardItem], pairs: Sequence[tuple[int, int]]) -> list[BothOrders]:
         asked = [(items[one], items[other]) for pair in pairs for one, other in (pair, pair[::-1])]
         verdicts = list(self._threads.map(self._verdict, asked))
-        return [Compared(*pair, *verdicts[2 * number : 2 * number + 2]) for number, pair in enumerate(pairs)]
+        return [BothOrders(*pair, *verdicts[2 * number : 2 * number + 2]) for number, pair in enumerate(pairs)]
 
-    def _verdict(self, asked: tuple[RewardItem, RewardItem]) -> Verdict:
+    def _verdict(self, asked: tuple[RewardItem, RewardItem]) -> OneOrder:
         first, second = asked
         if first.completion == second.completion:
-            return Verdict(0.5, "the same text")
+            return OneOrder(0.5, "the same text")
         return self._prefers(first, second)
 
     def _scored(
-        self, items: Sequence[RewardItem], group: Sequence[int], found: Sequence[Compared]
+        self, items: Sequence[RewardItem], group: Sequence[int], found: Sequence[BothOrders]
     ) -> Iterator[tuple[int, Score]]:
         """Places of a group and their scores. One that a comparison of failed has none."""
         own = {place: [one for one in found if place in (one.one, one.other)] for place in group}
@@ -176,10 +176,10 @@ class PairwiseJudge:
             yield place, Score(None, failed.said, remark) if failed else Score(worth[place], None, remark)
 
 
-def scores(group: Sequence[int], found: Sequence[Compared], scale: Scale) -> list[float]:
+def scores(group: Sequence[int], found: Sequence[BothOrders], scale: Scale) -> list[float]:
     """What preferences make of the completions of a group, in its order.
 
-    >>> pair = Compared(0, 1, Verdict(1.0, ""), Verdict(0.0, ""))
+    >>> pair = BothOrders(0, 1, OneOrder(1.0, ""), OneOrder(0.0, ""))
     >>> scores([0, 1], [pair], "win_rate")
     [1.0, 0.0]
     >>> first, second = scores([0, 1], [pair], "log_odds")
@@ -211,7 +211,7 @@ def _groups(items: Sequence[RewardItem]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _told(one: Compared, place: int, items: Sequence[RewardItem]) -> str:
+def _told(one: BothOrders, place: int, items: Sequence[RewardItem]) -> str:
     """A comparison as the completion's remark has it."""
     is_one = place == one.one
     against = items[one.other if is_one else one.one].sample_index
