@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Form = Literal["dataset", "sft", "preference", "model", "verifiers", "atropos", "verl", "openai"]
+Form = Literal["dataset", "sft", "preference", "model", "verifiers", "atropos", "verl", "openai", "trl-tokens"]
 
 
 def export(
@@ -17,7 +17,8 @@ def export(
         Form,
         typer.Option(
             help="dataset: a Hugging Face dataset with a card. sft: TRL's prompt and completion. preference: TRL's prompt, "
-            "chosen and rejected. model: a Hugging Face model with a card. verifiers, atropos, verl, openai: JSON lines.",
+            "chosen and rejected. model: a Hugging Face model with a card. verifiers, atropos, verl, openai, "
+            "trl-tokens: JSON lines with tokens and masks.",
             show_default=False,
         ),
     ],
@@ -69,7 +70,7 @@ def export(
                 raise UserError(f"{found.url}: a {found.kind} artifact; --to dataset exports rollouts")
             count, unit = write_dataset(found, directory, min_reward), "completions"
         elif to in foreign_forms():
-            written = write_foreign(completions.ExportSource.of(found), directory, foreign_forms()[to], min_reward)
+            written = write_foreign(completions.ExportSource.of(found, masked=True), directory, foreign_forms()[to], min_reward)
             count, unit, lost = written.completions, "completions", written.lost
         elif to == "sft":
             count, unit = completions.write_sft(completions.ExportSource.of(found), directory, min_reward), "completions"

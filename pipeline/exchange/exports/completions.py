@@ -50,8 +50,11 @@ class ExportSource:
     shaped: Artifact | None
 
     @classmethod
-    def of(cls, artifact: Artifact) -> ExportSource:
+    def of(cls, artifact: Artifact, *, masked: bool = False) -> ExportSource:
         """
+        Args:
+            masked: the form says which tokens the policy drew, so it holds episodes too.
+
         Raises:
             UserError: neither rollouts nor a shaped table, or episodes, whose text is not the model's alone.
             IntegrityError: the rollouts of a shaped table are not in its store.
@@ -60,10 +63,10 @@ class ExportSource:
             raise UserError(f"{artifact.url}: a {artifact.kind} artifact; name rollouts, or a shaped table of them")
         shaped = artifact if artifact.kind == "shaped" else None
         rollouts = store_around(artifact).get(artifact.parent("rollouts")) if shaped else artifact
-        if rollouts.tables("turns"):
+        if rollouts.tables("turns") and not masked:
             raise UserError(
                 f"{rollouts.url}: episodes, of whose text a trainer would learn what an environment said. Export them with "
-                "--to dataset, which has the mask"
+                "--to dataset, trl-tokens, verl, openai, verifiers or atropos, which have the mask"
             )
         return cls(artifact, rollouts, shaped)
 

@@ -65,7 +65,7 @@ def write_foreign(source: ExportSource, directory: Path, form: ForeignForm, min_
             count += len(kept)
     if not count:
         raise DataError(f"{source.artifact.url}: nothing to export: {'; '.join(left) or 'no completion has that reward'}")
-    lost = _lost(form, there, left)
+    lost = _lost(form, there, left, turns=bool(source.rollouts.tables("turns")))
     (directory / "README.md").write_text(_page(source, form, count, lost), encoding="utf-8")
     return Written(count, lost)
 
@@ -77,13 +77,15 @@ def _said(frame: pl.DataFrame) -> set[str]:
     return found | {name for name in SAID if not frame[name].cast(pl.String).is_in([UNKNOWN, "0"]).all()}
 
 
-def _lost(form: ForeignForm, there: set[str], left: dict[str, int]) -> list[str]:
+def _lost(form: ForeignForm, there: set[str], left: dict[str, int], *, turns: bool) -> list[str]:
     held = {name for name in there if name in form.holds or (name.startswith("reward_") and "reward_*" in form.holds)}
     lines = [f"{rows:,} completions are left out: {why}" for why, rows in sorted(left.items())]
     if not form.tokens:
         lines.append("token ids: the form has texts, which are tokenized again")
     if there - held:
         lines.append(f"columns: {', '.join(sorted(there - held))}")
+    if turns:
+        lines.append("turns: who spoke, what a turn was given, and how it ended; the mask says which tokens were drawn")
     return [*lines, form.groups]
 
 

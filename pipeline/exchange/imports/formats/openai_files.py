@@ -16,7 +16,18 @@ from typing import Any
 from pipeline.exchange.imports.format import FAULTS, LONGEST_CONTENT, Format, Options, reason
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
 from pipeline.exchange.imports.read import read_rows
-from pipeline.exchange.imports.values import Values, integer, is_missing, messages, number, numbers, rest_of, text, token_ids
+from pipeline.exchange.imports.values import (
+    Values,
+    integer,
+    is_missing,
+    messages,
+    number,
+    numbers,
+    rest_of,
+    text,
+    token_ids,
+    truths,
+)
 from pipeline.sources.chats import chat, reasoning_of
 
 ID_MARK = "token_id:"
@@ -124,8 +135,9 @@ def _known(row: SourceRow, asked: dict[str, Any], choice: Any, rest: Values) -> 
         completion_tokens=ids,
         logprobs=logprobs,
         logprob_texts=None if ids is not None else texts,
+        action_mask=None if ids is None else truths(choice, "action_mask"),
         finish_reason=text(choice, "finish_reason"),
-        rest=rest | {"choice": rest_of(choice, {"message", "text", "logprobs", "token_ids", "finish_reason"})},
+        rest=rest | {"choice": rest_of(choice, {"message", "text", "logprobs", "token_ids", "action_mask", "finish_reason"})},
     )
 
 

@@ -2,15 +2,31 @@
 
 Fields (verl, trainer/ppo/ray_trainer.py, `_dump_generations`): input, output, gts, score, step, and whatever the reward
 function returned beside the score. Input and output are decoded without special tokens, so the prompt's chat markup is gone.
+What `rollbook export --to verl` writes has the tokens beside them, as AgentLoopOutput calls them: prompt_ids, response_ids,
+response_mask, response_logprobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
-from pipeline.exchange.imports.values import integer, needed_text, number, reference, rest_of, text
+from pipeline.exchange.imports.values import (
+    Values,
+    integer,
+    needed_text,
+    number,
+    numbers,
+    reference,
+    rest_of,
+    text,
+    token_ids,
+    truths,
+)
+
+TOKENS = ("prompt_ids", "response_ids", "response_mask", "response_logprobs")
 
 
 class Verl(Format):
@@ -40,8 +56,20 @@ class Verl(Format):
             answer=answer,
             reward=number(values, "score"),
             group=group,
-            rest=rest_of(values, {"input", "output", "score", *(() if answer is None else ("gts",))}),
+            **_tokens(values),
+            rest=rest_of(values, {"input", "output", "score", *TOKENS, *(() if answer is None else ("gts",))}),
         )
+
+
+def _tokens(values: Values) -> dict[str, Any]:
+    """Of a dump that has them."""
+    mask = truths(values, "response_mask")
+    return {
+        "prompt_tokens": token_ids(values, "prompt_ids"),
+        "completion_tokens": token_ids(values, "response_ids"),
+        "action_mask": None if mask is None or all(mask) else mask,
+        "logprobs": numbers(values, "response_logprobs"),
+    }
 
 
 def prompt_of(uid: str) -> str:

@@ -11,11 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from pipeline.common.errors import DataError
+from pipeline.common.errors import DataError, UserError
 from pipeline.exchange.exports.completions import ExportSource
 from pipeline.exchange.exports.foreign import foreign_forms, write_foreign
 from pipeline.exchange.imports.stage import import_rollouts, order_of
-from pipeline.store import Artifact, Store
+from pipeline.store import Artifact, Request, Store, Work
+from schemas import Rollouts, Turns
+from schemas.table import Table
 
 BASE = Path(__file__).parents[4] / "data" / "base"
 SAID = {"temperature": 0.7, "top_p": 1.0, "policy": "base", "answer": "2", "logprobs_mode": "processed_logprobs"}
@@ -37,7 +39,7 @@ ROWS = [
     row([22], [37, 1], 1.0, status="engine_error", error="lost"),
     row([23], [38, 1], 1.0, logprobs=None, finish_reason="stop"),
 ]
-LEFT = {"verifiers": 6, "atropos": 5, "verl": 4, "openai": 5}
+LEFT = {"verifiers": 6, "atropos": 5, "verl": 5, "openai": 6, "trl-tokens": 6}
 """Rows that a form can hold."""
 COMES_BACK = {
     "verifiers": [
@@ -52,8 +54,9 @@ COMES_BACK = {
         "reward",
     ],
     "atropos": ["action_mask", "reward"],
-    "verl": ["reward", "answer", "prompt_text", "completion_text"],
-    "openai": ["finish_reason", "policy_id", "temperature", "top_p", "prompt_text", "completion_text"],
+    "verl": ["reward", "answer", "action_mask", "prompt_text", "completion_text"],
+    "trl-tokens": ["reward", "reward_a", "reward_b", "answer", "action_mask", "prompt_text", "completion_text"],
+    "openai": ["action_mask", "finish_reason", "policy_id", "temperature", "top_p", "prompt_text", "completion_text"],
 }
 TOKENS = ["prompt_token_ids", "completion_token_ids", "behavior_logprobs"]
 
@@ -101,18 +104,16 @@ def test_what_a_form_cannot_hold_is_said(rollouts: Artifact, tmp_path: Path) -> 
     said = runner.invoke(app, ["export", str(rollouts.path), "--to", "verl", "--out", str(tmp_path / "verl")])
     assert said.exit_code == 0, said.output
     assert said.output.splitlines()[1:] == [
-        "  not held: 1 completions are left out: some of their tokens were not drawn, which texts do not say",
         "  not held: 1 completions are left out: they failed",
         "  not held: 1 completions are left out: they have no reward, and a score is a number",
-        "  not held: token ids: the form has texts, which are tokenized again",
-        "  not held: columns: behavior_logprobs, finish_reason, logprobs_mode, policy_id, reward_a, reward_b, temperature, top_p",
+        "  not held: columns: finish_reason, logprobs_mode, policy_id, reward_a, reward_b, temperature, top_p",
         "  not held: names of prompts: a group is what its uid has in common",
     ]
-    assert "- token ids: the form has texts" in (tmp_path / "verl" / "README.md").read_text(encoding="utf-8")
+    assert "- names of prompts: a group is" in (tmp_path / "verl" / "README.md").read_text(encoding="utf-8")
     told = json.loads(
         runner.invoke(app, ["export", str(rollouts.path), "--to", "openai", "--out", str(tmp_path / "o"), "--json"]).stdout
     )
-    assert told["completions"] == 5 and "columns: answer, logprobs_mode, reward, reward_a, reward_b" in told["not_held"]
+    assert told["completions"] == 6 and "columns: answer, logprobs_mode, reward, reward_a, reward_b" in told["not_held"]
 
 
 def test_least_rewards_and_exports_of_nothing(rollouts: Artifact, tmp_path: Path) -> None:
@@ -120,3 +121,85 @@ def test_least_rewards_and_exports_of_nothing(rollouts: Artifact, tmp_path: Path
     assert write_foreign(ExportSource.of(rollouts), tmp_path, form, 0.5).completions == 3
     with pytest.raises(DataError, match="nothing to export: no completion has that reward"):
         write_foreign(ExportSource.of(rollouts), tmp_path, form, 9.0)
+
+
+DRAWN = [True, False, False, True, True]
+
+
+@pytest.fixture
+def episodes(store: Store) -> Artifact:
+    """Two episodes of one prompt: the policy calls a tool, which answers, and the policy goes on; and one without a call."""
+    with store.work(Request("rollouts", "generate/1", {"of": "episodes"})) as work:
+        assert isinstance(work, Work)
+        none = dict.fromkeys(Rollouts.columns())
+        said = {"group_id": "p@1", "prompt_id": "p", "prompt_token_ids": [20, 21], "prompt_text": "Q:", "policy_id": "base"}
+        said |= {
+            "source": "self",
+            "status": "ok",
+            "policy_version": 0,
+            "engine": "vllm",
+            "logprobs_mode": "processed_logprobs",
+        }
+        rows = [
+            {
+                "completion_token_ids": [33, 40, 41, 34, 1],
+                "action_mask": DRAWN,
+                "behavior_logprobs": [-0.5, 0.0, 0.0, -1.0, -0.25],
+            },
+            {"completion_token_ids": [35, 1], "action_mask": None, "behavior_logprobs": [-0.5, -0.25]},
+        ]
+        more = [{"sample_index": at, "completion_text": f"A{at}", "reward": 1.0 - at} for at in range(2)]
+        frame = [{**none, **said, **row, **other} for row, other in zip(rows, more, strict=True)]
+        work.write_table("part-00000.parquet", pl.DataFrame(frame, schema=types_of(Rollouts)), Rollouts)
+        spoken = [(0, 0, 0, 1, "policy"), (0, 1, 1, 2, "tool"), (0, 2, 3, 2, "policy"), (1, 0, 0, 2, "policy")]
+        turns = [("p@1", sample, turn, start, length, who, None, None, "ok") for sample, turn, start, length, who in spoken]
+        work.write_table("turns-00000.parquet", pl.DataFrame(turns, schema=types_of(Turns), orient="row"), Turns)
+        return work.finish({"groups": 1})
+    raise AssertionError
+
+
+def types_of(table: type[Table]) -> dict[str, Any]:
+    return {name: column.dtype for name, column in table.columns().items()}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_episodes_come_back_with_the_same_tokens_and_mask(name: str, episodes: Artifact, store: Store, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["export", str(episodes.path), "--to", name, "--out", str(tmp_path / name)])
+    assert said.exit_code == 0, said.output
+    assert "not held: turns: who spoke" in said.output
+    back = import_rollouts(store, order_of([tmp_path / name], None, model=BASE))[0]
+    columns = [*TOKENS, "action_mask"]
+    assert rows_of(back).select(columns).to_dicts() == rows_of(episodes).select(columns).to_dicts()
+    assert rows_of(back)["group_id"].n_unique() == 1
+
+
+def test_forms_of_texts_refuse_episodes_with_those_that_hold_them(episodes: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--to dataset, trl-tokens, verl, openai"):
+        ExportSource.of(episodes)
+
+
+@pytest.mark.needs("atroposlib")
+def test_the_api_of_atropos_takes_its_groups(episodes: Artifact, tmp_path: Path) -> None:
+    from atroposlib.api.server import ScoredData
+
+    write_foreign(ExportSource.of(episodes, masked=True), tmp_path, foreign_forms()["atropos"], None)
+    (line,) = (tmp_path / "groups.jsonl").read_text(encoding="utf-8").splitlines()
+    taken = ScoredData.model_validate_json(line, strict=True)
+    assert taken.tokens == [[20, 21, 33, 40, 41, 34, 1], [20, 21, 35, 1]] and taken.scores == [1.0, 0.0]
+    assert taken.masks == [[-100, -100, 33, -100, -100, 34, 1], [-100, -100, 35, 1]]
+    assert taken.inference_logprobs == [[1.0, 1.0, -0.5, 1.0, 1.0, -1.0, -0.25], [1.0, 1.0, -0.5, -0.25]]
+
+
+@pytest.mark.needs("trl", "accelerate")
+def test_trls_sft_learns_the_drawn_tokens_alone(episodes: Artifact, tmp_path: Path) -> None:
+    from datasets import load_dataset
+    from trl import SFTConfig, SFTTrainer
+
+    write_foreign(ExportSource.of(episodes, masked=True), tmp_path, foreign_forms()["trl-tokens"], None)
+    data = load_dataset("json", data_files=str(tmp_path / "tokens.jsonl"), split="train", cache_dir=str(tmp_path / "cache"))
+    settings = SFTConfig(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True, bf16=False)
+    trainer = SFTTrainer(model=str(BASE), args=settings, train_dataset=data)
+    batch = trainer.data_collator([trainer.train_dataset[at] for at in range(2)])
+    assert batch["input_ids"][0].tolist() == [20, 21, 33, 40, 41, 34, 1]
+    assert batch["labels"][0].tolist() == [-100, -100, 33, -100, -100, 34, 1]
+    assert batch["labels"][1].tolist()[:4] == [-100, -100, 35, 1]
