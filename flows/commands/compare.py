@@ -76,6 +76,13 @@ def _compare(order: dict[str, Any], out: Path | None, as_json: bool) -> None:
     else:
         console = answer_console()
         console.print(comparison_table(found))
+        if plan.snapshot.rollouts.kind == "revisions":
+            console.print(
+                f"trained on: an expert's revisions of iteration {plan.snapshot.iteration}, as in the run; name its rollouts "
+                "artifact in place of the run to compare on completions as they were drawn",
+                highlight=False,
+                soft_wrap=True,
+            )
         for caution in cautions(found, plan.snapshot.heldout):
             console.print(f"warning:  {caution}", highlight=False, soft_wrap=True, markup=False)
         for failure in failures(found):

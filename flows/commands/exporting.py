@@ -12,7 +12,9 @@ Form = Literal["dataset", "sft", "preference", "model", "verifiers", "atropos", 
 
 
 def export(
-    artifact: Annotated[str, typer.Argument(help="Rollouts, a shaped table of them, or a checkpoint.", show_default=False)],
+    artifact: Annotated[
+        str, typer.Argument(help="Rollouts, revisions, a shaped table of either, or a checkpoint.", show_default=False)
+    ],
     to: Annotated[
         Form,
         typer.Option(
@@ -66,7 +68,7 @@ def export(
         if to == "model":
             count, unit = write_model(found, directory, trust_remote_code=trust_remote_code), "files"
         elif to == "dataset":
-            if found.kind != "rollouts":
+            if found.kind not in completions.ROWS:
                 raise UserError(f"{found.url}: a {found.kind} artifact; --to dataset exports rollouts")
             count, unit = write_dataset(found, directory, min_reward), "completions"
         elif to in foreign_forms():

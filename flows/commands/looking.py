@@ -25,7 +25,10 @@ def show(
     ] = None,
     of: Annotated[
         list[str] | None,
-        typer.Option(help="Of a run: rollouts, sampled or greedy (the held-out answers).", show_default=False),
+        typer.Option(
+            help="Of a run: rollouts, sampled or greedy (the held-out answers), revised (beside what was revised).",
+            show_default=False,
+        ),
     ] = None,
     shaped: Annotated[str | None, typer.Option(help="The shaped artifact whose advantages are shown.")] = None,
     table: Annotated[str | None, typer.Option(help="Another table, such as prompts, metrics or evaluation.")] = None,

@@ -31,7 +31,7 @@ from pipeline.sources.order import BASE, HELDOUT_PROMPTS, TRAIN_PROMPTS
 from pipeline.store import Artifact
 from pipeline.store.store import load_artifact
 
-STAGE_OF = {"evaluation": "evaluate", "shaped": "shape", "checkpoint": "train"}
+STAGE_OF = {"evaluation": "evaluate", "revised": "shape", "shaped": "shape", "checkpoint": "train"}
 """Roles of an iteration whose stage is not generate. Everything else that has no place here is made on the way to training."""
 ANSWERS = ("rollouts", "sampled", "greedy", "policy", "training prompts", "held-out prompts")
 

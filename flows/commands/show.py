@@ -13,7 +13,7 @@ from flows.commands.console import answer_console
 from pipeline.common.errors import UserError
 from pipeline.common.text import json_safe
 from pipeline.look.show import show
-from pipeline.look.show.completions import SETS, Selection, answers_of, select
+from pipeline.look.show.completions import COMPLETIONS, SETS, Selection, answers_of, select
 from pipeline.look.show.query import Query
 from pipeline.look.show.reading import head
 from pipeline.look.show.subject import Subject, find_subject
@@ -28,7 +28,7 @@ class Wanted:
 
     query: Query
     sets: tuple[str, ...]
-    """Of a run: rollouts, sampled, greedy."""
+    """Of a run: rollouts, sampled, greedy, revised."""
     shaped: str | None
     table: str | None
     full: bool
@@ -80,7 +80,7 @@ def _has_completions(place: Subject, asked: bool) -> bool:
     """Whether completions are what is meant: of a store only if something was asked of them."""
     if place.what == "store":
         return asked
-    return place.what == "run" or place.only().kind == "rollouts"
+    return place.what == "run" or place.only().kind in COMPLETIONS
 
 
 def _select(place: Subject, wanted: Wanted, query: Query) -> Selection:

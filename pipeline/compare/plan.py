@@ -28,7 +28,7 @@ BASELINE = Choice("best-of-n", "best-of-n")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The rollouts that every algorithm trains on, and what they come from."""
+    """The rollouts that every algorithm trains on, and what they come from. Revisions, where the run trained on them."""
 
     directory: Path
     """The run directory."""
@@ -179,8 +179,8 @@ def find_snapshot(place: Path, iteration: int | None) -> Snapshot:
     directory, run = _run_around(place)
     ids = _with_graded(artifact)
     for step in run.iterations:
-        rollouts = step.answers.rollouts if step.answers else None
-        if rollouts is not None and rollouts.id in ids:
+        drawn = step.answers.rollouts if step.answers else None
+        if ids & {one.id for one in (drawn, step.revised) if one is not None}:
             if iteration not in (None, step.iteration):
                 raise UserError(f"{place}: the rollouts of iteration {step.iteration}, not of {iteration}")
             return replace(_snapshot(directory, run, step.iteration), rollouts=artifact)
@@ -242,6 +242,7 @@ def _snapshot(directory: Path, run: Run, iteration: int) -> Snapshot:
         there = [str(s.iteration) for s in run.iterations if s.answers and s.answers.rollouts]
         known = f"it has those of {', '.join(there)}" if there else "it has none yet; `rollbook generate` makes them"
         raise UserError(f"{directory}: no training rollouts of iteration {iteration}; {known}")
+    rollouts = step.trained_on or rollouts
     store = rollouts.url.rpartition("/")[0].rpartition("/")[0]  # the record follows a run that was moved; its config does not
     config = _settings_at(run, iteration, store)
     earlier = tuple(run.rollouts_before(iteration))

@@ -19,6 +19,8 @@ from pipeline.look.show.subject import store_around
 from pipeline.store import Artifact
 
 KEY = ["group_id", "sample_index"]
+ROWS = ("rollouts", "revisions")
+"""Kinds of artifacts with completions. Those of revisions are the own ones, and beside each what is preferred to it."""
 USABLE = pl.col("status") == "ok"
 """Cut completions are left out: a trainer would put an end behind them that the model never drew."""
 READ = [*KEY, "prompt_text", "completion_text", "reward", "status"]
@@ -59,7 +61,7 @@ class ExportSource:
             UserError: neither rollouts nor a shaped table, or episodes, whose text is not the model's alone.
             IntegrityError: the rollouts of a shaped table are not in its store.
         """
-        if artifact.kind not in ("rollouts", "shaped"):
+        if artifact.kind not in (*ROWS, "shaped"):
             raise UserError(f"{artifact.url}: a {artifact.kind} artifact; name rollouts, or a shaped table of them")
         shaped = artifact if artifact.kind == "shaped" else None
         rollouts = store_around(artifact).get(artifact.parent("rollouts")) if shaped else artifact

@@ -18,7 +18,7 @@ from schemas import TABLES, Rollouts
 
 FOLDER = "data"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
-BESIDE = ("origins", "remarks", "turns")
+BESIDE = ("origins", "remarks", "turns", "revisions")
 """Tables that come along as further configurations."""
 
 

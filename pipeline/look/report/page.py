@@ -24,6 +24,7 @@ from pipeline.look.report.examples import read_examples
 from pipeline.look.report.learned import learned_section
 from pipeline.look.report.made import made
 from pipeline.look.report.previous import changed_settings
+from pipeline.look.report.revisions import revisions_section
 from pipeline.look.report.verdict import Outcome, verdict
 from pipeline.run.state import Run
 from pipeline.run.status import artifacts_of, status
@@ -74,13 +75,14 @@ def render(run: Run) -> str:
     """The page's HTML."""
     now = status(run)
     rows = now["iterations"]
-    learned, said = learned_section(run), verdict(run)
+    learned, said, revisions = learned_section(run), verdict(run), revisions_section(run)
     if learned and learned[1].way == "down":
         said = Outcome(f"{said.says} {learned[1].says}", "down")
     sections = [
         outcomes.accuracy_section(rows),
         *([learned[0]] if learned else []),
         outcomes.rollouts_section(run),
+        *([revisions] if revisions else []),
         training_section(read_curves(run), outcomes.logprob_panel(run)),
         outcomes.time_section(run, rows),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,17 @@ from pipeline.look.show.query import Query
 from pipeline.look.show.reading import read
 from pipeline.look.show.subject import Subject, artifacts_in, store_around
 from pipeline.look.turns import turns_of
+from pipeline.run.state import Iteration
 from pipeline.store import Artifact, scan_table
-from schemas import Rollouts, Shaped
+from schemas import Revisions, Rollouts, Shaped
 
 KEY = ["group_id", "sample_index"]
-SETS = ("rollouts", "sampled", "greedy")
+SETS = ("rollouts", "sampled", "greedy", "revised")
+"""Of a run's iteration."""
+COMPLETIONS = ("rollouts", "revisions")
+"""Kinds of artifacts that completions are in."""
+ROLES = ["role", "change", "said", "note"]
+"""Columns of `Revisions` that are shown."""
 _SCALARS = ["prompt_id", "reward", "status", "finish_reason", "policy_version"]
 _WHOLE = ["prompt_text", "completion_text", "answer", "error", "completion_token_ids", "behavior_logprobs", "action_mask"]
 
@@ -31,7 +37,7 @@ class ShownRollouts:
 
     rollouts: Artifact
     name: str
-    """rollouts, sampled or greedy; else the beginning of its id."""
+    """rollouts, sampled, greedy or revised; else the beginning of its id."""
     shaped: Artifact | None = None
     policy: Artifact | None = None
     """The checkpoint that answered, for its tokenizer."""
@@ -44,7 +50,8 @@ class Completion:
     """One row, with what the list shows of it and its tokens."""
 
     row: dict[str, Any]
-    """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (the mean of those that were drawn)."""
+    """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (the mean of those that were drawn). Of revisions
+    `role`, `change`, `said` and `note` too, see `schemas.Revisions`."""
     answers: ShownRollouts
     turns: tuple[EpisodeTurn, ...] = ()
     """Of an episode."""
@@ -76,11 +83,13 @@ def answers_of(place: Subject, names: Sequence[str], shaped: Artifact | None = N
         found = []
         for step in place.run.iterations:
             for name in names or ("rollouts",):
-                part = getattr(step.answers, name) if step.answers else None
-                if part is not None:
-                    found.append(ShownRollouts(part, name, step.shaped if name == "rollouts" else None, step.policy))
+                if (part := set_of(step, name)) is not None:
+                    is_trained_on = part is step.trained_on
+                    found.append(
+                        ShownRollouts(part, name, step.shaped if is_trained_on else None, step.policy, _note(step, name))
+                    )
     else:
-        found = [_alone(use.artifact) for use in place.uses if use.artifact.kind == "rollouts"]
+        found = [_alone(use.artifact) for use in place.uses if use.artifact.kind in COMPLETIONS]
     if not found:
         raise UserError(f"{place.url}: no completions there yet")
     if shaped is None:
@@ -89,6 +98,21 @@ def answers_of(place: Subject, names: Sequence[str], shaped: Artifact | None = N
     if shaped.kind != "shaped" or not any(part.rollouts.id in parents for part in found):
         raise UserError(f"--shaped {shaped.url}: a {shaped.kind} artifact, and not one that was made from these rollouts")
     return [replace(part, shaped=shaped, note=None) if part.rollouts.id in parents else part for part in found]
+
+
+def set_of(step: Iteration, name: str) -> Artifact | None:
+    """One of the `SETS` of a run's iteration, if it is there."""
+    if name == "revised":
+        return step.revised
+    found: Artifact | None = getattr(step.answers, name) if step.answers else None
+    return found
+
+
+def _note(step: Iteration, name: str) -> str | None:
+    """Why training rollouts have no advantages."""
+    if name != "rollouts" or step.revised is None:
+        return None
+    return f"no advantages in iteration {step.iteration}: an expert's revisions of these were trained on (--of revised)"
 
 
 def _alone(rollouts: Artifact) -> ShownRollouts:
@@ -100,7 +124,7 @@ def _alone(rollouts: Artifact) -> ShownRollouts:
     note = None
     if len(shaped) > 1:
         note = f"no advantages: {len(shaped)} shaped tables were made from {rollouts.id[:8]}; name one with --shaped"
-    purpose = rollouts.recipe.get("purpose")
+    purpose = "revised" if rollouts.kind == "revisions" else rollouts.recipe.get("purpose")
     name = "rollouts" if purpose == "train" else str(purpose or rollouts.id[:8])
     return ShownRollouts(rollouts, name, shaped[0] if len(shaped) == 1 else None, policy, note)
 
@@ -159,4 +183,26 @@ def _whole(part: ShownRollouts, keys: pl.DataFrame) -> list[dict[str, Any]]:
     rows = scan_table(part.rollouts, Rollouts)
     extra = [name for name in rows.collect_schema().names() if Rollouts.is_extra(name)]
     columns = rows.select(*KEY, *_WHOLE, *extra).join(keys.lazy().select(KEY), on=KEY, how="semi")
-    return keys.join(read(columns, part.rollouts), on=KEY, how="inner").to_dicts()
+    found = keys.join(read(columns, part.rollouts), on=KEY, how="inner")
+    return with_roles(found, part.rollouts).to_dicts()
+
+
+def with_roles(rows: pl.DataFrame, rollouts: Artifact) -> pl.DataFrame:
+    """Rows of revisions with `ROLES`: whose each is, and what was changed; of rollouts as they are."""
+    if rollouts.kind != "revisions":
+        return rows
+    roles = scan_table(rollouts, Revisions).select(*KEY, *ROLES).join(rows.lazy().select(KEY), on=KEY, how="semi")
+    return rows.join(read(roles, rollouts), on=KEY, how="left", maintain_order="left")
+
+
+def described_role(row: Mapping[str, Any]) -> str | None:
+    """Whose a completion of revisions is, in words; None of rollouts.
+
+    >>> described_role({"role": "revised", "change": 0.17, "note": None})
+    'revised, 17% changed'
+    """
+    if row.get("role") is None:
+        return None
+    change = "" if row["change"] is None else f", {row['change']:.0%} changed"
+    note = "" if row["note"] is None else f", not revised: {row['note']}"
+    return f"{row['role']}{change}{note}"

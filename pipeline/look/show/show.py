@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pipeline.common.errors import UserError
 from pipeline.common.text import ABSENT, json_safe, number, visible
-from pipeline.look.show.completions import Completion, Selection
+from pipeline.look.show.completions import Completion, Selection, described_role
 from pipeline.look.show.subject import Use
 from pipeline.look.show.tokens import By, completion_text, legend, spoken
 from pipeline.store import Artifact
@@ -115,7 +115,13 @@ def facts(completion: Completion, named: bool = False) -> Text:
     row = completion.row
     scores = [f"{name.removeprefix('reward_')} {number(value)}" for name, value in row.items() if name.startswith("reward_")]
     number_of_it = f"{completion.answers.name} #{row['sample_index']}" if named else f"#{row['sample_index']}"
-    parts = [number_of_it, f"reward {number(row['reward'])}", *(scores if len(scores) > 1 else [])]
+    role = described_role(row)
+    parts = [
+        number_of_it,
+        *([one_line(role)] if role else []),
+        f"reward {number(row['reward'])}",
+        *(scores if len(scores) > 1 else []),
+    ]
     if row["advantage"] is not None:
         parts.append(f"advantage {row['advantage']:+.3g}")
     parts += [row["status"], f"{row['tokens']} tokens", f"mean logprob {number(row['logprob'])}"]

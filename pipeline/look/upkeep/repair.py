@@ -34,7 +34,7 @@ COMMANDS = {
     "repair": "`rollbook repair --drop-shards`",
 }
 """What makes the artifacts that no stage of a run makes."""
-SHARDED = ("rollouts", "shaped", "scores")
+SHARDED = ("rollouts", "shaped", "scores", "revisions")
 """Kinds whose stages go on from shards that are there."""
 
 

@@ -30,7 +30,12 @@ class ViewColumn:
 
 _MADE = (
     ViewColumn("iteration", "number", pl.col("policy_version"), "Of the checkpoint that answered; 0 is the base model."),
-    ViewColumn("set", "text", pl.col("set"), "rollouts (trained on), sampled or greedy (held-out answers)."),
+    ViewColumn(
+        "set",
+        "text",
+        pl.col("set"),
+        "rollouts (trained on), revised (trained on in their place), sampled or greedy (held-out answers).",
+    ),
     ViewColumn("place", "text", pl.col("place"), "Name of the run or the store."),
     ViewColumn("tokens", "number", length("completion_token_ids"), "Tokens of the completion."),
     ViewColumn("prompt_tokens", "number", length("prompt_token_ids"), "Tokens of the prompt."),

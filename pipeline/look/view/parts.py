@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.common.errors import UserError
-from pipeline.look.show.completions import SETS
+from pipeline.look.show.completions import COMPLETIONS, SETS, set_of
 from pipeline.look.show.subject import Subject, artifacts_in, find_subject, store_around
 from pipeline.store import Artifact, Store
 
@@ -24,7 +24,7 @@ class ViewPart:
     place: str
     """Name of the run or the store that it was found in."""
     set: str
-    """rollouts, sampled or greedy; of what nobody made for a run, the beginning of its id."""
+    """rollouts, sampled, greedy or revised; of what nobody made for a run, the beginning of its id."""
     iteration: int | None
     """Of the checkpoint that answered."""
     policy: Artifact | None = None
@@ -66,10 +66,9 @@ def _of_run(subject: Subject, path: str) -> Iterator[ViewPart]:
     assert subject.run is not None
     for step in subject.run.iterations:
         for name in SETS:
-            rollouts = getattr(step.answers, name) if step.answers else None
-            if rollouts is None:
+            if (rollouts := set_of(step, name)) is None:
                 continue
-            trained = name == "rollouts"
+            trained = rollouts is step.trained_on
             yield ViewPart(
                 rollouts=rollouts,
                 place=_name(path),
@@ -83,7 +82,7 @@ def _of_run(subject: Subject, path: str) -> Iterator[ViewPart]:
 
 def _of_store(subject: Subject, path: str) -> Iterator[ViewPart]:
     """Of a store or one artifact. Of several shaped tables none is taken: they differ."""
-    rollouts = [use.artifact for use in subject.uses if use.artifact.kind == "rollouts"]
+    rollouts = [use.artifact for use in subject.uses if use.artifact.kind in COMPLETIONS]
     if not rollouts:
         return
     store = Store(subject.url) if subject.what == "store" else store_around(rollouts[0])
@@ -91,7 +90,8 @@ def _of_store(subject: Subject, path: str) -> Iterator[ViewPart]:
     checkpoints = {artifact.id: artifact for artifact in artifacts_in(store, "checkpoint")}
     for one in rollouts:
         policy = next((checkpoints.get(parent.id) for parent in one.manifest.content.parents if parent.role == "policy"), None)
-        purpose, made, iteration = one.recipe.get("purpose"), shaped[one.id], one.summary.get("iteration")
+        purpose = "revised" if one.kind == "revisions" else one.recipe.get("purpose")
+        made, iteration = shaped[one.id], one.summary.get("iteration")
         several = f"no advantages: {len(made)} shaped tables were made from it" if len(made) > 1 else None
         yield ViewPart(
             rollouts=one,
@@ -110,7 +110,7 @@ def _by_rollouts(store: Store, kind: str) -> Mapping[str, list[Artifact]]:
     found: dict[str, list[Artifact]] = defaultdict(list)
     for artifact in artifacts_in(store, kind):
         for parent in artifact.manifest.content.parents:
-            if parent.kind == "rollouts":
+            if parent.kind in COMPLETIONS:
                 found[parent.id].append(artifact)
     return found
 

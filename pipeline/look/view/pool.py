@@ -14,6 +14,7 @@ import polars as pl
 from pipeline.algorithms.cells.density import mean_logprob
 from pipeline.common.errors import UserError
 from pipeline.common.lengths import length
+from pipeline.look.show.completions import with_roles
 from pipeline.look.show.reading import read
 from pipeline.look.turns import turns_of
 from pipeline.look.view.columns import KEY, ViewColumn, columns_of
@@ -188,7 +189,7 @@ class RowPool:
         frame = read(rows.head(most) if most else rows, part.rollouts)
         if frame.is_empty():
             return []
-        frame = self._joined(frame.sort(*KEY), number)
+        frame = with_roles(self._joined(frame.sort(*KEY), number), part.rollouts)
         groups = pl.col("group_id").is_in(frame["group_id"].unique().to_list())
         for role, scores in part.scores.items():
             scored = self._frame(scores, Scores).filter(groups).select(*KEY, pl.col("logprobs").alias(f"scores {role}"))

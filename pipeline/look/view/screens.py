@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from pipeline.common.errors import UserError
 from pipeline.common.text import count, number, visible
+from pipeline.look.show.completions import described_role
 from pipeline.look.view.parts import ViewPart
 from pipeline.look.view.pool import RowPool
 from pipeline.look.view.shading import choices, legend, shaded
@@ -186,6 +187,7 @@ class Screens:
         return {
             "row": row,
             "name": name,
+            "role": described_role(row),
             "components": components if len(components) > 1 else {},
             "shown": shaded(row, part, by, whole=asked.get("whole") == name),
             "tokens": len(row["completion_token_ids"] or ()),
