@@ -7,7 +7,8 @@ from typing import Any
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names under which a message keeps what was thought before it."""
-
+TEXTS = ("text", "reasoning")
+"""Parts of a content that are texts."""
 
 SPEAKERS = {
     "human": "user",
@@ -46,6 +47,10 @@ def _message(column: str, place: int, item: Any) -> dict[str, Any]:
     kept = {name: value for name, value in item.items() if value is not None}
     content = kept.get("content")
     if isinstance(content, list):
+        if (other := next((kind for kind in map(_kind, content) if kind not in TEXTS), None)) is not None:
+            raise ValueError(
+                f"column {column}: the content of message {place} has a part of type {other!r}; texts alone are read"
+            )
         content = _of_parts(kept, content)
     if kept.get("tool_calls"):
         kept["tool_calls"] = [_call(column, place, call) for call in kept["tool_calls"]]
@@ -57,14 +62,17 @@ def _message(column: str, place: int, item: Any) -> dict[str, Any]:
     return {**kept, "content": content}
 
 
-def _of_parts(kept: dict[str, Any], parts: list[Any]) -> str | None:
+def _kind(part: Any) -> str:
+    """What a part of a content is: by its type, or by what it is where it has none."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    return kind if isinstance(kind, str) else type(part).__name__
+
+
+def _of_parts(kept: dict[str, Any], parts: list[Any]) -> str:
     """The text of content that comes in parts; reasoning among them is put beside it."""
-    texts: dict[str, list[str]] = {"text": [], "reasoning": []}
+    texts: dict[str, list[str]] = {name: [] for name in TEXTS}
     for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in texts:
-            return None
-        texts[kind].append(str(part.get(kind) or ""))
+        texts[part["type"]].append(str(part.get(part["type"]) or ""))
     if "".join(texts["reasoning"]):
         kept["reasoning_content"] = "".join(texts["reasoning"])
     return "".join(texts["text"])

@@ -50,14 +50,17 @@ class LmEval(Format):
         texts = _texts(values["resps"])
         metrics = values.get("metrics")
         names = [name for name in metrics if isinstance(name, str)] if isinstance(metrics, list) else []
-        components = {name: number(values, name) for name in names} if len(texts) == 1 else {}
+        of_answers = [name for name in names if not isinstance(values.get(name), list | dict)]
+        if others := [name for name in names if name not in of_answers]:
+            self.remark(f"{', '.join(others)}: a metric of the whole task, which is no reward of an answer")
+        components = {name: number(values, name) for name in of_answers} if len(texts) == 1 else {}
         if len(texts) > 1:
             self.remark(
                 "a metric is of all repeats of a document, so their completions have no reward. Grade them: rollbook grade"
             )
         doc = values.get("doc")
         target = values.get("target")
-        rest = rest_of(values, {"arguments", "resps", "target", "filtered_resps"} | ({*names} if len(texts) == 1 else set()))
+        rest = rest_of(values, {"arguments", "resps", "target", "filtered_resps"} | ({*of_answers} if len(texts) == 1 else set()))
         for said in texts:
             yield Known(
                 row=row,

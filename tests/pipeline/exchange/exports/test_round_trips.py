@@ -190,6 +190,22 @@ def test_the_api_of_atropos_takes_its_groups(episodes: Artifact, tmp_path: Path)
     assert taken.inference_logprobs == [[1.0, 1.0, -0.5, 1.0, 1.0, -1.0, -0.25], [1.0, 1.0, -0.5, -0.25]]
 
 
+@pytest.mark.needs("verifiers")
+def test_verifiers_reads_its_traces(episodes: Artifact, tmp_path: Path) -> None:
+    from verifiers.v1.trace import Trace, WireTaskData
+    from verifiers.v1.utils.trace_store import read_episodes
+
+    write_foreign(ExportSource.of(episodes, masked=True), tmp_path, foreign_forms()["verifiers"], None)
+    read = read_episodes(tmp_path, Trace[WireTaskData, Any, Any])
+    nodes = [[(node.token_ids, node.mask, node.logprobs) for node in one.traces[0].nodes] for one in read]
+    call = [([33], [True], [-0.5]), ([40, 41], [False, False], []), ([34, 1], [True, True], [-1.0, -0.25])]
+    assert nodes == [
+        [([20, 21], [False, False], []), *call],
+        [([20, 21], [False, False], []), ([35, 1], [True, True], [-0.5, -0.25])],
+    ]
+    assert [one.traces[0].reward for one in read] == [1.0, 0.0]
+
+
 @pytest.mark.needs("trl", "accelerate")
 def test_trls_sft_learns_the_drawn_tokens_alone(episodes: Artifact, tmp_path: Path) -> None:
     from datasets import load_dataset

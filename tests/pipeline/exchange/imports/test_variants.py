@@ -171,3 +171,32 @@ def test_openai_results_may_be_named_before_their_requests(bring: Bring, tmp_pat
     assert rows_of(bring(results, requests)) == rows_of(bring(requests, results))
     with pytest.raises(DataError, match=r"among those named\. Name the requests' file too"):
         bring(results)
+
+
+def test_lm_eval_metrics_of_a_whole_task_are_no_rewards(bring: Bring, written: Callable[..., Path]) -> None:
+    """bleu, chrf and the like keep a reference and an answer a line, of which the task's figure is made."""
+    line = lines_of(FIXTURES / "lm_eval" / "samples_sums_hf.jsonl")[0]
+    line |= {"resps": [["A:19"]], "exact_match": 1.0, "bleu": ["19", "A:19"], "metrics": ["bleu", "exact_match"]}
+    artifact = bring(written([line]))
+    (row,) = rows_of(artifact)
+    assert row["reward"] == 1.0 and json.loads(row["rest"])["bleu"] == ["19", "A:19"]
+    assert remarks_of(artifact) == ["bleu: a metric of the whole task, which is no reward of an answer"]
+
+
+def test_images_in_messages_are_refused_by_name(bring: Bring, written: Callable[..., Path]) -> None:
+    shown = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}, {"type": "text", "text": "how many?"}]
+    row = {"prompt": [{"role": "user", "content": shown}], "completion": "3", "reward": 1.0, "group_id": "g"}
+    plain = row | {"prompt": [{"role": "user", "content": shown[1:]}]}
+    artifact = bring(written([row, plain]))
+    assert [one["prompt_text"] for one in rows_of(artifact)] == ["how many?"]
+    why = "column prompt: the content of message 0 has a part of type 'image_url'; texts alone are read"
+    assert aside_of(artifact) == [("rows.jsonl, line 1", why)]
+
+
+@pytest.mark.parametrize("name", ["verl/1.jsonl", "atropos/groups.jsonl", "skyrl/sums_test.jsonl", "verifiers/traces.jsonl"])
+def test_line_ends_of_windows_marks_of_byte_order_and_blank_lines_change_nothing(bring: Bring, tmp_path: Path, name: str) -> None:
+    source = FIXTURES / name
+    place = tmp_path / source.name
+    place.write_bytes(b"\xef\xbb\xbf" + source.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\n  \n")
+    as_it_is, changed = ([row | {"group_id": ""} for row in rows_of(bring(path))] for path in (source, place))
+    assert as_it_is == changed
