@@ -331,7 +331,7 @@ class SourceTokenizer:
     def _unwritten(self, messages: Messages) -> str:
         """What a user asks, behind what a system message says, for a model that was never shown a chat."""
         roles = [message["role"] for message in messages]
-        if roles not in (["user"], ["system", "user"]):
+        if roles not in (["user"], ["system", "user"], ["developer", "user"]):
             raise ValueError(NO_TEMPLATE)
         self.remarks[TEXTS_ALONE] = None
         return self._fill(["\n".join(str(message["content"]) for message in messages)])[0]

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pipeline.exchange.imports.by_advantage import find_rewards
 from pipeline.exchange.imports.format import Format, Options, misfit
 from pipeline.exchange.imports.known import Known, Misfit, SourceRow
-from pipeline.exchange.imports.values import Values, answer, asked, integer, messages, number, rest_of
+from pipeline.exchange.imports.values import Values, answer, asked, messages, number, rest_of, text
 
 OWN = ("step", "prompt", "completion", "advantage")
 LOOKED_AT = 4096
@@ -61,7 +61,7 @@ class TRL(Format):
             row=row,
             prompt=asked(messages(values, "prompt")),
             completion=answer(values, "completion"),
-            group=(f"step {integer(values, 'step')}",),
+            group=(f"step {text(values, 'step')}",),
             components={name: number(values, name) for name in self._rewards},
             component_weights=self._rewards,
             rest=rest_of(values, {"prompt", "completion", *self._rewards}),

@@ -15,7 +15,6 @@ from pipeline.exchange.imports.format import Format
 from pipeline.exchange.imports.known import Known, SourceRow
 from pipeline.exchange.imports.values import (
     Values,
-    integer,
     needed_text,
     number,
     numbers,
@@ -47,7 +46,7 @@ class Verl(Format):
 
     def known(self, row: SourceRow) -> Iterable[Known]:
         values = row.values
-        group = (f"step {integer(values, 'step')}", *([prompt_of(uid)] if (uid := text(values, "uid")) else []))
+        group = (f"step {text(values, 'step')}", *([prompt_of(uid)] if (uid := text(values, "uid")) else []))
         answer = reference(values.get("gts"))
         yield Known(
             row=row,

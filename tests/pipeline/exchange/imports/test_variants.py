@@ -200,3 +200,23 @@ def test_line_ends_of_windows_marks_of_byte_order_and_blank_lines_change_nothing
     place.write_bytes(b"\xef\xbb\xbf" + source.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\n  \n")
     as_it_is, changed = ([row | {"group_id": ""} for row in rows_of(bring(path))] for path in (source, place))
     assert as_it_is == changed
+
+
+def test_steps_may_be_texts(bring: Bring, tmp_path: Path) -> None:
+    """TRL and verl wrote numbers so in some versions, and pandas does where one is missing."""
+    table = pq.read_table(FIXTURES / "trl" / "completions_00001.parquet")
+    steps = pa.array([str(step) for step in table["step"].to_pylist()])
+    pq.write_table(table.set_column(table.schema.get_field_index("step"), "step", steps), tmp_path / "completions_00001.parquet")
+    as_it_is, as_text = (groups_of(bring(path)) for path in (FIXTURES / "trl" / "completions_00001.parquet", tmp_path))
+    assert as_it_is == as_text
+    lines = [line | {"step": str(line["step"])} for line in lines_of(FIXTURES / "verl" / "1.jsonl")]
+    (tmp_path / "verl").mkdir()
+    (tmp_path / "verl" / "1.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    assert groups_of(bring(tmp_path / "verl")) == groups_of(bring(FIXTURES / "verl" / "1.jsonl"))
+
+
+def test_openai_developers_messages_are_the_systems(bring: Bring, written: Callable[..., Path]) -> None:
+    asked = [{"role": "developer", "content": "sum"}, {"role": "user", "content": [{"type": "text", "text": "2+2"}]}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": "A:4", "refusal": None}, "finish_reason": "stop"}
+    row = {"request": {"model": "m", "messages": asked}, "response": {"model": "m", "choices": [choice]}}
+    assert [one["prompt_text"] for one in rows_of(bring(written([row])))] == ["sum\n2+2"]
