@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.exchange.imports.detect import formats
 from pipeline.store import Artifact
 
 Bring = Callable[..., Artifact]
@@ -270,3 +271,15 @@ def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_format_has_a_line_of_its_file_and_a_command_in_the_page() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "other-data.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| [`") or line.startswith("| `")]
+    for name in formats():
+        row = next(line for line in rows if f"`{name}`" in line.split(" | ")[0])
+        anchor = row.partition("(#")[2].partition(")")[0]
+        assert anchor, name
+        sections = {part.partition("\n")[0].lower().replace(" ", "-"): part for part in page.split("\n#### ")[1:]}
+        examples = [line for line in sections[anchor].splitlines() if line.startswith("    ")]
+        assert any(line.startswith("    rollbook import ") for line in examples) and len(examples) > 1, name
