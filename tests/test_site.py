@@ -31,6 +31,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(300)
+def test_a_page_is_as_dark_as_the_system_whatever_it_was_before(browser: Any, site: Path) -> None:
+    mean = "getComputedStyle(document.body).{}.match(/[0-9.]+/g).slice(0, 3).reduce((sum, one) => sum + +one, 0) / 3"
+    for dark in (False, True, False):
+        browser.open((site / "metrics.html").as_uri(), 1400, dark=dark)
+        background, ink = (browser.value(mean.format(of)) for of in ("backgroundColor", "color"))
+        assert (background < 64 and ink > 128) if dark else (background > 240 and ink < 64)
+
+
+@pytest.mark.timeout(300)
+def test_a_table_that_scrolls_has_a_shade_at_its_side(browser: Any, site: Path) -> None:
+    browser.open((site / "recipes.html").as_uri(), 400)
+    wide = "[...document.querySelectorAll('.md-typeset__scrollwrap')].filter((one) => one.scrollWidth > one.clientWidth + 1)"
+    shades = browser.value(f"{wide}.map((one) => getComputedStyle(one).backgroundImage.split('linear-gradient').length - 1)")
+    assert shades and set(shades) == {4}
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("width", [1400, 400])
 def test_the_search_works_from_disk(browser: Any, site: Path, width: int) -> None:
     browser.open((site / "index.html").as_uri(), width)
