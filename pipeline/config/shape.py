@@ -53,6 +53,9 @@ class ShapeConfig(Model):
     truncated_by: tuple[Literal["length", "turns", "tokens", "context"], ...] | None = None
     """Which cuts `truncated` is about: length of a turn or completion, turns or tokens of an episode, or a full context.
     Default: all."""
+    labels: str | None = None
+    """A file of `rollbook label` with comparisons of the very rollouts: methods on pairs take its pairs, and how surely people
+    preferred one of them, in place of pairs by reward."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> ShapeConfig:

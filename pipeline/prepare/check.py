@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +18,7 @@ from pipeline.config.engine import EngineConfig
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.heldout import by_set
 from pipeline.config.phases import ReferenceConfig
+from pipeline.config.reward import RewardComponent
 from pipeline.config.run import RunConfig
 from pipeline.config.shape import ShapeConfig
 from pipeline.environments.registry import check_environment
@@ -31,8 +32,9 @@ from pipeline.prepare.rehearsal import rehearse
 from pipeline.prepare.room import lines_of, refuse_unfit, room_for
 from pipeline.prepare.stops import hidden_by_stops
 from pipeline.revise.experts import check_revise
+from pipeline.rewards.graders.labels import only_value
 from pipeline.rewards.registry import check_prompts, check_reward_config, notes_of
-from pipeline.shape.informative import cannot_learn
+from pipeline.shape.informative import cannot_learn, imitates
 from pipeline.shape.mix.shares import check_replay, described
 from pipeline.shape.mix.tokens import check_tokens
 from pipeline.shape.settings import check_shape
@@ -139,6 +141,8 @@ def check_config(config: RunConfig) -> list[str]:
     for source, frame in ((config.data.train, train), (config.data.heldout, heldout)):
         check_prompts(config.reward.components, frame.to_dicts, source.path)
     sets = [look_at_set(here, one.name, train, files["config.json"].parent) for one, here in by_set(config)]
+    for _, algorithm in settings:
+        refuse_one_sided(config.reward.components, algorithm)
     graded = look_at_graders(config, train)
     nodes, slow = look_at_cluster(config)
     longest = rendering.about_longest(asked_of(train)) + config.generate.max_tokens
@@ -199,6 +203,25 @@ def look_at_set(config: RunConfig, name: str, train: pl.DataFrame, model: Path) 
         raise DataError(f"evaluate.sets, {name}: {len(shared)} questions of {source.path} are also in {config.data.train.path}")
     check_prompts(config.reward.components, frame.to_dicts, source.path)
     return f"{len(frame)} in the set {name}"
+
+
+def refuse_one_sided(components: Sequence[RewardComponent], algorithm: Algorithm) -> None:
+    """Refuse labels that are all alike, where they are all that rewards are made of and the algorithm learns from differences.
+
+    Raises:
+        UserError: names the file and what all its labels are.
+    """
+    if len(components) != 1 or components[0].grader not in ("from_file", "human") or imitates(algorithm):
+        return
+    (component,), args = components, components[0].args
+    label = args.get("label", "label" if component.grader == "human" else "reward")
+    found = only_value(Path(args["path"]), label, args.get("values") or {})
+    if found is not None and args.get("missing") is None:
+        raise UserError(
+            f"reward.components.0 ({component.grader}): {args['path']}, column {label}: every label is {found}, so that no "
+            f"completion is better than another, and {algorithm.name} learns from differences. Label what is worse too, or use a "
+            "method that imitates, such as sft"
+        )
 
 
 def check_reviser(config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from pipeline.algorithms.cells.shaping import ExponentialAdvantage
 from pipeline.common.errors import UserError
 from pipeline.config.shape import ShapeConfig
 from pipeline.shape.classes import ClassRule
+from pipeline.shape.labels import GivenPairs
 from pipeline.shape.settings import draws, filters_on_grades, filters_on_rewards
 from schemas.rollouts import ENVIRONMENT_ERROR
 
@@ -76,7 +77,7 @@ def tool_bonus(choices: ShapeConfig) -> pl.Expr:
     return choices.tool_bonus * pl.col("calls").clip(upper_bound=choices.tool_bonus_calls)
 
 
-def with_pairs(rows: pl.DataFrame, pairing: RewardPairs) -> tuple[pl.DataFrame, pl.DataFrame]:
+def with_pairs(rows: pl.DataFrame, pairing: RewardPairs | GivenPairs) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Pair the kept rows. Returns the rows, those in no pair dropped as unpaired, and the rows of a `Pairs` table."""
     pairs = pairing.pairs(rows.filter(KEPT))
     ends = [pairs.select(GROUP, sample_index=name) for name in ("chosen_index", "rejected_index")]

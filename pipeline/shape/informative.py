@@ -29,6 +29,11 @@ def one_reward(rewards: pl.Series, algorithm: Algorithm) -> dict[str, float]:
     return {"only_reward": low}
 
 
+def imitates(algorithm: Algorithm) -> bool:
+    """Whether an algorithm learns from completions that are all equally good: its advantage does not compare them."""
+    return not isinstance(algorithm, Preference) and isinstance(algorithm.advantage, Constant)
+
+
 def cannot_learn(samples: int, max_tokens: int, choices: ShapeConfig, algorithm: Algorithm) -> Iterator[str]:
     """Why a run's settings leave nothing to learn from its own rollouts, whatever their rewards are. Nothing if they do.
 

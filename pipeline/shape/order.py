@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.algorithms import resolve
 from pipeline.config.run import RunConfig
 from pipeline.config.shape import ShapeConfig
 from pipeline.run.order import STAGES, Job, Order
+from pipeline.shape.labels import labels_of
 from pipeline.shape.settings import draws
 from pipeline.store import Artifact, Request
 
@@ -33,9 +36,11 @@ def shape_order(config: RunConfig, iteration: int, rollouts: Artifact, title: st
 def shape_request(config: RunConfig, iteration: int, rollouts: Artifact) -> Request:
     """Advantages and weights for one rollouts artifact; algorithms that shape alike share it, and iterations without max_age."""
     algorithm = resolve(config.train.algorithm, config.train.algorithm_args, config.plugins)
-    unused = {"max_age", *(set() if config.shape.tool_bonus else {"tool_bonus", "tool_bonus_calls"})}
+    unused = {"max_age", "labels", *(set() if config.shape.tool_bonus else {"tool_bonus", "tool_bonus_calls"})}
     unused |= {name for name in LATER if getattr(config.shape, name) == ShapeConfig.model_fields[name].default}
     recipe = {"choices": config.shape.model_dump(mode="json", exclude=unused), **algorithm.shaping_recipe()}
+    if config.shape.labels is not None:
+        recipe["labels"] = labels_of(Path(config.shape.labels), rollouts).sha256
     if config.shape.max_age is not None:
         recipe["oldest_version"] = max(iteration - config.shape.max_age, 0)
     if draws(config.shape, algorithm):

@@ -7,6 +7,7 @@ classes, what counts as solved) is refused as a setting, so that nothing is appl
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.algorithms import Algorithm
 from pipeline.algorithms.algorithm import cells_of
@@ -28,6 +29,7 @@ from pipeline.algorithms.preference import Preference, UnpairedPreference
 from pipeline.common.errors import UserError
 from pipeline.config.shape import ShapeConfig
 from pipeline.shape.credit import has_credits
+from pipeline.shape.labels import check_labels
 
 
 def filters_on_grades(choices: ShapeConfig) -> tuple[Filter, ...]:
@@ -67,16 +69,21 @@ def check_shape(choices: ShapeConfig, algorithm: Algorithm) -> None:
     """Raise if a setting contradicts what the algorithm declares.
 
     Raises:
+        DataError: `labels` is no file of labels.
         UserError: names the setting, what the algorithm does itself, and the remedy.
     """
     for setting, why in _clashes(choices, algorithm):
         raise UserError(f"shape.{setting}: {algorithm.name} {why}")
+    if choices.labels is not None:
+        check_labels(Path(choices.labels))
 
 
 def _clashes(choices: ShapeConfig, algorithm: Algorithm) -> Iterator[tuple[str, str]]:
     if has_credits(choices) and not isinstance(algorithm, PolicyGradient):
         setting = "credit" if choices.credit == "turn" else "void_turns"
         yield setting, "takes completions whole, so that turns have no part of their own. Use a policy gradient, such as grpo"
+    if choices.labels is not None and not isinstance(algorithm, Preference):
+        yield "labels", "learns from rewards, not from pairs that were compared. Use a method on pairs, such as ipo or dpo"
     fraction = choices.positive_fraction is not None
     by_weight = fraction and choices.positive_fraction_by == "weight"
     balance = choices.class_balance != "keep"

@@ -23,6 +23,8 @@ from pipeline.shape.choices import KEPT, check_weights, finished, shape_rows, sh
 from pipeline.shape.classes import ClassRule, Draws, class_rule, draws_of
 from pipeline.shape.credit import KEY, credits_of, finished_credits, has_credits, of_rows, with_void
 from pipeline.shape.fit import check_limit, max_tokens_of
+from pipeline.shape.labels import KEY as LABELLED
+from pipeline.shape.labels import GivenPairs, labels_of
 from pipeline.shape.settings import check_shape
 from pipeline.shape.sums import GRADED, FateSums
 from pipeline.store import Artifact, Request, Store, Work
@@ -35,7 +37,8 @@ def shape(spec: Event, reporter: Reporter) -> Event:
     """Make the shaped artifact of a spec.
 
     Args:
-        spec: store, request, rollouts (path of the artifact), shape (a ShapeConfig), algorithm, algorithm_args.
+        spec: store, request, rollouts (path of the artifact), shape (a ShapeConfig), algorithm, algorithm_args; pairs (path of a
+            shaped artifact) to take the pairs of that one in place of the file of labels.
 
     Returns:
         {"artifact": path}.
@@ -63,6 +66,7 @@ class _Shaping:
         self.oldest_version: int | None = work.request.recipe.get("oldest_version")
         self.moments = 0.0, 1.0, 0.0
         self.given_weight = given_weight(self.rollouts)
+        self.given_pairs = _given_pairs(spec, self.choices, self.rollouts)
         scan_table(self.rollouts, Rollouts)
         self.files = self.rollouts.tables("rollouts")
         self.rollouts.tables("turns")  # those are beside them then
@@ -90,7 +94,7 @@ class _Shaping:
         scalars = self._scalars(path)
         rows = self._finished(path, scalars)
         if isinstance(self.algorithm, Preference):
-            rows, pairs = with_pairs(rows, self.algorithm.pairing)
+            rows, pairs = with_pairs(rows, self.given_pairs or self.algorithm.pairing)
             self.work.write_table(_pairs_name(path), pairs, Pairs)
         shaped = shaped_table(rows, self.algorithm, rule)
         check_weights(shaped, self.algorithm)
@@ -183,6 +187,14 @@ class _Shaping:
                     f"and {len(draws.negative)} a negative advantage"
                 )
         return class_rule(self.choices, draws)
+
+
+def _given_pairs(spec: Event, choices: ShapeConfig, rollouts: Artifact) -> GivenPairs | None:
+    """Preferences that people gave, from their file or, where that may be gone, from what was made of it."""
+    if "pairs" in spec:
+        made = verified(spec["pairs"]).tables("pairs")
+        return GivenPairs(pl.concat([pl.read_parquet(path, glob=False) for path in made]).select(*LABELLED, "preference"))
+    return labels_of(Path(choices.labels), rollouts) if choices.labels else None
 
 
 def given_weight(rollouts: Artifact) -> float:

@@ -9,6 +9,8 @@ import pytest
 WEIGHTS = "model/model.safetensors"
 UNFOLDING = "".join(["x0: &x0 [1]\n", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]\n" for i in range(1, 12))])
 MERGING = "".join(["x0: &x0 {a: 1}\n", *(f"x{i}: &x{i} {{<<: [{', '.join([f'*x{i - 1}'] * 10)}]}}\n" for i in range(1, 12))])
+LABEL = {"rollouts": "r", "group_id": "g", "chosen_index": 0, "rejected_index": 1, "annotator": "ada"}
+LABEL |= {"score_chosen": 1, "score_rejected": 0}
 Kinds = dict[str, tuple[Any, ...]]
 
 CONFIGS: Kinds = {
@@ -165,6 +167,31 @@ GRADERS: Kinds = {
             },
         ),
         "args.values: no verdict prefers the second completion, so that the judge, which is asked in both orders, contradicts",
+    ),
+    "labels of one side": (
+        lambda p: (
+            p.write("l.csv", "prompt_id,sample_index,reward\np,0,1\np,1,1.0\nq,0,\n")
+            or p.settings(reward__components=[{"grader": "from_file", "args": {"path": "l.csv"}}], train__algorithm="dpo")
+        ),
+        "(from_file): l.csv, column reward: every label is 1, so that no completion is better than another, and dpo learns from",
+    ),
+    "comparisons of which all are ties": (
+        lambda p: (
+            p.write("l.jsonl", [{**LABEL, "score_chosen": 0.5, "score_rejected": 0.5}])
+            or p.settings(shape__labels="l.jsonl", train__algorithm="ipo")
+        ),
+        "shape.labels: l.jsonl: 1 pair is labelled, and in all of them both completions are as good as each other",
+    ),
+    "comparisons that contradict one another": (
+        lambda p: (
+            p.write("l.jsonl", [LABEL, {**LABEL, "chosen_index": 1, "rejected_index": 0}])
+            or p.settings(shape__labels="l.jsonl", train__algorithm="ipo")
+        ),
+        "shape.labels: l.jsonl, line 2: ada contradicts line 1: the same pair of group g with another preference. Keep one",
+    ),
+    "comparisons for a method that takes none": (
+        lambda p: p.settings(shape__labels="l.jsonl", train__algorithm="grpo"),
+        "shape.labels: grpo learns from rewards, not from pairs that were compared. Use a method on pairs, such as ipo or dpo",
     ),
     "an infinite weight": (
         lambda p: p.grader(grader="exact_match", weight=float("nan")),

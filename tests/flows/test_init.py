@@ -22,6 +22,7 @@ from pipeline.prepare.data import divide, read_questions
 from pipeline.prepare.draft import scalar
 from pipeline.prepare.interview import _read
 from pipeline.prepare.model import find_model
+from pipeline.prepare.recipes import RECIPES, recipe_names
 
 BASE = Path(__file__).resolve().parents[2] / "data/base"
 QUESTIONS = [{"q": f"{number}+1", "solution": str(number + 1), "level": number % 3} for number in range(40)]
@@ -55,6 +56,15 @@ def test_options_alone_write_a_config_that_is_sound(rollbook: Rollbook, data: Pa
     assert config.reward.components[0].grader == "reward:score"
     assert config.train.algorithm == "grpo"
     assert config.generate.max_tokens == 128
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_init_writes_every_recipe_with_ones_own_model_and_data(rollbook: Rollbook, data: Path, tmp_path: Path, name: str) -> None:
+    said = rollbook("init", "first", *options(reward="exact", template="Q:{question}=", recipe=name))
+    assert said.status == 0, said.err
+    made, recipe = load_config(tmp_path / "first" / "run.yaml"), load_config(RECIPES / f"{name}.yaml")
+    assert (made.model.path, made.data.train.question) == (str(BASE), "q")
+    assert (made.train.algorithm, made.phases, made.iterations) == (recipe.train.algorithm, recipe.phases, recipe.iterations)
 
 
 def test_a_well_known_set_is_told_by_its_columns(rollbook: Rollbook, tmp_path: Path) -> None:

@@ -210,6 +210,31 @@ class Labels:
         return Agreement(len(groups), equal / pairs, 1 - observed / expected if expected else None)
 
 
+def only_value(path: Path, label: str, values: Mapping[str, float]) -> str | None:
+    """What a file's labels all are, as it is written there; None if they differ, or it has none.
+
+    Args:
+        label: column of the values.
+        values: numbers that words stand for.
+
+    Raises:
+        UserError, DataError: it cannot be read.
+    """
+    first: tuple[str, float | str] | None = None
+    for row in read_labels(path, [label]):
+        text = "" if row.values[0] is None else str(row.values[0]).strip()
+        if not text:
+            continue
+        try:
+            value: float | str = float(values.get(text, text))
+        except ValueError:
+            value = text
+        first = first or (text, value)
+        if value != first[1]:
+            return None
+    return first[0] if first else None
+
+
 def refuse_missing(path: Path, names: Sequence[str]) -> list[str]:
     """The file's columns.
 

@@ -83,6 +83,8 @@ def _shape(held: Held, world: World, scratch: Path) -> Artifact:
     if "source" in held.recipe:
         raise CannotRerun("its algorithm is the user's own")
     spec = {"store": str(scratch), "request": request_of(held).to_json(), "rollouts": parent_path(held, world, "rollouts")}
+    if "labels" in held.recipe:
+        spec["pairs"] = str(held.folder.place.path)
     why = "no algorithm of this version shapes as its recipe says"
     for name, settings in shaped_by(held.recipe):
         chosen = {"algorithm": name, "algorithm_args": settings, "shape": held.recipe.get("choices") or {}}
