@@ -22,6 +22,7 @@ START = 30
 MOST_HEIGHT = 16000
 """Pixels of the longest picture; more of a page is left out."""
 MEASURE = (Path(__file__).parent / "measure.js").read_text(encoding="utf-8")
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
 
 
 def chromium() -> str | None:
@@ -75,6 +76,11 @@ class Browser:
         """Elements that reach over the sides of the page, and boxes whose content is wider than they are."""
         found = self.value(MEASURE)
         return found["over"], found["scrolled"]
+
+    def faint(self) -> list[str]:
+        """Texts that stand out too little from what is behind them to be read easily, each with its contrast."""
+        found: list[str] = self.value(CONTRAST)
+        return found
 
     def point(self, x: float, y: float) -> None:
         """Move the pointer there."""

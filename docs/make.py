@@ -25,7 +25,7 @@ from pipeline.config.reward_model import RewardModelConfig
 from pipeline.config.run import RunConfig
 from pipeline.rewards.graders.measured import measured, weaknesses
 from schemas import TABLES
-from schemas.example import description, example
+from schemas.example import description, example, meanings
 from schemas.manifest import Content, File, Manifest, Parent, Provenance
 from schemas.table import Table
 
@@ -187,13 +187,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _fields(model: type[BaseModel]) -> str:
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    rows, said = ["| key | type | default | meaning |", "|---|---|---|---|"], meanings(model)
     for name, field in model.model_fields.items():
         default = "required" if field.default is PydanticUndefined else f"`{_default(field.default)}`"
         if field.default_factory is not None:
             default = ""
         shown = field.alias or name
-        rows.append(f"| `{shown}` | {_cell(_type(field.annotation))} | {default} | {_cell(field.description or '')} |")
+        rows.append(f"| `{shown}` | {_cell(_type(field.annotation))} | {default} | {_cell(said.get(name, ''))} |")
     return "\n".join(rows) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""Pictures of the pages that rollbook writes, at two widths, light and dark, and what on them is too wide.
+"""Pictures of the pages that rollbook writes, at two widths, light and dark, and what on them is too wide or too faint.
 
 python docs/pictures.py runs/demo --out pictures               the pages of a run: its report, comparisons and audits
 python docs/pictures.py site/index.html report.html --out pictures
 
-Prints a line for each picture; ends with status 1 if anything reaches over the side of a page. Needs Chromium.
+Prints a line for each picture; ends with status 1 if anything reaches over the side of a page or is hard to read. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -42,10 +42,15 @@ def main() -> int:
                     picture = given.out / f"{page.resolve().parent.name}-{page.stem}-{width}-{'dark' if dark else 'light'}.png"
                     browser.picture(picture)
                     over, scrolled = browser.too_wide()
+                    faint = browser.faint()
                     print(picture)
-                    for line in (*(f"  too wide: {one}" for one in over), *(f"  scrolls: {one}" for one in scrolled)):
+                    for line in (
+                        *(f"  too wide: {one}" for one in over),
+                        *(f"  scrolls: {one}" for one in scrolled),
+                        *(f"  faint: {one}" for one in faint),
+                    ):
                         print(line)
-                    wrong += len(over)
+                    wrong += len(over) + len(faint)
     return 1 if wrong else 0
 
 

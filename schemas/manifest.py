@@ -25,7 +25,7 @@ Kind = Literal[
 
 
 class _ManifestModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Parent(_ManifestModel):

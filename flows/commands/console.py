@@ -52,6 +52,7 @@ class StageConsole:
         self._bars: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._told: dict[str, float] = {}
+        self._ready: dict[str, float] = {}
         self._progress: Progress | None = None
         if console.is_terminal:
             self._progress = Progress(
@@ -78,6 +79,8 @@ class StageConsole:
         match event["event"]:
             case "started":
                 self._start(stage)
+            case "ready":
+                self._ready[stage] = time.monotonic()
             case "progress":
                 self._advance(stage, event)
             case "note":
@@ -91,6 +94,7 @@ class StageConsole:
 
     def _start(self, stage: str) -> None:
         self._started[stage] = self._told[stage] = time.monotonic()
+        self._ready.pop(stage, None)
         if self._progress:
             if stage in self._bars:  # its first attempt crashed
                 self._progress.remove_task(self._bars[stage])
@@ -107,12 +111,18 @@ class StageConsole:
             self._console.print(f"{stage}: {event['done']} of {event['total']} {event['unit']} {speed}", highlight=False)
 
     def _finish(self, stage: str, working: float | None) -> None:
-        """Say how long a stage worked, as the table does, and apart from it how long its process and engine took to start."""
+        """Say how long a stage worked, as the table does, and apart from it how long its process and engine took to start.
+
+        What artifacts say of their time has the engine's start in it.
+        """
         if self._progress and stage in self._bars:
             self._progress.remove_task(self._bars.pop(stage))
         seconds = time.monotonic() - self._started.get(stage, time.monotonic())
         starting = 0.0 if working is None else seconds - working
         apart = f", after {starting:.1f} s to start" if starting >= START_SECONDS else ""
+        within = self._ready.get(stage, 0.0) - self._started.get(stage, 0.0) - starting
+        if working is not None and within >= START_SECONDS:
+            apart += f"; {within:.1f} s of them the engine's start"
         self._console.print(f"[green]✓[/green] {stage:16} [dim]{working or seconds:6.1f} s{apart}[/dim]", highlight=False)
 
     def _fail(self, stage: str, message: str) -> None:

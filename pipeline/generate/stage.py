@@ -186,6 +186,7 @@ class _Jobs:
             mixed=MixedWith(**self.spec["mixture"]) if "mixture" in self.spec else None,
             cluster=cluster,
         )
+        reporter.ready()
         for shard in self.shards:
             shard.engine = engine.name
         with ExitStack() as stack:

@@ -181,7 +181,20 @@ def check_config(config: RunConfig) -> list[str]:
     positions = base_model.positions(files["config.json"])
     warnings = (warning for here, algorithm in settings for warning in warnings_of(here, algorithm, positions))
     lines += [f"warning    {warning}" for warning in dict.fromkeys(warnings)]
-    return [*(visible(line) for line in lines), "ok"]
+    return [*(visible(line) for line in lines), closing(lines, reward=any(name == "warning" for name, _ in graded))]
+
+
+def closing(lines: Sequence[str], *, reward: bool) -> str:
+    """The last line: how many warnings stand above it, and whether graders are among them.
+
+    >>> closing(["warning    2 held-out questions"], reward=False)
+    'ok, with 1 warning'
+    """
+    warnings = sum(line.startswith("warning ") for line in lines)
+    if not warnings:
+        return "ok"
+    told = f"ok, with {warnings} warning{'s' * (warnings > 1)}"
+    return f"{told}; as graders answer now, there may be nothing to learn from" if reward else told
 
 
 def look_at_set(config: RunConfig, name: str, train: pl.DataFrame, model: Path) -> str:
@@ -295,7 +308,7 @@ def _of_turns(config: RunConfig) -> Iterator[str]:
 
 
 def named(lines: list[str]) -> list[tuple[str, str]]:
-    """What `check_config` found, without its closing ok: the name at the beginning of each line, and the rest."""
+    """What `check_config` found, without its closing line: the name at the beginning of each line, and the rest."""
     return [(line[:NAME_WIDTH].strip(), line[NAME_WIDTH:]) for line in lines[:-1]]
 
 

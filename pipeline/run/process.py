@@ -108,6 +108,10 @@ class Reporter:
     def progress(self, done: float, total: float, unit: str, **fields: Any) -> None:
         self.send("progress", done=done, total=total, unit=unit, **fields)
 
+    def ready(self) -> None:
+        """An engine has started: the time until now was no work."""
+        self.send("ready")
+
     def note(self, message: str) -> None:
         """A sentence that the user should see."""
         self.send("note", message=message)

@@ -165,7 +165,7 @@ def test_check_says_what_it_found(rollbook: Rollbook, project: Path) -> None:
     assert lines[0] == "model      model (Qwen2ForCausalLM)"
     assert lines[1] == "prompts    1 for training, 1 held out"
     assert "run        3 x 128 x 4 in runs/small" in lines
-    assert lines[-1] == "ok"
+    assert lines[-1] == "ok, with 1 warning"
     assert not (project / "runs").exists()
 
 
@@ -183,7 +183,7 @@ def test_rows_that_are_set_aside_and_warnings_are_called_so(rollbook: Rollbook, 
 
 def test_an_overlap_may_be_allowed(rollbook: Rollbook, project: Path) -> None:
     said = rollbook("check", "run.yaml", "--set", "data.heldout.path=train.jsonl", "--set", "data.allow_overlap=true")
-    assert (said.status, said.out.splitlines()[-1]) == (0, "ok")
+    assert (said.status, said.out.splitlines()[-1]) == (0, "ok, with 1 warning")
 
 
 def test_prompts_may_be_parquet(rollbook: Rollbook, project: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_installed_command_does_the_same(project: Path) -> None:
     if not command.exists():
         pytest.skip("the package is not installed beside this interpreter")
     done = subprocess.run([command, "check", "run.yaml"], cwd=project, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok, with 1 warning")
     wrong = subprocess.run([command, "check", "run.yaml", "--set", "train.epoch=3"], cwd=project, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert wrong.stderr.endswith("train.epoch: unknown key; did you mean `epochs`?\n")

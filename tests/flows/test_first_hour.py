@@ -89,3 +89,8 @@ def test_the_start_of_the_engine_is_told_apart_from_the_work(capsys: pytest.Capt
     console._started["generate 0"] -= 46.9
     console.tell("generate 0", {"event": "finished", "seconds": 18.0})
     assert " ".join(capsys.readouterr().out.split()) == "✓ generate 0 18.0 s, after 28.9 s to start"
+    console.tell("generate 1", {"event": "started"})
+    console._started["generate 1"] -= 46.9
+    console.tell("generate 1", {"event": "ready"})
+    console.tell("generate 1", {"event": "finished", "seconds": 46.9})
+    assert " ".join(capsys.readouterr().out.split()) == "✓ generate 1 46.9 s; 46.9 s of them the engine's start"

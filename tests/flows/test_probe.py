@@ -93,6 +93,7 @@ def test_check_and_init_warn_of_a_reward_that_is_0_for_everything(rollbook: Roll
     said = rollbook("check", "run.yaml")
     assert said.status == 0
     assert "warning    reward.components.0 (reward:score): gives an empty answer as much as the right one: 0 and 0" in said.out
+    assert said.out.splitlines()[-1].endswith(" warnings; as graders answer now, there may be nothing to learn from")
     (project / "run.yaml").unlink()
     base = str(Path(__file__).resolve().parents[2] / "data/base")
     said = rollbook("init", "--yes", "--model", base, "--data", "train.jsonl", "--heldout", "heldout.jsonl", "--reward", "own")

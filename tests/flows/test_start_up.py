@@ -51,3 +51,7 @@ def test_a_room_imports_no_heavy_library(module: str, tmp_path: Path) -> None:
 
 def test_the_configuration_imports_no_data_frames(tmp_path: Path) -> None:
     assert imported("import pipeline.config.load", tmp_path) & {"polars", "pyarrow", "numpy"} == set()
+
+
+def test_the_page_of_an_audit_imports_no_library_that_draws(tmp_path: Path) -> None:
+    assert imported("import pipeline.look.audit.page", tmp_path) & HEAVY == set()

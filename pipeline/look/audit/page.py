@@ -15,8 +15,8 @@ from pipeline.look.audit.findings import AREAS, SEVERITIES, Severity
 from pipeline.look.audit.lineage import Graph
 from pipeline.look.audit.remedies import in_order
 from pipeline.look.audit.terminal import looked, verdict
+from pipeline.look.report.frame import Tile, page_environment
 from pipeline.look.report.made import made
-from pipeline.look.report.page import Tile, page_environment
 from pipeline.store.files import write_text
 
 MOST_FINDINGS = 500

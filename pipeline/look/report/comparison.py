@@ -14,15 +14,16 @@ from markupsafe import Markup
 
 from pipeline.common.text import ABSENT, count, duration, interval, number, percent
 from pipeline.look.report.beside import not_comparable
+from pipeline.look.report.colors import role_of
 from pipeline.look.report.comparison_cells import line_key
 from pipeline.look.report.comparison_curves import cards, epochs_section, look_of, training_section
 from pipeline.look.report.comparison_data import Compared, read_compared
 from pipeline.look.report.comparison_grids import BARS, cost_grid, last_epoch_grid, ranking_grid, trials_grid
 from pipeline.look.report.comparison_table import cautions, ends, failures
 from pipeline.look.report.comparison_verdict import ranking_verdict
-from pipeline.look.report.figures import role_of
+from pipeline.look.report.frame import Tile, page_environment, script
 from pipeline.look.report.made import made
-from pipeline.look.report.page import SHORT, Tile, as_yaml, lineage, page_environment, script
+from pipeline.look.report.page import SHORT, as_yaml, lineage
 from pipeline.look.report.sections import Grid
 from pipeline.store import Artifact, Store
 from pipeline.store.files import write_text

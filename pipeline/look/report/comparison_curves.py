@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.look.report import figures
+from pipeline.look.report.colors import MUTED, SERIES, role_of
 from pipeline.look.report.comparison_data import Compared, by_epoch, over_seeds
-from pipeline.look.report.figures import MUTED, SERIES, Values
+from pipeline.look.report.figures import Values
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Panel, Section, section
 from schemas import Comparison, Metrics
@@ -41,7 +42,7 @@ class LineStyle:
 
     @property
     def role(self) -> str:
-        return figures.role_of(self.color)
+        return role_of(self.color)
 
     @property
     def gid(self) -> str:

@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from pipeline.common.text import ABSENT, count, duration, interval, number, percent
 from pipeline.look.report.beside import MUCH
+from pipeline.look.report.colors import RULE, SERIES, role_of
 from pipeline.look.report.comparison_cells import Scale, bar_cell, breakable, interval_cell
 from pipeline.look.report.comparison_curves import look_of
 from pipeline.look.report.comparison_data import STAGES, Compared
 from pipeline.look.report.comparison_table import ends, spread
-from pipeline.look.report.figures import RULE, SERIES, role_of
 
 BARS = {"train": SERIES[0], "generate": SERIES[1], "other": RULE}
 

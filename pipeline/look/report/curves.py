@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.common.text import number
 from pipeline.look.report import figures
-from pipeline.look.report.figures import BAD, MUTED, SERIES, Values
+from pipeline.look.report.colors import BAD, MUTED, SERIES, role_of
+from pipeline.look.report.figures import Values
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel, Section, section
 from pipeline.run.state import Run
@@ -154,12 +155,12 @@ def _panel(curves: Curves, plot: _RunPlot) -> Panel:
     draw: figures.Draw
     names = plot.labels or (plot.title,)
     if plot.columns == QUANTILES:
-        draw, roles = partial(_draw_ratios, curves=curves), [figures.role_of(SERIES[0])] * len(names)
+        draw, roles = partial(_draw_ratios, curves=curves), [role_of(SERIES[0])] * len(names)
         keys = [Key("median; shades: 10–90 % and 1–99 %", roles[0])]
     else:
         draw, roles = (
             partial(_draw_lines, curves=curves, plot=plot),
-            [figures.role_of(color) for color in figures.cycle(len(names))],
+            [role_of(color) for color in figures.cycle(len(names))],
         )
         keys = [Key(label, role) for label, role in zip(plot.labels, roles, strict=False)]
     readings = [_reading(curves, *line) for line in zip(plot.columns, names, roles, strict=True)]

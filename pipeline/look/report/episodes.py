@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pipeline.look.report import figures
-from pipeline.look.report.figures import SERIES, Values
+from pipeline.look.report.colors import SERIES, role_of
+from pipeline.look.report.figures import Values
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel
 from pipeline.run.state import Run
@@ -50,7 +51,7 @@ def _panel(
             figures.line(axes, x, values, color)
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
-    keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(lines, colors, strict=True))
+    keys = tuple(Key(label, role_of(color)) for label, color in zip(lines, colors, strict=True))
     readings = [Readout(key.label, key.role, x, lines[key.label]) for key in keys]
     picture = figures.svg(name, draw, x_label="iteration", readings=readings)
     return Panel(title, unit, picture, f"Means of the training rollouts. {caption}", keys)

@@ -14,26 +14,15 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from pipeline.look.report.colors import INK, MUTED, ROLES, RULE, SERIES, role_of
 from pipeline.look.report.readings import Readout, attribute
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 Draw = Callable[[Axes], None]
-
-INK, MUTED, RULE, BAD = "#20262d", "#5f6b77", "#d4dae1", "#b3261e"
-SERIES = ("#2166ac", "#c4560a", "#1b7f5c", "#7b4ab0", "#a3386c", "#6b6f10")
-RAMP = ("#b8442f", "#dd8a55", "#edc79b", "#a9c8dc", "#5f9bc4", "#2a66a2")
-ROLES = {
-    INK: "ink",
-    MUTED: "muted",
-    RULE: "rule",
-    BAD: "bad",
-    **{color: f"s{number}" for number, color in enumerate(SERIES)},
-    **{color: f"q{number}" for number, color in enumerate(RAMP)},
-}
-"""What a drawn color stands for: the CSS variable that replaces it."""
 
 WIDTH, HEIGHT = 400, 220
 SETTINGS: dict[Any, Any] = {
@@ -63,11 +52,6 @@ SETTINGS: dict[Any, Any] = {
     "ytick.minor.size": 0,
     "lines.linewidth": 1.6,
 }
-
-
-def role_of(color: str) -> str:
-    """The CSS variable of a color, for a legend beside the plot."""
-    return ROLES[color]
 
 
 def svg(
@@ -101,7 +85,10 @@ def svg(
         _one_value(axes)
         axes.set_xlabel(x_label)
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        for patch in (figure.patch, axes.patch):
+            patch.set_visible(False)
+        canvas = FigureCanvasSVG(figure)  # asked itself, it draws once, where savefig draws twice
+        canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     told = attribute(axes, (width, height), readings, at=at or x_label, unit=unit)
     opening = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true"'
     return Markup(_inline(name, file.getvalue()).replace("<svg>", f"{opening}{told}>", 1))

@@ -9,7 +9,8 @@ from matplotlib.patches import Rectangle
 
 from pipeline.config.course import Course
 from pipeline.look.report import figures
-from pipeline.look.report.figures import SERIES, Values
+from pipeline.look.report.colors import SERIES
+from pipeline.look.report.figures import Values
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel
 from pipeline.run.state import Run

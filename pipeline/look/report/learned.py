@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from pipeline.config.reward import RewardComponent
 from pipeline.evaluate.estimators import bootstrap_interval
 from pipeline.look.report import figures
-from pipeline.look.report.figures import SERIES, Values
+from pipeline.look.report.colors import SERIES, role_of
+from pipeline.look.report.figures import Values
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel, Section
 from pipeline.look.report.verdict import Outcome
@@ -177,7 +178,7 @@ def _panel(run: Run, place: int, graded: Graded) -> Panel:
         figures.points_with_intervals(axes, x, mean, low, high, color)
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
-    key = Key(graded.name, figures.role_of(color))
+    key = Key(graded.name, role_of(color))
     readings = [Readout(graded.name, key.role, x, mean, low, high)]
     picture = figures.svg(f"learned-{place}", draw, x_label="iteration", readings=readings)
     return Panel("True grader" if place else "Learned reward", "score", picture, "", (key,))

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from pipeline.common.text import ABSENT, count, duration, number, percent
 from pipeline.look.report import figures
 from pipeline.look.report.beside import busiest, not_comparable
+from pipeline.look.report.colors import MUTED, RAMP, RULE, SERIES, role_of
 from pipeline.look.report.episodes import episode_panels
-from pipeline.look.report.figures import MUTED, RAMP, RULE, SERIES, Values
+from pipeline.look.report.figures import Values
 from pipeline.look.report.groups import solved_panel
 from pipeline.look.report.places import place_panels
 from pipeline.look.report.readings import Readout
@@ -96,7 +97,7 @@ def _accuracy_panel(
         axes.set_ylim(max(low_now, -2), min(high_now, 102))
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
-    keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(there, colors, strict=True))
+    keys = tuple(Key(label, role_of(color)) for label, color in zip(there, colors, strict=True))
     readings = [Readout(key.label, key.role, x, *_percents(there[key.label])) for key in keys]
     picture = figures.svg(name, draw, x_label="iteration", readings=readings, unit=" %")
     return Panel(title, "% of prompts", picture, caption, keys)
@@ -130,7 +131,7 @@ def _reward_panel(run: Run) -> Panel | str:
     if shares is None:
         return "No rollout has a reward, so there is no reward distribution."
     colors = _ramp(len(shares.labels))
-    keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(shares.labels, colors, strict=True))
+    keys = tuple(Key(label, role_of(color)) for label, color in zip(shares.labels, colors, strict=True))
     picture = figures.bars("rewards", shares.iterations, list(100 * shares.shares), colors, shares.labels, unit=" %")
     caption = "Rewards of the training rollouts, lowest at the foot. Rollouts without a reward are left out here."
     return Panel("Reward distribution", "% of graded rollouts", picture, caption, keys)
@@ -161,8 +162,8 @@ def _length_panel(run: Run) -> Panel | str:
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
     keys = (
-        Key("held-out samples: median, bars 10–90 %", figures.role_of(SERIES[0])),
-        Key("training rollouts: mean", figures.role_of(SERIES[1])),
+        Key("held-out samples: median, bars 10–90 %", role_of(SERIES[0])),
+        Key("training rollouts: mean", role_of(SERIES[1])),
     )
     caption = f"Completion tokens. The limit is generate.max_tokens = {limit} (dashed, if it lies in view)."
     x, train, low, middle, high = (frame[name].cast(pl.Float64).to_numpy() for name in _LENGTHS)
@@ -208,7 +209,7 @@ def logprob_panel(run: Run) -> Panel | str:
         figures.log_scale(axes, np.concatenate([mean_values, max_values, [limit]]))
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
-    keys = (Key("mean", figures.role_of(SERIES[0])), Key("greatest", figures.role_of(SERIES[1])))
+    keys = (Key("mean", role_of(SERIES[0])), Key("greatest", role_of(SERIES[1])))
     caption = (
         "|trainer - stored| logprob per token before the first step. The dashed line is "
         f"train.max_logprob_difference = {limit:g}: a mean above it refuses to train."
@@ -264,7 +265,7 @@ def _shares(
     x = np.array(list(there), dtype=float)
     parts = [np.array([100 * row.get(label, 0) / sum(row.values()) for row in there.values()]) for label in labels]
     picture = figures.bars(name, x, parts, colors, labels, unit=" %")
-    keys = tuple(Key(label, figures.role_of(color)) for label, color in zip(labels, colors, strict=True))
+    keys = tuple(Key(label, role_of(color)) for label, color in zip(labels, colors, strict=True))
     return Panel(title, "% of rollouts", picture, caption, keys, quiet=f"all {labels[0]}" if colors == [RULE] else "")
 
 
@@ -279,7 +280,7 @@ def time_section(run: Run, rows: Sequence[dict[str, Any]]) -> Section:
     parts = [np.array([(row["seconds"][stage] or 0) / divisor for row in timed]) for stage in STAGES]
     colors = figures.cycle(len(STAGES))
     picture = figures.bars("time-plot", x, parts, colors, STAGES, unit=f" {unit}")
-    keys = tuple(Key(stage, figures.role_of(color)) for stage, color in zip(STAGES, colors, strict=True))
+    keys = tuple(Key(stage, role_of(color)) for stage, color in zip(STAGES, colors, strict=True))
     caption = (
         "Wall time of the processes that finished the work; generate is training rollouts plus held-out answers. shared: of the "
         "positions that completions would take one by one, those that a common beginning spared the training."

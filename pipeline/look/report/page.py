@@ -4,23 +4,20 @@ values where it is pointed at, and is named by its hash in the page's policy, so
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
-from pipeline.common.text import ABSENT, count, duration, interval, percent, visible
+from pipeline.common.text import ABSENT, count, duration, interval, percent
 from pipeline.look.pieces import SHADES
-from pipeline.look.report import figures, outcomes
+from pipeline.look.report import outcomes
 from pipeline.look.report.course import by_iteration, each
 from pipeline.look.report.curves import read_curves, training_section
 from pipeline.look.report.examples import read_examples
+from pipeline.look.report.frame import Tile, page_environment, script
 from pipeline.look.report.learned import learned_section
 from pipeline.look.report.made import made
 from pipeline.look.report.previous import changed_settings
@@ -33,15 +30,6 @@ from pipeline.store.files import write_text
 
 SHORT = 12
 """Digits of an id that the page shows."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One figure of the headline."""
-
-    label: str
-    value: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,48 +93,9 @@ def render(run: Run) -> str:
     )
 
 
-def page_environment(*places: Path) -> jinja2.Environment:
-    """Every text that the template prints is escaped, after its controls and bidi marks were made visible.
-
-    Args:
-        places: directories with templates beside the report's own.
-    """
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([here, *places]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_harmless,
-    )
-    environment.globals["style"] = Markup((here / "page.css").read_text(encoding="utf-8"))
-    environment.globals["colors"] = {role: color for color, role in figures.ROLES.items()}
-    return environment
-
-
-@dataclass(frozen=True)
-class Script:
-    """A script of our own in a page."""
-
-    text: Markup
-    hash: str
-    """By which the page's policy lets it run, and no other."""
-
-
-def script(name: str) -> Script:
-    """A script that lies beside this file."""
-    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
-    return Script(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
-
-
 def as_yaml(settings: dict[str, Any]) -> str:
     """Settings as a config would have them."""
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _harmless(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _headline(run: Run, rows: list[dict[str, Any]]) -> list[Tile]:

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from pipeline.common.text import percent
 from pipeline.config.reward import RewardConfig
 from pipeline.look.report import figures
-from pipeline.look.report.figures import MUTED, RAMP, SERIES, Values
+from pipeline.look.report.colors import MUTED, RAMP, SERIES, role_of
+from pipeline.look.report.figures import Values
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Key, Panel
 from pipeline.rewards.graders.maths.reading import EXTRACT, MARKS, NOWHERE, NUMBER, WHOLE
@@ -87,7 +88,7 @@ def _shares_panel(found: Mapping[int, PlaceRewards]) -> Panel:
         f"{percent(first.unmarked)} of it at first, {percent(last.unmarked)} at last. A share that grows may be earned in a way "
         "that nobody meant."
     )
-    keys = tuple(Key(name, figures.role_of(color)) for name, color in zip(names, chosen, strict=True))
+    keys = tuple(Key(name, role_of(color)) for name, color in zip(names, chosen, strict=True))
     return Panel("Where the reward came from", "% of the reward", picture, caption, keys)
 
 
@@ -104,7 +105,7 @@ def _means_panel(found: Mapping[int, PlaceRewards]) -> Panel:
             figures.line(axes, x, values, color)
         figures.whole_numbers(axes, float(x.min()), float(x.max()))
 
-    keys = tuple(Key(name, figures.role_of(color)) for name, color in zip(names, chosen, strict=True))
+    keys = tuple(Key(name, role_of(color)) for name, color in zip(names, chosen, strict=True))
     caption = "Mean reward of the training rollouts by where math_verify read their answer."
     readings = [Readout(key.label, key.role, x, means[key.label]) for key in keys]
     picture = figures.svg("places", draw, x_label="iteration", readings=readings)

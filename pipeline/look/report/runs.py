@@ -14,7 +14,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.text import count, duration, interval, number, percent
 from pipeline.look.report import figures
 from pipeline.look.report.comparison_curves import DASHES, look_of
-from pipeline.look.report.page import page_environment, script
+from pipeline.look.report.frame import page_environment, script
 from pipeline.look.report.previous import OWN
 from pipeline.look.report.readings import Readout
 from pipeline.look.report.sections import Grid, Key, Panel, Section, section

@@ -27,11 +27,13 @@ def page(make_trials: Callable[..., Trials], tmp_path_factory: pytest.TempPathFa
     return file.as_uri()
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
-def test_all_figures_are_seen_without_scrolling_sideways(browser: Any, page: str, width: int) -> None:
-    browser.open(page, width)
+def test_all_figures_are_seen_without_scrolling_sideways(browser: Any, page: str, width: int, dark: bool) -> None:
+    browser.open(page, width, dark=dark)
     browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert browser.too_wide() == ([], [])
+    assert browser.faint() == []
     assert browser.value("document.documentElement.scrollWidth") == width
     hidden = "[...document.querySelectorAll('#ranking td')].filter((cell) => !cell.getClientRects().length).length"
     assert browser.value(hidden) == 0

@@ -33,6 +33,7 @@ def test_nothing_is_wider_than_the_page_and_nothing_has_to_be_scrolled_sideways(
     browser.open(page, width, dark=dark)
     browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert browser.too_wide() == ([], [])
+    assert browser.faint() == []
     assert browser.value("document.documentElement.scrollWidth") == width
     background = browser.value("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(20, 23, 27)" if dark else "rgb(246, 247, 249)")
