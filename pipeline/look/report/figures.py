@@ -87,7 +87,7 @@ def svg(
         file = io.StringIO()
         for patch in (figure.patch, axes.patch):
             patch.set_visible(False)
-        canvas = FigureCanvasSVG(figure)  # asked itself, it draws once, where savefig draws twice
+        canvas: Any = FigureCanvasSVG(figure)  # asked itself, it draws once, where savefig draws twice
         canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     told = attribute(axes, (width, height), readings, at=at or x_label, unit=unit)
     opening = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true"'
