@@ -61,3 +61,13 @@ def _dependencies() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
     return {re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in listed}
+
+
+def test_no_message_shows_a_call_where_its_value_should_be() -> None:
+    """A part of an f-string without its own f, where a message is written over several lines."""
+    calls = re.compile(r"\{[a-z_]+\(.*\)\}")
+    for file in _files():
+        for text in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            parts = text.values if isinstance(text, ast.JoinedStr) else ()
+            shown = [part.value for part in parts if isinstance(part, ast.Constant) and calls.search(str(part.value))]
+            assert shown == [], file

@@ -113,12 +113,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: expected key=value, such as --set train.epochs=4")
     *parents, last = key.strip().split(".")
     node = tree
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
+        whole = ".".join(parents[:depth])
         if node.get(parent) is None:
             node[parent] = {}
         child = node[parent]
         if not isinstance(child, dict):
-            raise UserError(f"--set {override}: {parent} is not a section")
+            remedy = (
+                f"a list; change it in the file, or give all of it: --set '{whole}=[…]'"
+                if isinstance(child, list)
+                else "not a section"
+            )
+            raise UserError(f"--set {override}: {parent} is {remedy}")
         node = child
     try:
         node[last] = parse_yaml(text)

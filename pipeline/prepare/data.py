@@ -89,7 +89,7 @@ def read_questions(path: Path) -> Questions:
     if path.is_dir() or (not path.exists() and path.suffix not in FILE_SUFFIXES):
         raise UserError(
             f"{path}: not a file; init reads .jsonl, .json, .parquet, .csv and .tsv. For a dataset from the hub or one that "
-            "`datasets.save_to_disk` wrote, write the config by hand: docs/configuration.md, data.train{did_you_mean(path)}"
+            f"`datasets.save_to_disk` wrote, write the config by hand: docs/configuration.md, data.train{did_you_mean(path)}"
         )
     if not path.exists():
         raise UserError(f"{path}: no such file{did_you_mean(path)}")

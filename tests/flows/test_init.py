@@ -163,6 +163,7 @@ WRONG = {
         "nowhere: no such directory. Give a Hugging Face model directory",
     ),
     "no data": (options(data="none.jsonl"), "none.jsonl: no such file"),
+    "a mistyped end of a name": (options(data="mine.jsnl"), "data.train. Did you mean mine.jsonl?"),
     "a directory for data": (options(data="."), ".: not a file"),
     "no such column": (options(question="p"), "no column in mine.jsonl 'p'; there is q, solution, level"),
     "two columns that are not there": (options(question="p", answer="r"), "--question: no column in mine.jsonl 'p'"),

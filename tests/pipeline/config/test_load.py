@@ -219,7 +219,10 @@ def test_set_fills_a_section_that_the_file_leaves_empty(load: Callable[..., RunC
         ("=4", "--set =4: expected key=value"),
         ("", "--set : expected key=value"),
         ("name.first=x", "--set name.first=x: name is not a section"),
-        ("reward.components.0.weight=2", "--set reward.components.0.weight=2: components is not a section"),
+        (
+            "reward.components.0.weight=2",
+            "components is a list; change it in the file, or give all of it: --set 'reward.components=[…]'",
+        ),
         ("train.epochs=[1", "--set train.epochs=[1: the value is not valid YAML"),
         ("train.epochs=!!python/object/apply:os.getcwd []", "the value is not valid YAML: the tag 'tag:yaml.org"),
         ("train.algorithm_args={low: 1, low: 2}", "the value is not valid YAML: the key 'low' is there twice"),
