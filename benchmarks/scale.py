@@ -169,7 +169,8 @@ def run_index(store: Store, made: Artifact, scratch: Path) -> None:
 
 def run_audit(store: Store, made: Artifact, scratch: Path) -> None:
     shaped(store, made)
-    print(audit([str(made.path), str(shaped(store, made).path)]), file=sys.stderr)
+    for one in (made, shaped(store, made)):
+        audit(str(one.path))
 
 
 def run_manifest(store: Store, made: Artifact, scratch: Path) -> None:

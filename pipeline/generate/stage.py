@@ -39,6 +39,7 @@ from pipeline.run.process import Event, Reporter
 from pipeline.sources.prompts import rows_of
 from pipeline.sources.tokenizer import encode, load_tokenizer
 from pipeline.store import Artifact, Request, Store, Work, read_table
+from pipeline.store.layout import in_order
 from pipeline.store.store import load_artifact, verified
 from schemas import Prompts, Remarks, Rollouts, Turns
 from schemas.rollouts import ENVIRONMENT_ERROR
@@ -307,7 +308,7 @@ def _refuse_misfit(group: Group, context: int, prompts: Artifact) -> None:
 
 
 def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
-    names = sorted(path.name for path in work.path.glob("part-*.parquet"))
+    names = sorted((path.name for path in work.path.glob("part-*.parquet")), key=in_order)
     for name in names:
         work.has_table(name, Rollouts)
         work.has_table(remarks_name(name), Remarks)

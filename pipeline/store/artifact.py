@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,12 @@ class Artifact:
 
     def file(self, name: str) -> Path:
         """A file by its name, on this machine. Whether there is one is for the caller to see."""
-        return next((self.place.have(file) for file in self.files if file.path == name), self.path / name)
+        file = self._by_name.get(name)
+        return self.path / name if file is None else self.place.have(file)
+
+    @cached_property
+    def _by_name(self) -> dict[str, File]:
+        return {file.path: file for file in self.files}
 
     @property
     def removal(self) -> Removal | None:

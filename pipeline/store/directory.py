@@ -11,16 +11,13 @@ from pathlib import Path
 
 from pipeline.common.errors import IntegrityError, UserError
 from pipeline.store.files import TEMPORARY, sha256_of, write_text
-from pipeline.store.layout import LOCKS, MANIFEST, REMOVED, SCRATCH
+from pipeline.store.layout import LARGEST_MANIFEST, LOCKS, MANIFEST, REMOVED, SCRATCH
 from pipeline.store.lock import Lock
 from pipeline.store.place import REMEDY, Notify, Place
 from pipeline.store.remembered import known_sha256
 from pipeline.store.removed import Removal
 from pipeline.store.space import free_bytes, readable, refuse_full
 from schemas.manifest import File
-
-LONGEST_MANIFEST = 64 << 20
-"""Bytes; some 300,000 files."""
 
 
 class Directory:
@@ -39,7 +36,7 @@ class Directory:
 
     def manifest(self) -> str | None:
         try:
-            if (size := (self._path / MANIFEST).stat().st_size) > LONGEST_MANIFEST:
+            if (size := (self._path / MANIFEST).stat().st_size) > LARGEST_MANIFEST:
                 raise IntegrityError(f"{self._path / MANIFEST}: not a manifest: it has {size:,} bytes. {REMEDY}")
             return (self._path / MANIFEST).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):

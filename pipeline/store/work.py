@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline.common.errors import DataError, writing
+from pipeline.common.errors import DataError, StageFailed, writing
 from pipeline.store.artifact import Artifact, Request, open_artifact
 from pipeline.store.files import TEMPORARY, sync, whole_file
-from pipeline.store.layout import SCRATCH
+from pipeline.store.layout import LARGEST_MANIFEST, SCRATCH, in_order
 from pipeline.store.parquet import write_parquet
 from pipeline.store.place import Place
 from pipeline.store.provenance import describe_process
@@ -84,8 +84,12 @@ class Work:
             summary: figures worth knowing without opening a file.
             outside_id: files that may differ between equal results; listed under provenance.
             notes: what the stage saw of its machine.
+
+        Raises:
+            StageFailed: there are more files than a manifest may list.
         """
-        paths = sorted(path for path in self.path.rglob("*") if path.is_file() and not path.is_relative_to(self.scratch))
+        found = (path for path in self.path.rglob("*") if path.is_file() and not path.is_relative_to(self.scratch))
+        paths = sorted(found, key=lambda path: path.with_name(in_order(path.name)))
         files = [self._file(path) for path in paths]
         content = Content(
             kind=self.request.kind,
@@ -104,8 +108,14 @@ class Work:
         )
         manifest = Manifest(id=digest(content.model_dump(mode="json")), content=content, provenance=provenance)
         names = [file.path for file in files]
+        text = sealed(manifest.model_dump_json(indent=2) + "\n")
+        if len(text.encode()) > LARGEST_MANIFEST:
+            raise StageFailed(
+                f"{self.path}: its {len(names):,} files make a manifest of more than {LARGEST_MANIFEST >> 20} MiB, which nobody "
+                "reads. Make fewer files of more rows (generate.shard_groups)"
+            )
         with writing(self.path):
-            self.place.commit(names, sealed(manifest.model_dump_json(indent=2) + "\n"), self.scratch)
+            self.place.commit(names, text, self.scratch)
         return open_artifact(self.place)
 
     def _file(self, path: Path) -> File:

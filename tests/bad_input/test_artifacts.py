@@ -104,9 +104,9 @@ MANIFESTS: Kinds = {
     "not UTF-8": (lambda p: p.write(MANIFEST, b"\xff"), "manifest.json: not a valid manifest: 'utf-8' codec", SHOW),
     "a list": (lambda p: p.write(MANIFEST, "[]"), "manifest.json: not a valid manifest: ", SHOW),
     "lists inside lists": (lambda p: p.write(MANIFEST, "[" * 100_000), "manifest.json: not a valid manifest: ", SHOW),
-    "65 MB": (
-        lambda p: os.truncate(p.path(MANIFEST), 65 << 20),
-        "manifest.json: not a manifest: it has 68,157,440 bytes",
+    "257 MiB": (
+        lambda p: os.truncate(p.path(MANIFEST), 257 << 20),
+        "manifest.json: not a manifest: it has 269,484,032 bytes",
         SHOW,
     ),
     "of a later format": (

@@ -187,7 +187,7 @@ class Gathering:
     def shards(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Rows of the rollouts and of the origins, file by file, in the order in which groups came."""
         self.flush()
-        ranges = sorted({path.name.partition("-")[0] for path in self._scratch.glob("[0-9]*.arrow")})
+        ranges = sorted({path.name.partition("-")[0] for path in self._scratch.glob("[0-9]*.arrow")}, key=int)
         for number in ranges:
             files = sorted(self._scratch.glob(f"{number}-*.arrow"))
             frame = pl.concat([pl.read_ipc(file.read_bytes()) for file in files]).sort(GROUP, ORDER)

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.common.errors import StageFailed, UserError
-from pipeline.look.audit.folders import KINDS, LARGEST_MANIFEST, is_signature
+from pipeline.look.audit.folders import KINDS, is_signature
 from pipeline.store import Store
 from pipeline.store.bucket_files import AT_ONCE
-from pipeline.store.layout import LOCKS, MANIFEST
+from pipeline.store.layout import LARGEST_MANIFEST, LOCKS, MANIFEST
 from pipeline.store.mirror import BucketBackend, BucketPlace
 from schemas.manifest import File
 

@@ -14,15 +14,13 @@ from typing import Protocol, get_args
 from pipeline.common.errors import UserError
 from pipeline.store.directory import Directory
 from pipeline.store.files import TEMPORARY
-from pipeline.store.layout import LOCKS, MANIFEST, SCRATCH, SIGNATURE
+from pipeline.store.layout import LARGEST_MANIFEST, LOCKS, MANIFEST, SCRATCH, SIGNATURE
 from pipeline.store.place import Place
 from schemas.manifest import File, Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
 BLOCK = 4 << 20
 """Bytes that are read and hashed at a time."""
-LARGEST_MANIFEST = 64 << 20
-"""Bytes. A manifest of 100,000 files is about a quarter of this."""
 
 
 class Folder(Protocol):

@@ -66,7 +66,11 @@ class Held:
         return [file for file in self.files if (file.table or "").partition("/")[0] == title]
 
     def file(self, path: str) -> File | None:
-        return next((file for file in self.files if file.path == path), None)
+        return self._by_path.get(path)
+
+    @cached_property
+    def _by_path(self) -> dict[str, File]:
+        return {file.path: file for file in reversed(self.files)}
 
     def spot(self, ledger: Ledger, file: str | None = None) -> Spot:
         return ledger.at(self.name, self.id, file)

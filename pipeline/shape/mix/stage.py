@@ -18,6 +18,7 @@ from pipeline.shape.sums import FateSums
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from schemas import Credits, Pairs, Shaped
+from schemas.table import Table
 
 
 def mix(spec: Event, reporter: Reporter) -> Event:
@@ -40,7 +41,10 @@ def mix(spec: Event, reporter: Reporter) -> Event:
 
 def _draw(work: Work, shaped: Artifact) -> Artifact:
     recipe, sums = work.request.recipe, FateSums()
-    beside = [(path, table) for table in (Pairs, Credits) for path in shaped.tables(table.title())]
+    beside: dict[str, list[tuple[Path, type[Table]]]] = {}
+    for table in (Pairs, Credits):
+        for path in shaped.tables(table.title()):
+            beside.setdefault(path.name.partition("-")[2], []).append((path, table))
     with Lots(work.scratch / "lots", recipe["seed"], recipe["iteration"]) as lots:
         for path in shaped.tables("shaped"):
             lots.add(_kept_groups(path))
@@ -51,8 +55,7 @@ def _draw(work: Work, shaped: Artifact) -> Artifact:
                 rows = pl.read_parquet(path, glob=False)
                 work.write_table(path.name, mixed(rows, chosen, recipe["loss_weight"]), Shaped)
             sums.add_fates(pl.read_parquet(work.path / path.name, glob=False))
-            number = path.name.removeprefix("part-")
-            for other, table in ((other, table) for other, table in beside if other.name.endswith(f"-{number}")):
+            for other, table in beside.get(path.name.removeprefix("part-"), ()):
                 if not work.has_table(other.name, table):
                     rows = pl.read_parquet(other, glob=False)
                     work.write_table(other.name, rows.filter(pl.col("group_id").is_in(chosen.implode())), table)

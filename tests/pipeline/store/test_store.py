@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.common.errors import DataError, IntegrityError, UserError
+from pipeline.common.errors import DataError, IntegrityError, StageFailed, UserError
 from pipeline.store import Artifact, Request, Store, Work, read_table, scan_table
+from pipeline.store import work as writing
 from pipeline.store.store import load_artifact
 from schemas import Prompts, Rollouts, Shaped
 from schemas.manifest import Parent, digest
@@ -125,6 +126,28 @@ def test_the_manifest_lists_every_file(shaped: Artifact) -> None:
     assert shaped.summary == {"kept": 2}
     assert shaped.parent("rollouts").id == "ab"
     shaped.verify()
+
+
+def test_files_are_in_the_order_of_their_numbers_however_many_digits_these_have(store: Store) -> None:
+    numbers = (100_000, 99_999, 2, 1_000_000)
+    with store.work(REQUEST) as work:
+        assert isinstance(work, Work)
+        for number in numbers:
+            work.write_table(f"part-{number:05d}.parquet", ROWS, Shaped)
+        made = work.finish({})
+    assert [path.name for path in made.tables("shaped")] == [f"part-{number:05d}.parquet" for number in sorted(numbers)]
+    assert made.file("part-100000.parquet").is_file() and not made.file("part-00003.parquet").exists()
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "LARGEST_MANIFEST", 1000)  # the real one takes a million files
+    with store.work(REQUEST) as work:
+        assert isinstance(work, Work)
+        for number in range(3):
+            work.write_table(f"part-{number:05d}.parquet", ROWS, Shaped)
+        with pytest.raises(StageFailed, match=r"its 3 files make a manifest of more than .* Make fewer files"):
+            work.finish({})
+    assert store.find(REQUEST) is None
 
 
 def test_an_artifact_is_opened_by_its_id(store: Store, make_artifact: Make) -> None:
