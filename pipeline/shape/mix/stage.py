@@ -42,9 +42,9 @@ def mix(spec: Event, reporter: Reporter) -> Event:
 def _draw(work: Work, shaped: Artifact) -> Artifact:
     recipe, sums = work.request.recipe, FateSums()
     beside: dict[str, list[tuple[Path, type[Table]]]] = {}
-    for table in (Pairs, Credits):
-        for path in shaped.tables(table.title()):
-            beside.setdefault(path.name.partition("-")[2], []).append((path, table))
+    for kind in (Pairs, Credits):
+        for path in shaped.tables(kind.title()):
+            beside.setdefault(path.name.partition("-")[2], []).append((path, kind))
     with Lots(work.scratch / "lots", recipe["seed"], recipe["iteration"]) as lots:
         for path in shaped.tables("shaped"):
             lots.add(_kept_groups(path))
