@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,15 @@ def test_openlineage_has_a_start_and_an_end_per_artifact_that_name_its_parents(m
         facets = [*event["run"]["facets"].values(), *event["job"]["facets"].values()]
         assert all({"_producer", "_schemaURL"} <= facet.keys() for facet in facets)
     assert len({event["run"]["runId"] for event in events}) == 14
+
+
+def test_of_a_run_the_ancestry_of_its_last_checkpoint_is_printed(
+    rollbook: Callable[..., tuple[int, str, str]], finished: Path
+) -> None:
+    status, out, err = rollbook("lineage", finished)
+    assert (status, err) == (0, "")
+    record = json.loads((finished / "run.json").read_text(encoding="utf-8"))
+    last = record["iterations"][-1]["policy"]["path"].removeprefix("artifacts/")
+    assert out.startswith("checkpoint ") and last in out.splitlines()[0]
+    assert out.rstrip().endswith("other artifacts of the run with --all")
+    assert len(rollbook("lineage", finished, "--all")[1].splitlines()) > len(out.splitlines())
