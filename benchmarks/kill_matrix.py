@@ -14,6 +14,11 @@ With --direct the added rounds run the chain of stages without Prefect around it
 takes a recipe of configs/recipes, all iterations of it at a small size. A round of it has that many kills at moments anywhere in
 the run. Kept in benchmarks/results/kill_matrix_RECIPE.json.
 
+    python benchmarks/kill_matrix.py --recipe tools --kills 30 --a-round 10 --engines 1 4 --direct
+
+takes configs/tools.yaml, whose completions are episodes, ten kills a round, by one engine and by four in turn. The unbroken run
+has one.
+
 After every round the ids of all artifacts must be those of the unbroken run, each prompt answered as often as was asked.
 """
 
@@ -91,6 +96,8 @@ class Round:
     seed: int
     direct: bool = False
     """Without Prefect."""
+    engines: int = 1
+    """`engine.replicas` of this round; the unbroken run has one."""
     moments: int = 0
     """How many of the round's moments have passed."""
     kills: list[dict[str, Any]] = field(default_factory=list)
@@ -116,15 +123,16 @@ class Round:
 class Command:
     """`rollbook run`, with a mark in the environment by which every process below it is known."""
 
-    def __init__(self, config: Path, run: Path, *, direct: bool = False) -> None:
+    def __init__(self, config: Path, run: Path, *, direct: bool = False, engines: int = 1) -> None:
         self._mark = tempfile.mkdtemp(prefix="rollbook-")
         atexit.register(self.end)
         self._log = run.parent / "command.log"
+        several = [f"engine.replicas={engines}"] if engines > 1 else []
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, "--chain", str(config), str(run)]
+                [sys.executable, __file__, "--chain", str(config), f"run_dir={run}", *several]
                 if direct
-                else [str(ROLLBOOK), "run", str(config), "--set", f"run_dir={run}"],
+                else [str(ROLLBOOK), "run", str(config), "--set", f"run_dir={run}", *several],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -182,11 +190,17 @@ def _kill(pid: int) -> None:
 
 
 def settings_of(recipe: str) -> dict[str, Any]:
-    """A recipe's settings, small."""
-    found: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
-    found["model"]["path"] = SETTINGS["model"]["path"]
+    """A recipe's settings, small. One of configs/ itself, such as tools, keeps its own model and data."""
+    own = ROOT / "configs" / f"{recipe}.yaml"
+    path = own if own.exists() else ROOT / "configs" / "recipes" / f"{recipe}.yaml"
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path == own:
+        found["model"]["path"] = str(ROOT / found["model"]["path"])
+    else:
+        found["model"]["path"] = SETTINGS["model"]["path"]
     for name in ("train", "heldout"):
-        found["data"][name]["path"] = SETTINGS["data"][name]["path"]
+        told = found["data"][name]
+        told["path"] = str(ROOT / told["path"]) if path == own else SETTINGS["data"][name]["path"]
     return _merged(found, RECIPE)
 
 
@@ -269,7 +283,7 @@ def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], st
             continue
         done.moments = number + 1
         if command is None or command.process.poll() is not None:
-            command, watch = Command(config, run, direct=done.direct), Watch(run, stages)
+            command, watch = Command(config, run, direct=done.direct, engines=done.engines), Watch(run, stages)
             done.starts += 1
         at = _until(stage, command, watch, stages)
         if at is None:
@@ -293,7 +307,7 @@ def killed(done: Round, config: Path, place: Path, lengths: dict[str, float], st
         if done.starts > len(moments) + 3:
             raise SystemExit(f"the run does not come to its end:\n{command}")
         if command is None or command.process.poll() is not None:
-            command = Command(config, run, direct=done.direct)
+            command = Command(config, run, direct=done.direct, engines=done.engines)
             done.starts += 1
         command.process.wait()
     done.orphans += command.orphans()
@@ -342,16 +356,16 @@ def _completions(run: Path) -> dict[str, list[tuple[str, int]]]:
     return {name: list(frame.iter_rows()) for name, frame in frames.items()}
 
 
-def chained(config: Path, run: Path) -> None:
+def chained(config: Path, changes: list[str]) -> None:
     """What `rollbook run` does, without Prefect, and without trying a crashed stage once more."""
     from flows.answers import hands, working
     from flows.chain import chain
     from pipeline.config.load import load_config
     from pipeline.run.record import save_run
 
-    settings = load_config(config, [f"run_dir={run}"])
+    settings = load_config(config, changes)
     with hands() as processes:
-        chain(settings, working(settings, processes), lambda so_far: save_run(so_far, run))
+        chain(settings, working(settings, processes), lambda so_far: save_run(so_far, settings.directory))
 
 
 def main() -> None:
@@ -359,8 +373,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="how many there are to be in all")
     parser.add_argument("--rounds", type=int, default=1000, help="how many rounds to add at most, now")
     parser.add_argument("--direct", action="store_true", help="without Prefect")
+    parser.add_argument("--a-round", type=int, help="kills of a round of a recipe at most; default all that are left")
+    parser.add_argument("--engines", type=int, nargs="+", default=[1], help="engine.replicas of rounds, in turn")
     parser.add_argument("--recipe", help="of configs/recipes; default: settings of this file")
-    parser.add_argument("--chain", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--chain", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--root", type=Path, help="where the runs lie; default runs/kill-matrix")
     parser.add_argument("--out", type=Path, help="default benchmarks/results/kill_matrix.json")
@@ -369,7 +385,7 @@ def main() -> None:
     named = f"kill_matrix_{args.recipe}.json" if args.recipe else "kill_matrix.json"
     args.out = args.out or Path("benchmarks/results") / named
     if args.chain:
-        chained(*args.chain)
+        chained(Path(args.chain[0]), args.chain[1:])
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     root = args.root.absolute()
@@ -391,8 +407,7 @@ def main() -> None:
         record = {
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "command": f"python benchmarks/kill_matrix.py {f'--recipe {args.recipe} ' if args.recipe else ''}--kills {args.kills}"
-            + " --direct" * args.direct,
+            "command": _spelled(args),
             **summary(rounds),
             "rounds": [asdict(each) for each in rounds],
         }
@@ -409,6 +424,7 @@ def _more(
         left = args.kills - sum(len(one.kills) for one in rounds)
         if left <= 0:
             return
+        left = min(left, args.a_round or left)
         seed = args.seed + len(rounds)
         place = root / f"round-{seed}"
         if (place / ROUND).exists():
@@ -416,13 +432,25 @@ def _more(
         else:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            one = Round(seed, args.direct)
+            one = Round(seed, args.direct, args.engines[len(rounds) % len(args.engines)])
         killed(one, config, place, lengths, stages, left)
         compare(one, place / "run", root / "unbroken" / "run")
         print(f"round {seed}: {len(one.kills)} kills, {one.starts} starts, {'sound' if one.sound else asdict(one)}", flush=True)
         if one.sound:
             shutil.rmtree(place)
         yield one
+
+
+def _spelled(args: argparse.Namespace) -> str:
+    """The command that made the record."""
+    told = {
+        "recipe": args.recipe,
+        "kills": args.kills,
+        "a-round": args.a_round,
+        "engines": None if args.engines == [1] else " ".join(map(str, args.engines)),
+    }
+    said = [f"--{name} {value}" for name, value in told.items() if value is not None]
+    return " ".join(["python benchmarks/kill_matrix.py", *said, *["--direct"] * args.direct])
 
 
 def summary(rounds: list[Round]) -> dict[str, Any]:
