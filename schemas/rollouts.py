@@ -14,6 +14,8 @@ EPISODE_ENDS = ("turns", "tokens", "context")
 """How an episode is cut: by its limit of turns, by its limit of tokens, by a context that is full."""
 CUT = ("length", *EPISODE_ENDS)
 """`finish_reason` of completions with status truncated: length is a turn's, or a completion's, own limit."""
+CONTINUED = "continued"
+"""`finish_reason` of a turn that is a row, where its episode goes on in the next row of the group. Both have one reward."""
 SOURCES = ("self", "expert", "replay", "import")
 
 
@@ -117,3 +119,8 @@ class Rollouts(Table):
     def a_failed_completion_says_why(cls) -> pl.Expr:
         failed = pl.col("status").is_in(FAILED)
         return ~failed | pl.col("error").is_not_null()
+
+
+def ends_episode() -> pl.Expr:
+    """Whether a row is a completion's only or last one: what counts completions counts these."""
+    return pl.col("finish_reason").ne_missing(CONTINUED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,10 +26,18 @@ class EnvironmentConfig(Model):
     """Time limit of one step; beyond it the row's status is 'environment_error'."""
     memory_mib: int = Field(default=4096, ge=64)
     """Address space that the process of an episode may take."""
+    history: Literal["drawn", "rendered"] = "drawn"
+    """What a later turn sees of earlier ones: their tokens as they were drawn, or the chat as the model's template writes it
+    anew. Then each turn is a row of its own."""
     in_flight: int = Field(default=128, ge=1)
     """Episodes at once, each with a process of its own."""
     max_failed_share: float = Field(default=0.2, ge=0, le=1)
     """Largest share of rollouts whose environment may fail before the run stops."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that an episode may have."""
+        return self.max_turns if self.history == "rendered" else 1
 
     @property
     def given(self) -> dict[str, Any]:

@@ -104,6 +104,25 @@ class RunConfig(Model):
         return self
 
     @model_validator(mode="after")
+    def _rendered_history_is_a_chat(self) -> RunConfig:
+        if self.environment is None or self.environment.history == "drawn":
+            return self
+        told = 'environment.history: "rendered" has the chat template write earlier turns anew'
+        if not self.data.chat:
+            raise ValueError(f"{told}; set data.chat: true")
+        if self.shape.credit == "turn" or self.shape.void_turns == "mask":
+            setting = "credit: turn" if self.shape.credit == "turn" else "void_turns: mask"
+            raise ValueError(
+                f"{told}, and each turn is a row, which has the reward of its episode; shape.{setting} needs history: drawn"
+            )
+        if self.replay.is_on or self.revise.is_on:
+            part = "replay" if self.replay.is_on else "revise"
+            raise ValueError(
+                f"{told}, so that an episode is several rows, which {part} would take apart; it needs history: drawn"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_place_to_generate(self) -> RunConfig:
         if self.cluster and self.engine.server:
             raise ValueError("cluster and engine.server both say who generates; keep one of them")

@@ -112,11 +112,19 @@ def recipe_of_environment(config: EnvironmentConfig) -> dict[str, Any]:
     if config.tools:
         told["tools"] = {name: source_sha256(tool_named(name)) if ":" in name else None for name in config.tools}
     told |= {"max_turns": config.max_turns, "max_tokens": config.max_tokens}
+    if config.history != "drawn":
+        told["history"] = config.history
     if (version := VERSIONS.get(config.name, 1)) > 1:
         told["version"] = version
     if config.name not in BUILTINS and (source := source_sha256(_class(config.name))):
         told["source"] = source
     return told
+
+
+def rows_of_episode(recipe: Mapping[str, Any]) -> int:
+    """Rows that a completion may have, by the recipe of its rollouts: one for each turn where the history is rendered."""
+    stated = recipe.get("environment")
+    return int(stated["max_turns"]) if isinstance(stated, Mapping) and stated.get("history") == "rendered" else 1
 
 
 def _class(name: str) -> Callable[..., Any]:

@@ -12,9 +12,9 @@ from pipeline.run.process import Event, Reporter
 from pipeline.store import Artifact, Request, Store, read_table
 from pipeline.store.store import verified
 from schemas import Evaluation, Rollouts
-from schemas.rollouts import FAILED
+from schemas.rollouts import FAILED, ends_episode
 
-COLUMNS = ["prompt_id", "sample_index", "reward", "completion_token_ids", "status"]
+COLUMNS = ["prompt_id", "sample_index", "reward", "completion_token_ids", "status", "finish_reason"]
 
 
 def evaluate(spec: Event, reporter: Reporter) -> Event:
@@ -40,7 +40,8 @@ def evaluate(spec: Event, reporter: Reporter) -> Event:
 
 def _graded(rollouts: Artifact, mode: str, recipe: dict[str, Any]) -> pl.DataFrame:
     score = deciding(recipe)
-    return read_table(rollouts, Rollouts, list(dict.fromkeys([*COLUMNS, score]))).select(
+    answers = read_table(rollouts, Rollouts, list(dict.fromkeys([*COLUMNS, score]))).filter(ends_episode())
+    return answers.select(
         "prompt_id",
         "sample_index",
         "reward",

@@ -25,8 +25,12 @@ class Between(Protocol):
             last: the token before them; None if the policy has drawn nothing yet.
         """
 
-    def notes(self) -> list[str]:
-        """What the user should know of it before episodes begin."""
+    def notes(self, *, anew: bool = False) -> list[str]:
+        """What the user should know of it before episodes begin.
+
+        Args:
+            anew: whether the whole chat is rendered for each turn.
+        """
 
 
 def between(tokenizer: Any, prompts: Mapping[str, Any]) -> Between:
@@ -54,7 +58,7 @@ class PlainBetween:
     def tokens(self, messages: Sequence[Utterance], last: int | None) -> list[list[int]]:
         return [plain(self._tokenizer, message.content) for message in messages]
 
-    def notes(self) -> list[str]:
+    def notes(self, *, anew: bool = False) -> list[str]:
         return []
 
 
@@ -79,7 +83,7 @@ class ChatBetween:
             found[0] = found[0][1:]
         return found
 
-    def notes(self) -> list[str]:
+    def notes(self, *, anew: bool = False) -> list[str]:
         """Says so if the template, rendered anew, would write an earlier turn otherwise than it was drawn."""
         reasoning, answer = MARK.format("reasoning"), MARK.format("answer")
         drawn = f"<think>\n{reasoning}\n</think>\n\n{answer}"
@@ -88,6 +92,8 @@ class ChatBetween:
         if drawn in anew:
             return []
         lost = "leaves the reasoning of earlier turns out" if reasoning not in anew else "writes earlier turns otherwise"
+        if anew:
+            return [f"the model's chat template {lost} when a chat goes on. Each turn sees the chat so, and is a row of its own"]
         return [
             f"the model's chat template {lost} when a chat goes on. Episodes keep every token as it was drawn: later turns see "
             "what the policy really wrote, and training sees it too"

@@ -103,6 +103,13 @@ class Reply:
     """The stop text that ended it."""
     episode: Episode | None = None
     """Its turns, if an environment took part."""
+    earlier: tuple[Reply, ...] = ()
+    """Rows of the same episode before this one, where each turn is a row."""
+
+    @property
+    def rows(self) -> tuple[Reply, ...]:
+        """It and what is earlier, in their order."""
+        return (*self.earlier, self)
 
 
 class AnyEngine(Protocol):

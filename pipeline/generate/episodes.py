@@ -6,7 +6,6 @@ drawn is ever tokenized again. While an environment thinks, the engine goes on w
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,18 +16,14 @@ from pipeline.environments.host import Host, Key
 from pipeline.environments.protocol import Observation
 from pipeline.generate.between import Between
 from pipeline.generate.engine import AnyEngine, CompletionRequest, Episode, EpisodeTurn, Reply
+from pipeline.generate.history import Rendered
+from pipeline.generate.seeds import turn_seed
 from pipeline.generate.shards import Decoder, text_of
+from schemas.rollouts import CONTINUED
 from schemas.turns import VOID
 
 CUTS = {"length": "turn_limit", "tokens": "episode_limit", "context": "context_full"}
 """Status of a turn that was cut, by the finish_reason of its episode."""
-
-
-def turn_seed(seed: int, turn: int) -> int:
-    """Seed of a turn of the policy: of the first the row's own, then 63 bits of a hash."""
-    if turn == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}\0turn\0{turn}".encode()).digest()[:8], "big") >> 1
 
 
 def action_of(turn: Reply, tokenizer: Decoder, *, keep_stop: bool, special: bool) -> str:
@@ -60,6 +55,10 @@ class _Open:
     turns: list[EpisodeTurn] = field(default_factory=list)
     drawn: int = 0
     """Turns of the policy."""
+    earlier: list[Reply] = field(default_factory=list)
+    """Rows that are whole, where each turn is one."""
+    chat: list[dict[str, Any]] = field(default_factory=list)
+    """What was said behind the prompt, as messages of the chat template; kept where each turn is a row."""
 
     def next_ask(self) -> CompletionRequest:
         sampling, left = self.ask.sampling, self.room - len(self.tokens)
@@ -91,6 +90,20 @@ class _Open:
             self.logprobs += [0.0] * len(tokens)
             self.mask += [False] * len(tokens)
 
+    def cut(self) -> None:
+        """Begin a new row, if the policy has drawn something."""
+        if self.drawn:
+            self.earlier.append(self.ended(CONTINUED))
+        self.tokens, self.logprobs, self.mask, self.turns = [], [], [], []
+
+    def add_history(self, tokens: Sequence[int]) -> None:
+        """Take what the chat template writes anew."""
+        if tokens:
+            self.turns.append(EpisodeTurn(len(self.tokens), len(tokens), "environment"))
+            self.tokens += tokens
+            self.logprobs += [0.0] * len(tokens)
+            self.mask += [False] * len(tokens)
+
     def reward(self, value: float) -> None:
         """What the environment gave for the last turn of the policy."""
         self.turns[-1] = replace(self.turns[-1], reward=value)
@@ -107,7 +120,8 @@ class _Open:
             environment: why the environment could not.
         """
         episode = Episode(tuple(self.mask), tuple(self.turns), environment)
-        return Reply(self.ask.key, self.tokens, self.logprobs, finish_reason, None, engine, episode=episode)
+        whole = None if finish_reason == CONTINUED else tuple(self.earlier)
+        return Reply(self.ask.key, self.tokens, self.logprobs, finish_reason, None, engine, episode=episode, earlier=whole or ())
 
 
 class Episodes:
@@ -121,6 +135,8 @@ class Episodes:
         prompt_of: what the environment is told of a completion's prompt.
         action_of: the text of a turn, as the environment is given it.
         between: writes what the environment says as tokens.
+        history: of each job, what writes the whole chat anew before each turn, which is then a row of its own. None: tokens stay
+            as they were drawn.
     """
 
     def __init__(
@@ -133,9 +149,10 @@ class Episodes:
         prompt_of: Callable[[Key], Mapping[str, Any]],
         action_of: Callable[[Reply], str],
         between: Between,
+        history: Mapping[int, Rendered] | None = None,
     ) -> None:
         self._engine, self._host, self._config, self._context = engine, host, config, context
-        self._prompt_of, self._action_of, self._between = prompt_of, action_of, between
+        self._prompt_of, self._action_of, self._between, self._history = prompt_of, action_of, between, history
         self._open: dict[Key, _Open] = {}
         self._ready: deque[CompletionRequest] = deque()
         self._ended: list[Reply] = []
@@ -176,11 +193,16 @@ class Episodes:
                 yield []
 
     def _begin(self, ask: CompletionRequest) -> None:
-        room, end = self._context - len(ask.prompt_token_ids), "context"
-        if self._config.max_tokens is not None and self._config.max_tokens < room:
-            room, end = self._config.max_tokens, "tokens"
+        room, end = self._room(ask)
         self._open[ask.key] = _Open(ask, room, end)
         self._host.start(ask.key, self._prompt_of(ask.key), ask.seed)
+
+    def _room(self, ask: CompletionRequest) -> tuple[int, str]:
+        """Tokens that there may be behind a prompt, and what cuts an episode there."""
+        room = self._context - len(ask.prompt_token_ids)
+        if self._config.max_tokens is not None and self._config.max_tokens < room:
+            return self._config.max_tokens, "tokens"
+        return room, "context"
 
     def _hear(self) -> None:
         self._host.refuse_dead()
@@ -201,6 +223,8 @@ class Episodes:
             self._end(episode, "stop")
         elif episode.drawn >= self._config.max_turns:
             self._end(episode, "turns")
+        elif self._history is not None:
+            self._go_on_anew(episode, said, self._history[episode.ask.key[0]])
         else:
             pieces = self._between.tokens(said.messages, episode.tokens[-1] if episode.tokens else None)
             if len(episode.tokens) + sum(map(len, pieces)) >= episode.room:
@@ -208,6 +232,18 @@ class Episodes:
                 return
             episode.add_said(said, pieces)
             self._ready.append(episode.next_ask())
+
+    def _go_on_anew(self, episode: _Open, said: Observation, history: Rendered) -> None:
+        """Go on in a row of its own, behind the chat as the template writes it now."""
+        episode.chat += history.messages(said)
+        before, pieces = history.tokens(self._prompt_of(episode.ask.key), episode.ask.prompt_token_ids, episode.chat, said)
+        if len(before) + sum(map(len, pieces)) >= episode.room:
+            self._end(episode, episode.end_of_room)
+            return
+        episode.cut()
+        episode.add_history(before)
+        episode.add_said(said, pieces)
+        self._ready.append(episode.next_ask())
 
     def _take(self, reply: Reply) -> None:
         """Take a turn of the policy, and have the environment answer it."""
@@ -218,6 +254,8 @@ class Episodes:
         elif cut is not None:
             self._end(episode, cut)
         else:
+            if self._history is not None:
+                episode.chat.append(self._history[reply.key[0]].message(reply))
             self._host.step(reply.key, self._action_of(reply))
 
     def _end(

@@ -12,6 +12,23 @@ def completion_seed(run_seed: int, purpose: str, iteration: int | None, prompt_i
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def turn_seed(seed: int, turn: int) -> int:
+    """Seed of a turn of the policy: of the first the episode's own, then 63 bits of a hash."""
+    if turn == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}\0turn\0{turn}".encode()).digest()[:8], "big") >> 1
+
+
+def row_seed(run_seed: int, purpose: str, iteration: int | None, prompt_id: str, sample_index: int, rows: int = 1) -> int:
+    """Seed of a row.
+
+    Args:
+        rows: that a completion may have, one for each turn.
+    """
+    sample, turn = divmod(sample_index, rows)
+    return turn_seed(completion_seed(run_seed, purpose, iteration, prompt_id, sample), turn)
+
+
 def select_prompts(prompts: int, count: int | None, iteration: int, seed: int) -> list[int]:
     """Rows of the prompts that an iteration answers.
 

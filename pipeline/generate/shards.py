@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +16,14 @@ import polars as pl
 from pipeline.common.errors import DataError
 from pipeline.config.engine import SamplingConfig
 from pipeline.config.reward import RewardConfig
-from pipeline.generate.engine import CompletionRequest, Reply
-from pipeline.generate.seeds import completion_seed
+from pipeline.generate.engine import CompletionRequest, Episode, Reply
+from pipeline.generate.seeds import completion_seed, row_seed
 from pipeline.generate.turns import episode_of, episodes_of, turn_rows
 from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.store.tables import check_columns
 from schemas import Remarks, Rollouts
-from schemas.rollouts import CUT, ENVIRONMENT_ERROR
+from schemas.rollouts import CONTINUED, CUT, ENVIRONMENT_ERROR
 
 TEXT = "completion_text"
 """The column that a remark on lost tokens is about, where those of graders name their score's."""
@@ -63,9 +64,14 @@ class RolloutsJob:
     run_seed: int
     policy_id: str
     policy_version: int
+    rows: int = 1
+    """That a completion may have, one for each turn."""
 
     def seed(self, group: Group, sample: int) -> int:
         return completion_seed(self.run_seed, self.purpose, self.iteration, group.name, sample)
+
+    def row_seed(self, group: Group, sample_index: int) -> int:
+        return row_seed(self.run_seed, self.purpose, self.iteration, group.name, sample_index, self.rows)
 
     def group_id(self, group: Group) -> str:
         return group_id(group.name, self.key)
@@ -90,8 +96,8 @@ class Shard:
     engine: str = ""
     """What answers, as the rows say it."""
     replies: dict[int, list[Reply]] = field(default_factory=dict)
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    """What graders see of each whole group."""
+    texts: dict[int, list[list[str]]] = field(default_factory=dict)
+    """Of each completion of a whole group its rows' texts; graders see the last."""
     grades: dict[int, Future[list[RewardResult]]] = field(default_factory=dict)
 
     def add(self, reply: Reply, tokenizer: Decoder, pool: RewardPool) -> None:
@@ -103,10 +109,10 @@ class Shard:
             group.sort(key=lambda reply: reply.key[2])
             prompt, name = self.job.groups[number].row, self.job.group_id(self.job.groups[number])
             given = prompt_for_grader(prompt)
-            texts = self.texts[number] = [self._text_of(one, tokenizer) for one in group]
+            texts = self.texts[number] = [[self._text_of(row, tokenizer) for row in one.rows] for one in group]
             items = [
-                RewardItem(text, prompt["answer"], given, name, one.key[2], one.finish_reason, reward_of(one))
-                for one, text in zip(group, texts, strict=True)
+                RewardItem(text, prompt["answer"], given, name, self._last(one), one.finish_reason, reward_of(one))
+                for one, (*_, text) in zip(group, texts, strict=True)
             ]
             self.grades[number] = pool.submit(items)
 
@@ -119,13 +125,22 @@ class Shard:
             stored = pl.read_parquet(path, columns=["prompt_id", "sample_index", "seed"], glob=False).rows()
         except (DataError, OSError, pl.exceptions.PolarsError):
             return False
-        groups = (self.job.groups[number] for number in range(self.start, self.stop))
-        drawn = self.job.sampling.temperature > 0
-        return stored == [
-            (group.row["prompt_id"], sample, self.job.seed(group, sample) if drawn else None)
-            for group in groups
-            for sample in range(self.job.samples)
-        ]
+        groups = [self.job.groups[number] for number in range(self.start, self.stop)]
+        drawn, rows = self.job.sampling.temperature > 0, self.job.rows
+        wanted = [(group, sample) for group in groups for sample in range(self.job.samples)]
+        there = itertools.groupby(stored, key=lambda row: (row[0], row[1] // rows))
+        return [key for key, _ in there] == [(group.row["prompt_id"], sample) for group, sample in wanted] and all(
+            [(index, seed) for _, index, seed in several]
+            == [
+                (index, self.job.row_seed(group, index) if drawn else None)
+                for index in range(sample * rows, sample * rows + len(several))
+            ]
+            for (group, sample), several in zip(
+                wanted,
+                (list(found) for _, found in itertools.groupby(stored, key=lambda row: (row[0], row[1] // rows))),
+                strict=True,
+            )
+        )
 
     def restore(self, frame: pl.DataFrame, turns: pl.DataFrame | None, tokenizer: Decoder, pool: RewardPool) -> None:
         """Take the completions that an earlier attempt wrote (`frame`'s rows), to grade them again.
@@ -135,14 +150,20 @@ class Shard:
         """
         self.engine = frame["engine"][0]
         episodes = {} if turns is None else episodes_of(turns)
-        for number, row in enumerate(frame.iter_rows(named=True)):
-            key = (self.job.number, self.start + number // self.job.samples, row["sample_index"])
+        number, earlier = 0, list[Reply]()
+        for row in frame.iter_rows(named=True):
+            key = (self.job.number, self.start + number // self.job.samples, row["sample_index"] // self.job.rows)
             error = row["error"] if row["status"] == "engine_error" else None
             logprobs = row["behavior_logprobs"] or []
             spoken = episodes.get((row["group_id"], row["sample_index"]), [])
             episode = None if turns is None else episode_of(row, spoken)
             ids, ended, text = row["completion_token_ids"], row["finish_reason"], row["completion_text"]
-            self.add(Reply(key, ids, logprobs, ended, text, error, episode=episode), tokenizer, pool)
+            reply = Reply(key, ids, logprobs, ended, text, error, episode=episode)
+            if ended == CONTINUED:
+                earlier.append(reply)
+                continue
+            self.add(replace(reply, earlier=tuple(earlier)), tokenizer, pool)
+            number, earlier = number + 1, []
 
     @property
     def is_answered(self) -> bool:
@@ -174,8 +195,8 @@ class Shard:
         rows = []
         for number in range(self.start, self.stop):
             group, grades = self.job.groups[number], self.grades[number].result()
-            for reply, text, grade in zip(self.replies[number], self.texts[number], grades, strict=True):
-                rows.append(_row(self.job, group, reply, grade, text, self.engine))
+            for reply, texts, grade in zip(self.replies[number], self.texts[number], grades, strict=True):
+                rows += _rows(self.job, group, reply, grade, texts, self.engine)
         columns = [component.column for component in reward.components]
         types = {name: column.dtype for name, column in Rollouts.columns().items()} | dict.fromkeys(columns, pl.Float64)
         return pl.DataFrame(rows, schema=types)
@@ -190,14 +211,25 @@ class Shard:
         for number in range(self.start, self.stop):
             name = self.job.group_id(self.job.groups[number])
             for i, (reply, grade) in enumerate(zip(self.replies[number], self.grades[number].result(), strict=True)):
-                lost = None if known is None else unspelled(reply.token_ids, known)
-                rows.append((name, i, {**grade.remarks, **({TEXT: lost} if lost else {})}))
+                for place, row in enumerate(reply.rows):
+                    lost = None if known is None else unspelled(row.token_ids, known)
+                    said = grade.remarks if row is reply else {}
+                    rows.append((name, i * self.job.rows + place, {**said, **({TEXT: lost} if lost else {})}))
         return remarks_of(rows)
 
     def turns(self) -> pl.DataFrame:
         """Rows of `Turns`; none if no environment took part."""
         named = [(self.job.group_id(self.job.groups[number]), self.replies[number]) for number in range(self.start, self.stop)]
-        return turn_rows((name, reply.key[2], reply.episode) for name, replies in named for reply in replies)
+        return turn_rows(
+            (name, reply.key[2] * self.job.rows + place, row.episode)
+            for name, replies in named
+            for reply in replies
+            for place, row in enumerate(reply.rows)
+        )
+
+    def _last(self, reply: Reply) -> int:
+        """Number of a completion's last row in its group."""
+        return reply.key[2] * self.job.rows + len(reply.earlier)
 
     def _text_of(self, reply: Reply, tokenizer: Decoder) -> str:
         return text_of(reply, tokenizer, keep_stop=self.job.sampling.keep_stop_text)
@@ -259,11 +291,24 @@ def text_of(reply: Reply, tokenizer: Decoder, *, keep_stop: bool = False) -> str
 
 def reward_of(reply: Reply) -> float | None:
     """What an environment gave for a completion; None if it gave nothing, or there is none."""
-    return reply.episode.reward if reply.episode else None
+    return Episode((), tuple(turn for row in reply.rows if row.episode for turn in row.episode.turns)).reward
 
 
-def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text: str, engine: str) -> dict[str, Any]:
-    sample = reply.key[2]
+def _rows(
+    job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, texts: Sequence[str], engine: str
+) -> list[dict[str, Any]]:
+    """The rows of a completion: one, or one for each turn, which share its fate and its reward."""
+    pairs = zip(reply.rows, texts, strict=True)
+    rows = [_row(job, group, row, grade, text, engine, place) for place, (row, text) in enumerate(pairs)]
+    fate = next((row for row in rows if row["status"] == "engine_error"), rows[-1])
+    shared = {name: fate[name] for name in ("status", "error", "reward")}
+    return [row | shared for row in rows]
+
+
+def _row(
+    job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text: str, engine: str, place: int = 0
+) -> dict[str, Any]:
+    sample = reply.key[2] * job.rows + place
     logprobs: list[float] | None = reply.logprobs
     error = reply.error
     if len(reply.logprobs) != len(reply.token_ids) or not all(map(math.isfinite, reply.logprobs)):
@@ -294,7 +339,7 @@ def _row(job: RolloutsJob, group: Group, reply: Reply, grade: RewardResult, text
         "policy_id": job.policy_id,
         "policy_version": job.policy_version,
         "source": "self",
-        "seed": job.seed(group, sample) if job.sampling.temperature > 0 else None,
+        "seed": job.row_seed(group, sample) if job.sampling.temperature > 0 else None,
         "temperature": job.sampling.temperature,
         "top_p": job.sampling.top_p,
         "top_k": job.sampling.top_k,

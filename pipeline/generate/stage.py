@@ -23,6 +23,7 @@ from pipeline.generate.between import Between, between
 from pipeline.generate.context import context_length
 from pipeline.generate.engine import AnyEngine, CompletionRequest, EngineSource, Reply
 from pipeline.generate.episodes import Episodes, action_of
+from pipeline.generate.history import Rendered
 from pipeline.generate.mixture.folder import MixedWith
 from pipeline.generate.names import GroupNames
 from pipeline.generate.seeds import select_prompts
@@ -42,7 +43,7 @@ from pipeline.store import Artifact, Request, Store, Work, read_table
 from pipeline.store.layout import in_order
 from pipeline.store.store import load_artifact, verified
 from schemas import Prompts, Remarks, Rollouts, Turns
-from schemas.rollouts import ENVIRONMENT_ERROR
+from schemas.rollouts import ENVIRONMENT_ERROR, ends_episode
 
 PROGRESS_SECONDS = 0.5
 PROBES = 4
@@ -154,6 +155,7 @@ class _Jobs:
             run_seed=selection["seed"],
             policy_id=self.policy.id,
             policy_version=self.policy.summary["iteration"],
+            rows=self.environment.rows if self.environment else 1,
         )
 
     def generate(self, reporter: Reporter, live: EngineSource) -> None:
@@ -193,11 +195,11 @@ class _Jobs:
         with ExitStack() as stack:
             if self.environment is not None:
                 writes = self._between()
-                for note in writes.notes():
+                history = self._history() if self.environment.history == "rendered" else None
+                for note in writes.notes(anew=history is not None):
                     reporter.note(note)
-                engine = self._episodes(
-                    engine, stack.enter_context(Host(self.environment, model=self.policy.path)), self.environment, writes
-                )
+                host = stack.enter_context(Host(self.environment, model=self.policy.path))
+                engine = self._episodes(engine, host, self.environment, writes, history)
             pool = stack.enter_context(RewardPool(self.reward))
             writer = stack.enter_context(self._writer(pool))
             for note in pool.notes:
@@ -210,7 +212,17 @@ class _Jobs:
         assert all(other["chat"] == recipe["chat"] for other in others)
         return between(self.tokenizer, recipe)
 
-    def _episodes(self, engine: AnyEngine, host: Host, environment: EnvironmentConfig, writes: Between) -> Episodes:
+    def _history(self) -> dict[int, Rendered]:
+        return {number: Rendered(self.tokenizer, verified(self.spec["jobs"][number]["prompts"]).recipe) for number in self.jobs}
+
+    def _episodes(
+        self,
+        engine: AnyEngine,
+        host: Host,
+        environment: EnvironmentConfig,
+        writes: Between,
+        history: Mapping[int, Rendered] | None,
+    ) -> Episodes:
         def prompt_of(key: Key) -> Mapping[str, Any]:
             return prompt_for_grader(self.jobs[key[0]].groups[key[1]].row)
 
@@ -226,6 +238,7 @@ class _Jobs:
             prompt_of=prompt_of,
             action_of=text_of_turn,
             between=writes,
+            history=history,
         )
 
     def _answer(self, engine: AnyEngine, writer: ShardWriter, meter: _TokenMeter) -> None:
@@ -314,6 +327,7 @@ def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
         work.has_table(remarks_name(name), Remarks)
         work.has_table(turns_name(name), Turns)
     rows = read_scalars([work.path / name for name in names])
+    rows_of_all, rows = rows, rows.filter(ends_episode())
     if set(rows["status"]) == {"engine_error"}:
         raise StageFailed(
             f"{work.path}: the engine failed on all {len(rows)} completions. One of the errors: {rows['error'][0]}. "
@@ -322,4 +336,4 @@ def _finish(work: Work, reward: RewardConfig, notes: Event) -> Artifact:
     errors = rows.filter(pl.col("status") == "reward_error")["error"]
     refuse_many_failures(len(errors), len(rows), errors, reward, work)
     turns = [path for name in names if (path := work.path / turns_name(name)).is_file()]
-    return work.finish({**summarize(rows), **turn_figures(turns)}, notes={**notes, **places_of(reward.components)})
+    return work.finish({**summarize(rows_of_all), **turn_figures(turns)}, notes={**notes, **places_of(reward.components)})

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.common.lengths import length
+from schemas.rollouts import ends_episode
 
 
 def read_scalars(paths: Sequence[Path]) -> pl.DataFrame:
@@ -19,6 +20,7 @@ def read_scalars(paths: Sequence[Path]) -> pl.DataFrame:
         "reward",
         "policy_version",
         "error",
+        "finish_reason",
         tokens=length("completion_token_ids"),
         prompt_tokens=length("prompt_token_ids"),
     )
@@ -31,13 +33,14 @@ def summarize(rows: pl.DataFrame) -> dict[str, Any]:
     Args:
         rows: of `read_scalars`.
     """
-    statuses = rows.group_by("status").len().sort("status")
+    ends = rows.filter(ends_episode())
+    statuses = ends.group_by("status").len().sort("status")
     return {
         "groups": rows["group_id"].n_unique(),
-        "completions": len(rows),
+        "completions": len(ends),
         "tokens": int(rows["tokens"].sum()),
         "prompt_tokens": int(rows["prompt_tokens"].sum()),
-        "reward_mean": rows["reward"].mean(),
+        "reward_mean": ends["reward"].mean(),
         "statuses": dict(statuses.iter_rows()),
         "policy_version": int(rows["policy_version"][0]),
     }

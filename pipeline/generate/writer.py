@@ -18,7 +18,7 @@ from pipeline.generate.turns import turns_name
 from pipeline.rewards.pool import RewardPool
 from pipeline.store import Work
 from schemas import Remarks, Rollouts, Turns
-from schemas.rollouts import ENVIRONMENT_ERROR
+from schemas.rollouts import ENVIRONMENT_ERROR, ends_episode
 
 MOST_UNGRADED = 8
 """Shards that may wait for their grades: where graders are slower than the engine, the engine waits, and memory stays bounded."""
@@ -119,6 +119,7 @@ class ShardWriter:
             work.write_table(turns_name(shard.name), turns, Turns)
         work.write_table(shard.name, frame, Rollouts)
         shard.forget()
+        frame = frame.filter(ends_episode())
         self._refuse_stuck(shard, frame.filter(pl.col("status") == ENVIRONMENT_ERROR))
         failed = frame.filter(pl.col("status") == "reward_error")
         self._failed[shard.job.number] += len(failed)

@@ -37,7 +37,7 @@ from pipeline.rewards.registry import check_prompts, check_reward_config, notes_
 from pipeline.shape.informative import cannot_learn, imitates
 from pipeline.shape.mix.shares import check_replay, described
 from pipeline.shape.mix.tokens import check_tokens
-from pipeline.shape.settings import check_shape
+from pipeline.shape.settings import check_history, check_shape
 from pipeline.sources import models as base_model
 from pipeline.sources import prompts
 from pipeline.sources.dialogues import asked_of, shared_questions
@@ -100,6 +100,7 @@ def check_training(config: RunConfig) -> Algorithm:
     check_reward_config(config.reward)
     check_environment(config.environment)
     check_shape(config.shape, algorithm)
+    check_history(config.environment, algorithm)
     check_replay(config.replay, algorithm)
     check_revise(config.revise)
     return algorithm

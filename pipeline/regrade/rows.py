@@ -11,7 +11,7 @@ from pipeline.config.reward import RewardConfig
 from pipeline.generate.shards import group_id
 from pipeline.rewards.items import RewardItem, RewardResult
 from schemas import Rollouts
-from schemas.rollouts import CUT, ENVIRONMENT_ERROR
+from schemas.rollouts import CUT, ENVIRONMENT_ERROR, ends_episode
 
 GIVEN = ("group_id", "sample_index", "prompt_id", "prompt_text", "completion_text", "answer", "finish_reason")
 
@@ -50,7 +50,8 @@ def regraded(
     stored = frame["status"]
     failed = pl.Series([result.error for result in results], dtype=pl.String)
     broken = stored.is_in(["engine_error", ENVIRONMENT_ERROR])
-    cut = frame["finish_reason"].is_in(CUT).fill_null(False)
+    ended = frame.select(pl.when(ends_episode()).then(pl.col("finish_reason").fill_null("")).backward_fill())["finish_reason"]
+    cut = ended.is_in(CUT).fill_null(False)
     answered = pl.select(
         pl.when(stored != "reward_error").then(stored).when(cut).then(pl.lit("truncated")).otherwise(pl.lit("ok"))
     ).to_series()
@@ -68,3 +69,29 @@ def regraded(
         error=pl.when(broken).then(pl.col("error")).otherwise(failed),
         **columns,
     )
+
+
+def each_row(results: Sequence[RewardResult], frame: pl.DataFrame) -> list[RewardResult]:
+    """Results of completions for each of their rows: several where each turn of an episode is a row.
+
+    Args:
+        results: of the last row of each, in their order.
+        frame: all rows.
+    """
+    ends = frame.select(end=ends_episode())["end"]
+    places = ends.shift(1, fill_value=False).cum_sum()
+    return [results[place] for place in places]
+
+
+def of_last_rows(turns: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """Turns with the number of their episode's last row in place of their row's own.
+
+    Args:
+        turns: of the rows.
+        frame: all rows, in their order.
+    """
+    key = ["group_id", "sample_index"]
+    rows = frame.select(*key, end=pl.when(ends_episode()).then("sample_index").backward_fill())
+    last = turns.sort(*key, "turn").join(rows, on=key, how="inner", maintain_order="left")
+    numbered = last.with_columns(sample_index="end", turn=pl.int_range(pl.len(), dtype=pl.Int32).over("group_id", "end"))
+    return numbered.drop("end")

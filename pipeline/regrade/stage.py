@@ -25,7 +25,7 @@ from pipeline.generate.shards import group_id, remarks_name, remarks_of
 from pipeline.generate.summary import read_scalars, summarize
 from pipeline.generate.turns import episode_rewards, turn_figures, turns_beside, turns_name
 from pipeline.generate.unknowns import count_unknowns
-from pipeline.regrade.rows import items_of, regraded
+from pipeline.regrade.rows import each_row, items_of, of_last_rows, regraded
 from pipeline.rewards.items import RewardItem, RewardResult, prompt_for_grader
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import check_prompts, places_of
@@ -35,6 +35,7 @@ from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import check_columns
 from schemas import Remarks, Rollouts, Turns
+from schemas.rollouts import ends_episode
 
 PROGRESS_SECONDS = 0.5
 AHEAD = 2
@@ -125,7 +126,7 @@ class _RegradeJob:
         meter.report(last=True)
         files = [work.path / path.name for path in self.files]
         rows = read_scalars(files)
-        errors = rows.filter(pl.col("status") == "reward_error")["error"]
+        errors = rows.filter(ends_episode(), pl.col("status") == "reward_error")["error"]
         self._refuse_many_failures(len(errors), errors)
         said = pool.started.notes if missing else []
         notes = {"graded_from": {"id": self.source.id, "place": self.source.url}, **places_of(self.reward.components)}
@@ -158,8 +159,9 @@ class _RegradeJob:
         if frame.is_empty():
             raise DataError(f"{path}: no rows to grade")
         turns = turns_beside(path)
-        given = None if turns is None else episode_rewards(turns)
-        groups = itertools.groupby(items_of(frame, self.prompts, given), key=lambda item: item.group_id)
+        given = None if turns is None else episode_rewards(of_last_rows(turns, frame))
+        ends = frame.filter(ends_episode())
+        groups = itertools.groupby(items_of(ends, self.prompts, given), key=lambda item: item.group_id)
         return _RegradedShard(path.name, frame, [pool.submit(list[RewardItem](group)) for _, group in groups])
 
     def _write(self, shard: _RegradedShard, meter: _RegradeMeter) -> None:
@@ -169,8 +171,11 @@ class _RegradeJob:
             found = future.result()
             results += found
             meter.count(len(found))
-        frame = regraded(shard.frame, results, self.source.manifest.content.key, self.work.request.key, self.reward)
-        names = zip(frame["group_id"], frame["sample_index"], results, strict=True)
+        frame = regraded(
+            shard.frame, each_row(results, shard.frame), self.source.manifest.content.key, self.work.request.key, self.reward
+        )
+        ends = frame.filter(ends_episode())
+        names = zip(ends["group_id"], ends["sample_index"], results, strict=True)
         remarks = remarks_of((group, sample, result.remarks) for group, sample, result in names)
         if len(remarks):
             self.work.write_table(remarks_name(shard.name), remarks, Remarks)
@@ -179,7 +184,7 @@ class _RegradeJob:
             renamed = turns.with_columns(pl.col("group_id").str.strip_suffix(old) + new)
             self.work.write_table(turns_name(shard.name), renamed, Turns)
         self.work.write_table(shard.name, frame, Rollouts)
-        failed = frame.filter(pl.col("status") == "reward_error")["error"]
+        failed = ends.filter(pl.col("status") == "reward_error")["error"]
         self.failed += len(failed)
         self._refuse_many_failures(self.failed, failed)
 

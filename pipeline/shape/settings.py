@@ -27,6 +27,7 @@ from pipeline.algorithms.cells.shaping import (
 from pipeline.algorithms.policy_gradient import PolicyGradient
 from pipeline.algorithms.preference import Preference, UnpairedPreference
 from pipeline.common.errors import UserError
+from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.shape import ShapeConfig
 from pipeline.shape.credit import has_credits
 from pipeline.shape.labels import check_labels
@@ -76,6 +77,18 @@ def check_shape(choices: ShapeConfig, algorithm: Algorithm) -> None:
         raise UserError(f"shape.{setting}: {algorithm.name} {why}")
     if choices.labels is not None:
         check_labels(Path(choices.labels))
+
+
+def check_history(environment: EnvironmentConfig | None, algorithm: Algorithm) -> None:
+    """
+    Raises:
+        UserError: episodes of several rows, and an algorithm that takes completions whole.
+    """
+    if environment and environment.history == "rendered" and not isinstance(algorithm, PolicyGradient):
+        raise UserError(
+            f'environment.history: {algorithm.name} takes completions whole, and "rendered" makes several rows of an episode. '
+            'Use history: "drawn", or a policy gradient, such as grpo'
+        )
 
 
 def _clashes(choices: ShapeConfig, algorithm: Algorithm) -> Iterator[tuple[str, str]]:

@@ -25,12 +25,16 @@ from pipeline.shape.credit import KEY, credits_of, finished_credits, has_credits
 from pipeline.shape.fit import check_limit, max_tokens_of
 from pipeline.shape.labels import KEY as LABELLED
 from pipeline.shape.labels import GivenPairs, labels_of
+from pipeline.shape.rows import ends, spread
 from pipeline.shape.settings import check_shape
 from pipeline.shape.sums import GRADED, FateSums
 from pipeline.store import Artifact, Request, Store, Work
 from pipeline.store.store import verified
 from pipeline.store.tables import scan_table
 from schemas import Credits, Pairs, Rollouts, Shaped
+
+WHOLE = ("sample_index", "finish_reason")
+"""Which rows make up one completion."""
 
 
 def shape(spec: Event, reporter: Reporter) -> Event:
@@ -80,8 +84,9 @@ class _Shaping:
         rule, sums = self._rule(reporter), FateSums()
         for number, path in enumerate(self.files):
             if self._paired(path) and self.work.has_table(path.name, Shaped):
-                graded = pl.read_parquet(path, columns=GRADED, glob=False)
-                sums.add(pl.read_parquet(self.work.path / path.name, glob=False), graded)
+                graded = ends(pl.read_parquet(path, columns=[*GRADED, *WHOLE], glob=False))
+                shaped = pl.read_parquet(self.work.path / path.name, glob=False)
+                sums.add(shaped.join(graded.select(KEY), on=KEY, how="semi", maintain_order="left"), graded)
             else:
                 self._write(path, rule, sums)
             reporter.progress(number + 1, len(self.files), "files")
@@ -102,7 +107,8 @@ class _Shaping:
             kept = shaped.filter("keep").select(KEY)
             credits = self._credits(path, self._shaped(scalars)).join(kept, on=KEY, how="semi", maintain_order="left")
             self.work.write_table(credits_name(path.name), credits, Credits)
-        self.work.write_table(path.name, shaped, Shaped)
+        every = pl.read_parquet(path, columns=["group_id", *WHOLE], glob=False)
+        self.work.write_table(path.name, spread(shaped, every), Shaped)
         sums.add(shaped, scalars)
 
     def _paired(self, path: Path) -> bool:
@@ -144,7 +150,7 @@ class _Shaping:
             tokens=tokens,
             drawn=pl.coalesce(pl.col("action_mask").list.sum(), tokens),
             max_tokens=pl.lit(max_tokens_of(self.rollouts)),
-            **({"finish_reason": pl.col("finish_reason")} if self.choices.truncated_by is not None else {}),
+            finish_reason="finish_reason",
             **({DENSITY: mean_logprob()} if BEHAVIOR in self.algorithm.shaping_needs else {}),
         )
         rows = scalars.collect()
@@ -152,7 +158,7 @@ class _Shaping:
             rows = rows.with_columns(calls=calls_of(rows, turns_beside(path)))
         if self.choices.void_turns != "keep":
             rows = with_void(rows, turns_beside(path))
-        return rows
+        return ends(rows)
 
     def _moments(self) -> tuple[float, float, float]:
         """Mean and standard deviation of the advantage over all tokens that are kept and were drawn, and the median of the kept

@@ -90,5 +90,13 @@ def size_of(asked: Asked) -> tuple[int, int]:
 def _asked(question: str, metadata: str | None) -> Asked:
     if metadata is None or f'"{EARLIER}"' not in metadata:
         return question
-    earlier = json.loads(metadata).get(EARLIER)
+    return one_asked(question, json.loads(metadata).get(EARLIER))
+
+
+def one_asked(question: str, earlier: list[dict[str, Any]] | None) -> Asked:
+    """What a prompt asks.
+
+    Args:
+        earlier: messages before the question, if there are any.
+    """
     return [*earlier, {"role": "user", "content": question}] if earlier else question

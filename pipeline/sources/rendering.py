@@ -153,18 +153,10 @@ def chat_renderer(tokenizer: Any, template: str, system: str | None, told: Mappi
     """
     if not tokenizer.chat_template:
         raise UserError(NO_CHAT_TEMPLATE)
-    fill = template_renderer(template)
-    head = [{"role": "system", "content": system}] if system else []
-
-    def messages(asked: Asked) -> list[dict[str, Any]]:
-        if isinstance(asked, str):
-            return [*head, {"role": "user", "content": fill([asked])[0]}]
-        *earlier, last = asked
-        own = head if not earlier or earlier[0]["role"] != "system" else []
-        return [*own, *earlier, {**last, "content": fill([last["content"]])[0]}]
+    template_renderer(template)
 
     def render(questions: Sequence[Asked]) -> list[str]:
-        chats, more = [messages(asked) for asked in questions], dict(told or {})
+        chats, more = [chat_messages(asked, template, system) for asked in questions], dict(told or {})
         try:
             return list(
                 tokenizer.apply_chat_template(
@@ -175,6 +167,21 @@ def chat_renderer(tokenizer: Any, template: str, system: str | None, told: Mappi
             raise UserError(f"data.chat: the model's chat template refuses these messages: {error}") from None
 
     return render
+
+
+def chat_messages(asked: Asked, template: str, system: str | None) -> list[dict[str, Any]]:
+    """The messages that a chat template is given of a question.
+
+    Args:
+        system: what dialogues without a system message of their own begin with.
+    """
+    fill = template_renderer(template)
+    head = [{"role": "system", "content": system}] if system else []
+    if isinstance(asked, str):
+        return [*head, {"role": "user", "content": fill([asked])[0]}]
+    *earlier, last = asked
+    own = head if not earlier or earlier[0]["role"] != "system" else []
+    return [*own, *earlier, {**last, "content": fill([last["content"]])[0]}]
 
 
 def refuse_unread(template: str, told: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.environments.arithmetic import value_of
 from pipeline.run.record import load_run
 from pipeline.store import Artifact, read_table
-from schemas import Rollouts, Turns
+from schemas import Rollouts, Shaped, Turns
+from schemas.rollouts import ends_episode
 
 pytestmark = pytest.mark.slow
 
@@ -116,3 +117,35 @@ def test_killed_while_episodes_are_played_it_goes_on_to_the_same_bytes(
     ended = served(*again(directory))
     assert ended.status == 0, ended.err
     assert ids(directory) == ids(run)
+
+
+CHAT = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ 'Q:' + m.content + '=' }}{% elif m.role == 'assistant' %}"
+    "{{ m.content + '<eos>' }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_run_whose_turns_are_rows(served: Any, write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """The calculator behind a chat template that is rendered anew for each turn: rows, advantages, pass@1 and a deep audit."""
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "data/caller", model)
+    (model / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
+    changes = {
+        "model": {"path": str(model)},
+        "data": {**CALLER["data"], "template": "{question}", "chat": True},
+        "environment": {**CALLER["environment"], "history": "rendered"},
+    }
+    config, run = write_config(tmp_path / "rows.yaml", **{**CALLER, **changes}), tmp_path / "run"
+    ended = served("run", config, "--set", f"run_dir={run}")
+    assert ended.status == 0, ended.err
+    step = load_run(run).iterations[0]
+    rows = read_table(answers_of(run)[0], Rollouts)
+    assert step.shaped is not None and step.evaluation is not None
+    fates = rows.join(read_table(step.shaped, Shaped), on=["group_id", "sample_index"])
+    assert len(fates) == len(rows) > 64 == len(rows.filter(ends_episode()))
+    each = fates.group_by("group_id", pl.col("sample_index") // 4).agg(pl.col("advantage", "reward").n_unique())
+    assert each["advantage"].max() == each["reward"].max() == 1 and fates["advantage"].abs().max() > 0
+    heldout = read_table(answers_of(run)[1], Rollouts).filter(ends_episode())
+    assert step.evaluation.summary["pass_at"]["1"]["value"] == pytest.approx(float((heldout["reward"] >= 1).mean()))
+    ended = served("audit", run, "--deep")
+    assert ended.status == 0, ended.out + ended.err

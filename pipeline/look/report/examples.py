@@ -20,6 +20,7 @@ from pipeline.look.turns import label, turns_of
 from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
+from schemas.rollouts import ends_episode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -91,7 +92,8 @@ def read_examples(run: Run) -> Examples | None:
 
 def _choose(rollouts: Artifact, shaped: Artifact | None) -> pl.DataFrame:
     """group_id, sample_index, reward, advantage and end of the rows to show, best first, then worst first."""
-    rows = scan_table(rollouts, Rollouts).select("group_id", "sample_index", "reward").filter(pl.col("reward").is_not_null())
+    whole = scan_table(rollouts, Rollouts).filter(ends_episode(), pl.col("reward").is_not_null())
+    rows = whole.select("group_id", "sample_index", "reward")
     if shaped is not None:
         keys = ("group_id", "sample_index")
         rows = rows.join(scan_table(shaped, Shaped).select(*keys, "advantage"), on=keys, how="left", maintain_order="left")

@@ -16,6 +16,7 @@ from pipeline.look.report.sections import Key, Panel
 from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts
+from schemas.rollouts import ends_episode
 
 ROWS = 9
 """Most rows of the map; larger groups are cut into that many equal ranges, of which the first is 0 and the last is all."""
@@ -61,7 +62,7 @@ def solved_panel(run: Run) -> Panel | str:
 
 def _solved(rollouts: Artifact, solved_at: float) -> Values:
     """The share of each group's graded completions that were solved."""
-    scalars = scan_table(rollouts, Rollouts).select("group_id", "reward").drop_nulls()
+    scalars = scan_table(rollouts, Rollouts).filter(ends_episode()).select("group_id", "reward").drop_nulls()
     shares = scalars.group_by("group_id").agg(share=(pl.col("reward") >= solved_at).mean()).collect(engine="streaming")
     return np.asarray(shares["share"].to_numpy(), dtype=float)
 

@@ -23,6 +23,7 @@ from pipeline.look.report.verdict import Outcome
 from pipeline.run.state import Iteration, Run
 from pipeline.store import Artifact, read_table, scan_table
 from schemas import Evaluation, Rollouts
+from schemas.rollouts import ends_episode
 
 MODELS = frozenset({"reward_model", "judge", "pairwise_judge"})
 """Graders whose scores a model made up: what is learned is right where it was trained, and may be wrong elsewhere."""
@@ -144,7 +145,7 @@ def _of_components(run: Run, components: list[RewardComponent]) -> Iterator[tupl
     for step in run.iterations:
         if step.answers is None:
             continue
-        rows = scan_table(step.answers.sampled, Rollouts)
+        rows = scan_table(step.answers.sampled, Rollouts).filter(ends_episode())
         if {one.column for one in components} <= set(rows.collect_schema().names()):
             weights = [one.weight for one in components] if len(components) > 1 else [1.0]
             score = sum(weight * pl.col(one.column) for weight, one in zip(weights, components, strict=True))

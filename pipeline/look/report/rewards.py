@@ -12,6 +12,7 @@ import polars as pl
 from pipeline.look.report.figures import Values
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts
+from schemas.rollouts import ends_episode
 
 CLASSES = 6
 """Most classes a distribution is cut into; that many different rewards are shown as they are."""
@@ -61,7 +62,7 @@ def reward_shares(rollouts: Mapping[int, Artifact | None]) -> RewardShares | Non
 
 def _counts(iteration: int, artifact: Artifact) -> pl.DataFrame:
     """How often each reward occurs."""
-    rewards = scan_table(artifact, Rollouts).select("reward").drop_nulls()
+    rewards = scan_table(artifact, Rollouts).filter(ends_episode()).select("reward").drop_nulls()
     counts = rewards.filter(pl.col("reward").is_finite()).group_by("reward").agg(rows=pl.len())
     return counts.collect(engine="streaming").with_columns(iteration=pl.lit(iteration)).sort("reward")
 

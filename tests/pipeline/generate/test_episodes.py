@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,8 @@ from pipeline.common.errors import UserError
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.config.run import RunConfig
 from pipeline.generate.engine import CompletionRequest, Reply
-from pipeline.generate.episodes import turn_seed
 from pipeline.generate.order import rollouts_request
+from pipeline.generate.seeds import turn_seed
 from pipeline.generate.stage import generate
 from pipeline.look.audit.audit import audit
 from pipeline.look.upkeep.repair import drop_shards, find_damage, set_aside
@@ -76,7 +77,20 @@ GAMES = """
                     return ["a", {"role": "tool", "name": "t", "content": "b", "error": True}], None, False, {}
             off = int(action) - self.wanted
             return f" off by {off}", 1.0 if off == 0 else -0.25, off == 0, {}
+
+    class Asks(Guess):
+        # reads what stands behind a "=", and asks as a user
+        def step(self, action):
+            off = int(action.split("=")[-1]) - self.wanted
+            return [{"role": "user", "content": f"<eos> off by {off}"}], 1.0 if off == 0 else -0.25, off == 0, {}
 """
+THINKS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content.split('=')[-1] + '<eos>' }}"
+    "{% else %}{{ m.role[0] + ':' + m.content + '<eos>' }}{% endif %}"
+    "{% if loop.last and add_generation_prompt %}{{ 'a:' }}"
+    "{% elif loop.nextitem.role == 'assistant' %}{{ 'a:' }}{% endif %}{% endfor %}"
+)
+"""A chat template that leaves out of earlier turns what stands before a "=", as Qwen3's does with what it thought."""
 
 Script = Callable[[int, int], list[str]]
 """What the policy says in each turn of a group's sample; a turn ends with <eos>, unless it ends with "…": then it is cut."""
@@ -128,12 +142,21 @@ class Scripted:
 class Player:
     """A model and prompts in a store, and rollouts of it with an environment."""
 
-    def __init__(self, root: Path, config: RunConfig) -> None:
+    def __init__(self, root: Path, config: RunConfig, template: str | None = None) -> None:
         self.store, self.config = Store(root), config
-        files = base_model.model_files(BASE)
+        model = BASE
+        if template is not None:
+            model = root.parent / "chat-model"
+            shutil.copytree(BASE, model)
+            (model / "chat_template.jinja").write_text(template, encoding="utf-8")
+        files = base_model.model_files(model)
         self.policy = base_model.import_model(self.store, import_request({"all": "1"}), files, "here", None)
         rows = [{"prompt_id": f"p{n}", "question": f"{n}+1", "answer": "1", "prompt_text": f"Q:{n}+1="} for n in range(2)]
-        with self.store.work(Request("prompts", "prompts/1", {"chat": False})) as work:
+        recipe: dict[str, Any] = {"chat": False}
+        if template is not None:
+            recipe = {"chat": True, "template": "{question}", "system": None}
+            rows = [{**row, "prompt_text": f"u:{row['question']}<eos>a:"} for row in rows]
+        with self.store.work(Request("prompts", "prompts/1", recipe)) as work:
             assert isinstance(work, Work)
             work.write_table("prompts.parquet", pl.DataFrame(rows).with_columns(metadata=pl.lit(None, pl.String)), Prompts)
             self.prompts = work.finish({"prompts": 2})
@@ -400,3 +423,71 @@ def test_calls_that_a_tool_answered_are_counted_for_the_bonus(player: Player) ->
     rows = read_table(made, Rollouts).filter(pl.col("group_id") == rows_of(made)[0]["group_id"])
     turns = read_table(made, Turns)
     assert calls_of(rows, turns).to_list() == [2, 0] and calls_of(rows, None).to_list() == [0, 0]
+
+
+@pytest.fixture
+def thinker(player: Player, tmp_path: Path) -> Player:
+    return Player(tmp_path / "thinker" / "store", player.config, THINKS)
+
+
+ANEW = {"name": "games:Asks", "history": "rendered", "max_turns": 4}
+
+
+def test_a_turn_sees_the_chat_as_its_template_writes_it_anew_and_is_a_row(thinker: Player) -> None:
+    says = [["5+1=7", "8=8", "2-1=1"], ["1"]]
+    made, engine = thinker.play(lambda group, sample: says[sample], ANEW)
+    tokenizer = load_tokenizer(thinker.policy.path, trust_remote_code=False)
+    rows = [row for row in rows_of(made) if row["prompt_id"] == "p0"]
+    assert [(row["sample_index"], row["finish_reason"], row["reward"]) for row in rows] == [
+        (0, "continued", 0.5), (1, "continued", 0.5), (2, "stop", 0.5), (4, "stop", 1.0),
+    ]  # fmt: skip
+    chat = [{"role": "user", "content": "0+1"}]
+    plain = lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # noqa: E731
+    asks = [ask for ask in engine.asked if ask.key == (0, 0, 0)]
+    for row, ask, text, off in zip(rows[:3], asks, says[0], [6, 7, None], strict=True):
+        anew = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        ids: list[int] = []
+        for number, part in enumerate(anew.split("<eos> off")):  # what it says names a special token, and stays text
+            ids += (plain("<eos> off") if number else []) + tokenizer(part, add_special_tokens=False)["input_ids"]
+        drawn = [*tokenizer.encode(text), EOS]
+        assert ask.prompt_token_ids == ids and ask.seed == row["seed"]
+        assert row["prompt_token_ids"] + row["completion_token_ids"] == ids + drawn
+        assert (row["action_mask"] or [True] * len(drawn)) == [False] * (len(ids) - len(row["prompt_token_ids"])) + [True] * len(
+            drawn
+        )
+        chat += [{"role": "assistant", "content": text}, {"role": "user", "content": f"<eos> off by {off}"}]
+    assert "5+1" not in tokenizer.decode(asks[1].prompt_token_ids) and rows[1]["prompt_token_ids"] == rows[0]["prompt_token_ids"]
+    assert made.summary["completions"] == 4 and made.summary["reward_mean"] == 0.75 and made.summary["episodes"]["turns"] == 8
+    assert audit(made.path).status == 0
+
+
+def test_an_episode_of_several_rows_fails_ends_and_is_graded_as_one(thinker: Player) -> None:
+    says = [["7", "8", "9", "7", "1"], ["7", "fail"]]
+    made, _ = thinker.play(lambda group, sample: says[sample], {**ANEW, "max_failed_share": 0.5})
+    rows = [(row["sample_index"], row["status"], row["finish_reason"], row["reward"]) for row in rows_of(made)][:6]
+    assert rows[:4] == [(n, "truncated", "turns" if n == 3 else "continued", -1.0) for n in range(4)]
+    assert [row[1:] for row in rows[4:]] == [("environment_error", "continued", None), ("environment_error", None, None)]
+    assert made.summary["statuses"] == {"environment_error": 2, "truncated": 2}
+
+
+def test_shards_of_several_rows_are_found_and_graded_again(thinker: Player) -> None:
+    script = lambda group, sample: [["5+1=7", "1"], ["1"]][sample]  # noqa: E731
+    made, _ = thinker.play(script, ANEW, [{"grader": "exact_match"}])
+    reward = thinker.config.reward.model_validate({"components": [{"grader": "environment"}]})
+    job = {"request": grade_request(made, reward).to_json(), "rollouts": str(made.path), "prompts": str(thinker.prompts.path)}
+    graded = grade({"store": str(thinker.store.root), "reward": reward.model_dump(mode="json"), "jobs": [job]}, _silent())
+    again = load_artifact(graded["artifacts"][0])
+    assert [row["reward"] for row in rows_of(again)] == [0.75, 0.75, 1.0] * 2
+    assert audit(again.path).status == 0
+    path = made.path / "turns-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    set_aside(find_damage(made))
+    mended, engine = thinker.play(script, ANEW, [{"grader": "exact_match"}])
+    assert mended.id == made.id and {ask.key[1] for ask in engine.asked} == {1}
+
+
+def test_a_template_that_begins_otherwise_is_refused(player: Player, tmp_path: Path) -> None:
+    other = THINKS.replace("m.role[0] + ':'", "(m.role[0] if messages | length == 1 else 'x') + ':'")
+    thinker = Player(tmp_path / "other" / "store", player.config, other)
+    with pytest.raises(UserError, match=r"does not begin a chat that goes on with the prompt of its first turn"):
+        thinker.play(lambda group, sample: ["7", "1"], ANEW)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from pipeline.generate.seeds import completion_seed, select_prompts
+from pipeline.environments.registry import rows_of_episode
+from pipeline.generate.seeds import row_seed, select_prompts
 from pipeline.look.audit.deep.rerun import refuse_other_version
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.world import World
@@ -38,9 +39,10 @@ def check_draws(held: Held, world: World) -> bool:
         expected = f"{len(wanted)} prompts, number {place} is {wanted[place : place + 1]}"
         found = f"{len(given)} prompts, number {place} is {given[place : place + 1]}"
         spot.error("derivation", "prompts drawn", expected=expected, found=found, remedy=REMEDY, column="prompt_id")
+    several = rows_of_episode(recipe)
     for row in rows.drop_nulls("seed").iter_rows(named=True):
         group = row["group_id"].rpartition("@")[0]
-        seed = completion_seed(selection["seed"], recipe["purpose"], selection["iteration"], group, row["sample_index"])
+        seed = row_seed(selection["seed"], recipe["purpose"], selection["iteration"], group, row["sample_index"], several)
         if seed != row["seed"]:
             file = files[row["file"]].path
             held.spot(world.ledger, file).error(

@@ -17,10 +17,11 @@ import polars as pl
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.environments.host import Host
 from pipeline.environments.protocol import Observation
-from pipeline.environments.registry import BUILTINS, VERSIONS, resolve
+from pipeline.environments.registry import BUILTINS, VERSIONS, resolve, rows_of_episode
 from pipeline.generate.between import Between, between
 from pipeline.generate.engine import EpisodeTurn, Reply
 from pipeline.generate.episodes import action_of
+from pipeline.generate.history import Rendered
 from pipeline.generate.seeds import completion_seed
 from pipeline.generate.turns import episodes_of
 from pipeline.look.audit.deep.rerun import CannotRerun, parent_path
@@ -33,7 +34,7 @@ from schemas.turns import VOID
 
 REMEDY = "These tokens, or this reward, are not what the environment gives. Have the rollouts made anew by their run."
 ANSWER_SECONDS = 300.0
-READ = ("group_id", "sample_index", "prompt_id", "completion_token_ids", "finish_reason", "status")
+READ = ("group_id", "sample_index", "prompt_id", "prompt_token_ids", "completion_token_ids", "finish_reason", "status")
 
 
 def check_episodes(held: Held, world: World, samples: int) -> tuple[int, int]:
@@ -57,21 +58,38 @@ def check_episodes(held: Held, world: World, samples: int) -> tuple[int, int]:
     parent = world.shelf.parent(held, "prompts")
     if parent is None:
         raise CannotRerun("its prompts are not here whole")
-    writes = between(tokenizer, parent.recipe)
+    writes, several = between(tokenizer, parent.recipe), rows_of_episode(held.recipe)
+    history = Rendered(tokenizer, parent.recipe) if several > 1 else None
     prompts, spoken = prompts_of(held, world), episodes_of(turns)
     chosen = _chosen(rows, samples)
     files = held.tables(Rollouts.title())
     with Host(config) as host:
-        for row in chosen.iter_rows(named=True):
+        game = _Game(host, writes, tokenizer, held.recipe)
+        for row in chosen.iter_rows(named=True) if history is None else ():
             prompt = prompts.get(row["prompt_id"])
             if prompt is None:
                 raise CannotRerun("its prompts are not here whole")
-            game = _Game(host, writes, tokenizer, held.recipe)
             if why := game.difference(row, spoken.get((row["group_id"], row["sample_index"]), []), prompt):
                 held.spot(world.ledger, files[row["file"]].path).error(
                     "derivation", "episode", expected=why[0], found=why[1], remedy=REMEDY, row=row["row"], column=why[2]
                 )
+        for episode in _episodes_of(chosen, several) if history is not None else ():
+            prompt = prompts.get(episode[0]["prompt_id"])
+            if prompt is None:
+                raise CannotRerun("its prompts are not here whole")
+            turns_of = [spoken.get((row["group_id"], row["sample_index"]), []) for row in episode]
+            if (why := game.difference_anew(episode, turns_of, prompt, history, several)) is not None:
+                held.spot(world.ledger, files[episode[0]["file"]].path).error(
+                    "derivation", "episode", expected=why[0], found=why[1], remedy=REMEDY, row=episode[0]["row"], column=why[2]
+                )
     return len(chosen), len(rows)
+
+
+def _episodes_of(rows: pl.DataFrame, several: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each episode, in their order."""
+    ordered = rows.sort("group_id", "sample_index").iter_rows(named=True)
+    for _, episode in itertools.groupby(ordered, key=lambda row: (row["group_id"], row["sample_index"] // several)):
+        yield list(episode)
 
 
 def _config(stated: Mapping[str, Any]) -> EnvironmentConfig:
@@ -146,6 +164,55 @@ class _Game:
                 if stored != wanted:
                     texts = [self._tokenizer.decode([one for piece in pieces for one in piece]) for pieces in (wanted, stored)]
                     return f"{texts[0]!r} from the environment", f"{texts[1]!r}", "completion_token_ids"
+            return None
+        finally:
+            self._host.end(key)
+
+    def difference_anew(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        turns: Sequence[Sequence[EpisodeTurn]],
+        prompt: Mapping[str, Any],
+        history: Rendered,
+        several: int,
+    ) -> tuple[str, str, str] | None:
+        """As `difference`, of an episode of which each turn is a row.
+
+        Args:
+            rows: of the episode.
+            turns: of each row.
+            several: rows that an episode may have.
+        """
+        key = (0, rows[0]["row"], rows[0]["sample_index"])
+        self._host.start(key, prompt, self._seed({**rows[0], "sample_index": rows[0]["sample_index"] // several}))
+        chat: list[dict[str, Any]] = []
+        try:
+            said = self._heard()
+            for number, (row, spoken) in enumerate(zip(rows, turns, strict=True)):
+                if said.error is not None or said.done:
+                    return "an environment that goes on", f"that it is over, or {said.error}", "finish_reason"
+                drawn, tokens = spoken[-1], row["completion_token_ids"]
+                chat += history.messages(said)
+                before, pieces = history.tokens(prompt, row["prompt_token_ids"], chat, said)
+                wanted = [*before, *itertools.chain.from_iterable(pieces)]
+                if tokens[: drawn.start] != wanted:
+                    texts = [self._tokenizer.decode(ids) for ids in (wanted, tokens[: drawn.start])]
+                    return f"{texts[0]!r} before the turn", f"{texts[1]!r}", "completion_token_ids"
+                called = [(message.name, message.error) for message in said.messages]
+                stored = [(turn.name, turn.status == "tool_error") for turn in spoken[:-1]][-len(called) or len(spoken) :]
+                if called != stored:
+                    return f"messages of {called}", f"turns of {stored}", "turns"
+                if drawn.status not in ("ok", VOID):
+                    return None
+                action = tokens[drawn.start :]
+                chat.append(history.message(Reply(key, action, [], "stop", None, None)))
+                self._host.step(key, self._action(action))
+                said = self._heard()
+                if said.reward != drawn.reward:
+                    return f"reward {said.reward}", f"{drawn.reward} for turn {number}", "reward"
+            ended = rows[-1]["finish_reason"] == "stop"
+            if said.error is None and ended != said.done:
+                return f"an environment that says it is {'over' if said.done else 'not over'}", "otherwise", "finish_reason"
             return None
         finally:
             self._host.end(key)

@@ -15,10 +15,11 @@ from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, chec
 from pipeline.look.audit.tables.checks import Checks, Facts, joined, same_figure
 from pipeline.look.audit.tables.rollouts import column_of
 from schemas import Rollouts
-from schemas.rollouts import FAILED
+from schemas.rollouts import FAILED, ends_episode
 from schemas.table import Table
 
 KEY = ["prompt_id", "mode", "sample_index"]
+ENDS = "ends"
 COPIED = ("reward", "status", "completion_tokens")
 MODES = ("sampled", "greedy")
 SCORE = "score that decides"
@@ -37,13 +38,13 @@ class EvaluationChecks(Checks):
             answers = self.world.shelf.parent(self.held, mode)
             tokens = pl.col("completion_token_ids").list.len().cast(pl.Int32)
             columns = {name: pl.col(name) for name in ("prompt_id", "sample_index", "reward", "status")}
-            columns[SCORE] = pl.col(deciding(self.held.recipe))
+            columns[SCORE], columns[ENDS] = pl.col(deciding(self.held.recipe)), ends_episode()
             if answers is not None and not self._is_graded_by_it(answers):
                 return None
             part = self.world.columns(answers, Rollouts, {**columns, "completion_tokens": tokens}) if answers else None
             if part is None:
                 return None
-            parts.append(part.drop("row", "file").with_columns(mode=pl.lit(mode)))
+            parts.append(part.filter(ENDS).drop("row", "file", ENDS).with_columns(mode=pl.lit(mode)))
         return pl.concat(parts) if parts else None
 
     def _is_graded_by_it(self, answers: Held) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.common.lengths import length
+from pipeline.environments.registry import rows_of_episode
 from pipeline.look.audit.findings import Figure, Spot
 from pipeline.look.audit.hygiene import rollouts_figures
 from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, TableFile, check_rows, check_rules
@@ -20,7 +21,7 @@ from pipeline.look.audit.tables.turns import TURN_FACTS, check_turns, under_mask
 from pipeline.look.audit.tokens import CheckpointDecoder, vocabulary_of
 from pipeline.rewards.registry import BUILTINS, UNIT_SCORES
 from schemas import Origins, Prompts, Rollouts, SetAside, Turns
-from schemas.rollouts import CUT, FAILED
+from schemas.rollouts import CUT, FAILED, ends_episode
 from schemas.table import Table
 
 TEXTS = 64
@@ -95,6 +96,7 @@ class RolloutsChecks(Checks):
         return {
             **{name: pl.col(name) for name in names},
             **lengths,
+            "ends": ends_episode(),
             **LACKING,
             "prompt": pl.col("prompt_id").hash(),
             "text": pl.col("completion_text").hash(),
@@ -268,16 +270,18 @@ class RolloutsChecks(Checks):
 
     def figures(self, table: type[Table], rows: pl.DataFrame) -> Iterator[Figure]:
         if table is Rollouts and self.held.recipe.get("purpose", "train") == "train":
-            yield from rollouts_figures(self.held, rows)
+            yield from rollouts_figures(self.held, rows.filter("ends"))
 
     def _check_groups(self, rows: pl.DataFrame) -> None:
         """Groups are whole, in one file, and of one prompt."""
         wanted = self.held.recipe.get("samples") if self._generated else None
+        several = rows_of_episode(self.held.recipe)
         groups = rows.group_by("group_id", maintain_order=True).agg(
             pl.col("file", "row").first(),
-            size=pl.len(),
-            distinct=pl.col("sample_index").n_unique(),
-            last=pl.col("sample_index").max(),
+            size=pl.col("ends").sum(),
+            repeated=pl.len() - pl.col("sample_index").n_unique(),
+            distinct=(pl.col("sample_index") // several).n_unique(),
+            last=pl.col("sample_index").max() // several,
             files=pl.col("file").n_unique(),
             prompts=pl.col("prompt").n_unique(),
         )
@@ -285,8 +289,9 @@ class RolloutsChecks(Checks):
         self.world.ledger.count("schema", "groups", len(groups))
         samples = f"samples 0 to {wanted - 1}" if isinstance(wanted, int) else "samples without a gap"
         rules = {
-            "unique": ("each group and sample once", pl.col("distinct") < pl.col("size")),
+            "unique": ("each group and sample once", (pl.col("repeated") > 0) | (pl.col("distinct") < pl.col("size"))),
             "group whole": (samples, (pl.col("distinct") != size) | (pl.col("last") + 1 != size)),
+            "episode whole": ("one last row of each episode", pl.col("distinct") > pl.col("size")),
             "group in one file": ("a group in one file", pl.col("files") > 1),
             "one prompt": ("one prompt in a group", pl.col("prompts") > 1),
         }
@@ -311,10 +316,11 @@ class RolloutsChecks(Checks):
                 self.spot(file).error("schema", "seeds", expected="a seed", found="null", **said)
 
     def _figures(self, rows: pl.DataFrame) -> Iterator[tuple[str, Any]]:
+        ends = rows.filter("ends")
         yield "groups", rows["group_id"].n_unique()
-        yield "completions", len(rows)
-        yield "reward_mean", rows["reward"].mean()
-        yield "statuses", dict(rows.group_by("status").len().sort("status").iter_rows())
+        yield "completions", len(ends)
+        yield "reward_mean", ends["reward"].mean()
+        yield "statuses", dict(ends.group_by("status").len().sort("status").iter_rows())
         yield "policy_version", int(rows["policy_version"][0])
         if rows["whole"].all():
             yield "tokens", int(rows["tokens"].sum())
