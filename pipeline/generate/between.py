@@ -88,10 +88,10 @@ class ChatBetween:
         reasoning, answer = MARK.format("reasoning"), MARK.format("answer")
         drawn = f"<think>\n{reasoning}\n</think>\n\n{answer}"
         chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": drawn}, {"role": "user", "content": "?"}]
-        anew = self._rendered(chat)
-        if drawn in anew:
+        written = self._rendered(chat)
+        if drawn in written:
             return []
-        lost = "leaves the reasoning of earlier turns out" if reasoning not in anew else "writes earlier turns otherwise"
+        lost = "leaves the reasoning of earlier turns out" if reasoning not in written else "writes earlier turns otherwise"
         if anew:
             return [f"the model's chat template {lost} when a chat goes on. Each turn sees the chat so, and is a row of its own"]
         return [

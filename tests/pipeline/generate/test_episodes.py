@@ -437,13 +437,14 @@ def test_a_turn_sees_the_chat_as_its_template_writes_it_anew_and_is_a_row(thinke
     says = [["5+1=7", "8=8", "2-1=1"], ["1"]]
     made, engine = thinker.play(lambda group, sample: says[sample], ANEW)
     tokenizer = load_tokenizer(thinker.policy.path, trust_remote_code=False)
-    rows = [row for row in rows_of(made) if row["prompt_id"] == "p0"]
+    asks = [ask for ask in engine.asked if ask.key == (0, 0, 0)]
+    group = next(row["group_id"] for row in rows_of(made) if row["seed"] == asks[0].seed)
+    rows = [row for row in rows_of(made) if row["group_id"] == group]
     assert [(row["sample_index"], row["finish_reason"], row["reward"]) for row in rows] == [
         (0, "continued", 0.5), (1, "continued", 0.5), (2, "stop", 0.5), (4, "stop", 1.0),
     ]  # fmt: skip
-    chat = [{"role": "user", "content": "0+1"}]
+    chat = [{"role": "user", "content": f"{rows[0]['prompt_id'][1:]}+1"}]
     plain = lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # noqa: E731
-    asks = [ask for ask in engine.asked if ask.key == (0, 0, 0)]
     for row, ask, text, off in zip(rows[:3], asks, says[0], [6, 7, None], strict=True):
         anew = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         ids: list[int] = []

@@ -77,6 +77,7 @@ def check_episodes(held: Held, world: World, samples: int) -> tuple[int, int]:
             prompt = prompts.get(episode[0]["prompt_id"])
             if prompt is None:
                 raise CannotRerun("its prompts are not here whole")
+            assert history is not None
             turns_of = [spoken.get((row["group_id"], row["sample_index"]), []) for row in episode]
             if (why := game.difference_anew(episode, turns_of, prompt, history, several)) is not None:
                 held.spot(world.ledger, files[episode[0]["file"]].path).error(

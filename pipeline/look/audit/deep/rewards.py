@@ -22,11 +22,12 @@ from pipeline.look.audit.deep.rerun import CannotRerun
 from pipeline.look.audit.holdings import Held
 from pipeline.look.audit.rows import Share, open_table
 from pipeline.look.audit.world import World
-from pipeline.regrade.rows import items_of
+from pipeline.regrade.rows import items_of, of_last_rows
 from pipeline.rewards.pool import RewardPool
 from pipeline.rewards.registry import ASKED_ANEW, BATCHED, BUILTINS, source_hash, version_of
 from schemas import Prompts, Turns
 from schemas.manifest import File
+from schemas.rollouts import ends_episode
 
 MOST = 20_000
 """Completions of an artifact that are graded again, spread over all of it in whole groups."""
@@ -57,8 +58,9 @@ def check_rewards(held: Held, world: World) -> tuple[int, int] | None:
             total += len(rows)
             groups = rows["group_id"].rle_id()
             rows = rows.filter(groups % every == 0)
-            items = list(items_of(rows.with_columns(group_id="given"), prompts, _episode_rewards(held, world, file, rows)))
-            for row, result in zip(rows.iter_rows(named=True), pool.submit(items).result(), strict=True):
+            ends = rows.filter(ends_episode())
+            items = list(items_of(ends.with_columns(group_id="given"), prompts, _episode_rewards(held, world, file, rows)))
+            for row, result in zip(ends.iter_rows(named=True), pool.submit(items).result(), strict=True):
                 if row["status"] in ("ok", "truncated"):
                     graded += 1
                     _compare(held, world, file.path, row, result.components, result.error, tolerances)
@@ -137,7 +139,7 @@ def _episode_rewards(held: Held, world: World, file: File, rows: pl.DataFrame) -
     path = world.read(held, turns.path) if turns else None
     if path is None:
         return {}
-    found = episode_rewards(pl.read_parquet(path, glob=False))
+    found = episode_rewards(of_last_rows(pl.read_parquet(path, glob=False), rows))
     return {(given, sample): found.get((group, sample)) for given, group, sample in rows.select("given", *GIVEN[:2]).rows()}
 
 

@@ -11,10 +11,16 @@ from pipeline.look.audit.findings import Spot
 from pipeline.look.audit.rows import MAKE_ANEW, RowBatch, Rule, check_rows, check_rules
 from pipeline.look.audit.tables.checks import Checks, Facts, joined
 from schemas import Credits, Pairs, Rollouts, Shaped
+from schemas.rollouts import ends_episode
 from schemas.table import Table
 
 KEY = ["group_id", "sample_index"]
-REWARDS = {"group_id": pl.col("group_id"), "sample_index": pl.col("sample_index"), "reward": pl.col("reward")}
+REWARDS = {
+    "group_id": pl.col("group_id"),
+    "sample_index": pl.col("sample_index"),
+    "reward": pl.col("reward"),
+    "ends": ends_episode(),
+}
 TOKENS = {
     "group_id": pl.col("group_id"),
     "sample_index": pl.col("sample_index"),
@@ -55,8 +61,10 @@ class ShapedChecks(Checks):
         source = self.world.columns(rollouts, Rollouts, REWARDS) if rollouts else None
         self.world.ledger.count("schema", f"{table.title()} tables compared with their rollouts", int(source is not None), 1)
         if table is Shaped:
-            reasons = rows.drop_nulls("drop_reason").group_by("drop_reason").len().sort("drop_reason")
-            self.check_summary({"kept": int(rows["keep"].sum()), "dropped": dict(reasons.iter_rows())})
+            # Completions are counted, of which those of several rows have a fate in each.
+            counted = rows if source is None else rows.join(source.filter("ends"), on=KEY, how="semi")
+            reasons = counted.drop_nulls("drop_reason").group_by("drop_reason").len().sort("drop_reason")
+            self.check_summary({"kept": int(counted["keep"].sum()), "dropped": dict(reasons.iter_rows())})
         if source is not None and table is Shaped:
             check_aligned(self, rows, source, "a row for every completion of the rollouts")
         if source is not None and table is Credits:
