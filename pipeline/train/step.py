@@ -6,6 +6,7 @@ Denominators, statistics of the whole step and metrics do not depend on how the 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,13 @@ class Stepper:
         iteration: int,
         team: Team,
         rate: Callable[[int], float],
-        scratch: Path,
+        scratch: Path | None = None,
     ) -> None:
         """
         Args:
             iteration: version of the policy that is being made.
             rate: learning rate of each step.
-            scratch: where moments go that are offloaded from a CPU.
+            scratch: where moments go that are offloaded from a CPU; by default where the system has temporary files.
         """
         self.policy, self.algorithm, self.config, self.iteration, self.team = policy, algorithm, config, iteration, team
         self.rate = rate
@@ -55,7 +56,7 @@ class Stepper:
             "weight_decay": config.weight_decay,
         }
         if config.offload_optimizer is True:
-            self.optimizer: torch.optim.AdamW = AdamWAside(masters, scratch, **settings)
+            self.optimizer: torch.optim.AdamW = AdamWAside(masters, scratch or Path(tempfile.gettempdir()), **settings)
         else:
             self.optimizer = torch.optim.AdamW(masters, fused=True, **settings)
 
