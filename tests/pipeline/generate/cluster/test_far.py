@@ -176,6 +176,37 @@ def test_a_look_finds_room_and_the_store(cluster: Any, nodes: Any, tmp_path: Pat
         look(spec, None)  # type: ignore[arg-type]
 
 
+def test_a_store_that_a_node_does_not_see_is_named_before_any_work(cluster: Any, nodes: Any, tmp_path: Path) -> None:
+    from pipeline.generate.cluster.nodes import look
+
+    nodes(1)
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        store = f"/proc/self/fd/{here}"  # of this process alone
+        spec = {"cluster": {"ray": cluster.address}, "engine": {}, "store": store}
+        with pytest.raises(UserError, match=rf"node [0-9.]+ does not see the store {store}\. Put it .* or into a bucket"):
+            look(spec, None)  # type: ignore[arg-type]
+    finally:
+        os.close(here)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_with_another_version_is_named_before_any_work(cluster: Any, tmp_path: Path) -> None:
+    from pipeline.generate.cluster.nodes import look
+
+    (tmp_path / "torch-0.0.1.dist-info").mkdir()
+    (tmp_path / "torch-0.0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.0.1\n")
+    other = f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"
+    node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": other})
+    cluster.wait_for_nodes()
+    spec = {"cluster": {"ray": cluster.address}, "engine": {}, "store": str(tmp_path / "store")}
+    try:
+        with pytest.raises(UserError, match=r"node [0-9.]+ has other versions: torch 0\.0\.1 \(here .*\)\. Install the same"):
+            look(spec, None)  # type: ignore[arg-type]
+    finally:
+        cluster.remove_node(node)
+
+
 def test_an_address_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
