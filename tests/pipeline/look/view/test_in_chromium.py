@@ -53,6 +53,7 @@ def test_every_screen_holds_at_both_widths_and_runs_nothing(browser: Any, served
                 browser.open(page.server.url + name, width, dark=dark)
                 assert browser.value("window.done") is None
                 assert browser.too_wide()[0] == [], (name, width)
+                assert browser.faint() == [], (name, width, dark)
                 assert browser.value("document.scripts.length") == 0
                 back = browser.value("getComputedStyle(document.body).backgroundColor")
                 assert back == ("rgb(20, 23, 27)" if dark else "rgb(246, 247, 249)"), "the style sheet is let in by its hash"
@@ -70,6 +71,7 @@ def test_turns_of_an_episode_stand_apart_whatever_a_tool_wrote(
                 page.server.url + address("group", {"of": played[1].id[:16], "group": "train-0@01234567"}), width, dark=dark
             )
             assert browser.too_wide()[0] == [] and browser.value("document.scripts.length") == 0
+            assert browser.faint() == []
             heads = "[...document.querySelectorAll('.turn h3')]"
             assert browser.value(f"{heads}.map(head => head.textContent)") == [
                 "policy, reward 0.5",
