@@ -1,4 +1,4 @@
-"""The documentation as a site, opened from disk in Chromium: the search finds."""
+"""The documentation as a site, opened from disk in Chromium: pages fit and can be read, the search finds."""
 
 from __future__ import annotations
 
@@ -61,3 +61,18 @@ def test_the_search_works_from_disk(browser: Any, site: Path, width: int) -> Non
         time.sleep(0.2)
     assert any("/metrics.html" in link or "/algorithms.html" in link for link in found), found
     assert all(link.startswith("file://") for link in found)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_page_fits_and_can_be_read(browser: Any, site: Path, dark: bool) -> None:
+    pages = sorted(site.glob("*.html"))
+    assert len(pages) > 20
+    wrong: dict[str, Any] = {}
+    for page in pages:
+        for width in (1400, 400):
+            browser.open(page.as_uri(), width, dark=dark)
+            found = browser.value("document.documentElement.scrollWidth") - width, browser.faint()
+            if found != (0, []):
+                wrong[f"{page.name} at {width}"] = found
+    assert wrong == {}
