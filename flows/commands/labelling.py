@@ -51,11 +51,10 @@ def _serve(shown: list[ShownPair], labels: LabelFile, wanted: int, port: int) ->
     from pipeline.look.view.labelling import LabelPages
     from pipeline.look.view.server import FormServer
 
-    with FormServer(LabelPages(shown, labels, wanted), port) as server:
+    with FormServer(LabelPages(shown, labels, wanted), port) as server, suppress(KeyboardInterrupt):
         typer.echo(server.url)
         typer.echo("rollbook: every label is written at once; Ctrl-C ends this", err=True)
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 def _ask_all(console: Console, shown: list[ShownPair], labels: LabelFile, wanted: int) -> None:

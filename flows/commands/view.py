@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -25,13 +26,10 @@ def view(
     pool = RowPool(parts_of(places))
     screens = Screens(pool, ", ".join(places))
     screens.prepare()
-    with ViewServer(screens, port) as server:
+    with ViewServer(screens, port) as server, suppress(KeyboardInterrupt):
         typer.echo(server.url)
         typer.echo(f"rollbook: {pool.total:,} completions; Ctrl-C ends this", err=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return
+        server.serve_forever()
 
 
 def register(app: typer.Typer) -> None:

@@ -24,7 +24,7 @@ def test_the_figures_of_a_rollouts_artifact_are_of_all_its_tokens() -> None:
     """5,000,000 completions of 1,000 tokens, as `read_scalars` has them."""
     lists = pl.DataFrame({"completion_token_ids": [[7] * 1000], "prompt_token_ids": [[7] * 900]})
     row = lists.select(tokens=length("completion_token_ids"), prompt_tokens=length("prompt_token_ids"))
-    other = {"group_id": "a", "status": "ok", "reward": 1.0, "policy_version": 0, "error": None}
+    other = {"group_id": "a", "status": "ok", "reward": 1.0, "policy_version": 0, "error": None, "finish_reason": "stop"}
     rows = row.with_columns(**{name: pl.lit(value) for name, value in other.items()}).select(pl.all().repeat_by(MANY).explode())
     figures = summarize(rows)
     assert (figures["tokens"], figures["prompt_tokens"]) == (5_000_000_000, 4_500_000_000)
