@@ -14,9 +14,8 @@ import polars as pl
 from pipeline.algorithms.cells.density import mean_logprob
 from pipeline.common.lengths import length
 from pipeline.common.text import number
-from pipeline.generate.engine import EpisodeTurn
 from pipeline.look.pieces import load_tokenizer, pieces, shade_of
-from pipeline.look.turns import label, turns_of
+from pipeline.look.turns import ShownTurn, label, turns_of
 from pipeline.run.state import Run
 from pipeline.store import Artifact, scan_table
 from schemas import Rollouts, Shaped
@@ -82,7 +81,7 @@ def read_examples(run: Run) -> Examples | None:
         if chosen.is_empty():
             return None
         tokenizer, note = load_tokenizer(step.policy.file("tokenizer.json"))
-        turns = turns_of(rollouts, chosen)
+        turns = turns_of(rollouts, chosen, step.shaped)
         found = (
             _example(row, tokenizer, turns.get((row["group_id"], row["sample_index"]), [])) for row in _read(rollouts, chosen)
         )
@@ -136,7 +135,7 @@ def _read(rollouts: Artifact, chosen: pl.DataFrame) -> list[dict[str, Any]]:
     return chosen.join(found, on=("group_id", "sample_index"), how="left", maintain_order="left").to_dicts()
 
 
-def _example(row: dict[str, Any], tokenizer: Tokenizer | None, turns: Sequence[EpisodeTurn]) -> Example:
+def _example(row: dict[str, Any], tokenizer: Tokenizer | None, turns: Sequence[ShownTurn]) -> Example:
     text, logprobs = row["completion_text"], row["behavior_logprobs"]
     if tokenizer is not None and logprobs is not None:
         tokens = _spoken(tokenizer, row["completion_token_ids"], logprobs, row["action_mask"], turns)
@@ -167,7 +166,7 @@ def _spoken(
     ids: Sequence[int],
     logprobs: Sequence[float],
     mask: Sequence[bool] | None,
-    turns: Sequence[EpisodeTurn],
+    turns: Sequence[ShownTurn],
 ) -> list[ShownToken]:
     """The pieces of a completion; of an episode, before each turn who speaks."""
     if not turns:

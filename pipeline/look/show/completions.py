@@ -11,11 +11,10 @@ import polars as pl
 from pipeline.algorithms.cells.density import mean_logprob
 from pipeline.common.errors import UserError
 from pipeline.common.lengths import length
-from pipeline.generate.engine import EpisodeTurn
 from pipeline.look.show.query import Query
 from pipeline.look.show.reading import read
 from pipeline.look.show.subject import Subject, artifacts_in, store_around
-from pipeline.look.turns import turns_of
+from pipeline.look.turns import ShownTurn, turns_of
 from pipeline.run.state import Iteration
 from pipeline.store import Artifact, scan_table
 from schemas import Revisions, Rollouts, Shaped
@@ -53,7 +52,7 @@ class Completion:
     """Columns of the rollouts, `advantage`, `tokens` (how many) and `logprob` (the mean of those that were drawn). Of revisions
     `role`, `change`, `said` and `note` too, see `schemas.Revisions`."""
     answers: ShownRollouts
-    turns: tuple[EpisodeTurn, ...] = ()
+    turns: tuple[ShownTurn, ...] = ()
     """Of an episode."""
 
 
@@ -145,7 +144,7 @@ def select(answers: Iterable[ShownRollouts], query: Query) -> Selection:
     by_key: dict[tuple[Any, ...], Completion] = {}
     for (number,), keys in shown.group_by("part"):
         part = parts[int(number)]
-        turns = turns_of(part.rollouts, keys)
+        turns = turns_of(part.rollouts, keys, part.shaped)
         for row in _whole(part, keys):
             key = row["group_id"], row["sample_index"]
             by_key[number, *key] = Completion(row, part, tuple(turns.get(key, ())))

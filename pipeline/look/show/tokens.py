@@ -12,10 +12,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from pipeline.common.text import visible
-from pipeline.generate.engine import EpisodeTurn
 from pipeline.look.pieces import SHADES, load_tokenizer, pieces, shade_of
 from pipeline.look.show.completions import Completion, ShownRollouts
-from pipeline.look.turns import label
+from pipeline.look.turns import ShownTurn, label
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,14 +45,15 @@ def spoken(completion: Completion, by: By) -> list[RenderableType]:
     return parts
 
 
-def _part(completion: Completion, turn: EpisodeTurn) -> dict[str, Any]:
-    """The row with one turn's tokens alone."""
+def _part(completion: Completion, turn: ShownTurn) -> dict[str, Any]:
+    """The row with one turn's tokens alone, and its own advantage where it has one."""
     row, cut = completion.row, slice(turn.start, turn.start + turn.length)
     lists = {name: row[name] and row[name][cut] for name in ("completion_token_ids", "behavior_logprobs", "action_mask")}
     tokenizer = _tokenizer(completion.answers)
     ids = lists["completion_token_ids"]
     text = tokenizer.decode(ids) if tokenizer else f"{len(ids)} tokens"
-    return {**row, **lists, "completion_text": text}
+    advantage = row["advantage"] if turn.advantage is None else turn.advantage
+    return {**row, **lists, "completion_text": text, "advantage": advantage}
 
 
 def completion_text(completion: Completion, by: By) -> Text:

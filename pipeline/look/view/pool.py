@@ -194,7 +194,7 @@ class RowPool:
         for role, scores in part.scores.items():
             scored = self._frame(scores, Scores).filter(groups).select(*KEY, pl.col("logprobs").alias(f"scores {role}"))
             frame = frame.join(read(scored, scores), on=KEY, how="left", maintain_order="left")
-        turns = turns_of(part.rollouts, frame.select(*KEY))
+        turns = turns_of(part.rollouts, frame.select(*KEY), part.shaped)
         return [{**row, "turns": turns.get((row["group_id"], row["sample_index"]), [])} for row in frame.to_dicts()]
 
 

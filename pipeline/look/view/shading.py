@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.text import number
 from pipeline.look.pieces import SHADES, load_tokenizer, pieces, shade_of
-from pipeline.look.turns import label
+from pipeline.look.turns import ShownTurn, label
 from pipeline.look.view.parts import ViewPart
 
 if TYPE_CHECKING:
@@ -86,10 +86,15 @@ def shaded(row: dict[str, Any], part: ViewPart, by: str, *, whole: bool = False)
     if not row["turns"]:
         return ShadedText((ShadedTurn(_pieces(tokenizer, ids, 0, shown, row, by)),), note, cut)
     turns = [turn for turn in row["turns"] if turn.start < shown or turn.length == 0]
-    spoken = [_pieces(tokenizer, ids, turn.start, min(turn.start + turn.length, shown), row, by) for turn in turns]
+    spoken = [_pieces(tokenizer, ids, turn.start, min(turn.start + turn.length, shown), _earned(row, turn), by) for turn in turns]
     said = tuple(ShadedTurn(here, label(turn), turn.who) for turn, here in zip(turns, spoken, strict=True))
     left = len(row["turns"]) - len(turns)
     return ShadedText(said, f"{note}; {left} more turn{'s' if left > 1 else ''}" if left else note, cut)
+
+
+def _earned(row: dict[str, Any], turn: ShownTurn) -> dict[str, Any]:
+    """The row, with the turn's own advantage where it has one."""
+    return row if turn.advantage is None else {**row, "advantage": turn.advantage}
 
 
 def _without_tokens(row: dict[str, Any], by: str, why: str | None, whole: bool) -> ShadedText:
