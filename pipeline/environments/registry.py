@@ -103,7 +103,7 @@ def check_environment(config: EnvironmentConfig | None) -> None:
 
 
 def recipe_of_environment(config: EnvironmentConfig) -> dict[str, Any]:
-    """What of the settings decides an episode: without limits of time and memory. With the hash of the user's own class.
+    """What of the settings decides an episode: without limits of time and memory. With the hash of one's own class or taskset.
 
     Raises:
         UserError: no such environment.
@@ -116,9 +116,10 @@ def recipe_of_environment(config: EnvironmentConfig) -> dict[str, Any]:
         told["history"] = config.history
     if (version := VERSIONS.get(config.name, 1)) > 1:
         told["version"] = version
-    if config.name not in BUILTINS and (source := source_sha256(_class(config.name))):
-        told["source"] = source
-    return told
+    made_by = _class(config.name)
+    by_args = getattr(made_by, "source", None) if config.name in BUILTINS else None
+    source = by_args(**config.given) if by_args else None if config.name in BUILTINS else source_sha256(made_by)
+    return {**told, "source": source} if source else told
 
 
 def rows_of_episode(recipe: Mapping[str, Any]) -> int:

@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import inspect
 import itertools
 import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.common.errors import UserError
@@ -37,7 +40,7 @@ class VerifiersTasks:
     def __init__(self, taskset: str, config: Mapping[str, Any] | None = None, limit: int = 1000) -> None:
         """
         Args:
-            taskset: name of a module that exports a Taskset and, if it has one of its own, an Env.
+            taskset: name of a module that exports a Taskset and, if it has one of its own, an Env; or its file (.py).
             config: of the library's environment, such as {"taskset": {"task": {…}}}.
             limit: tasks that are loaded.
         """
@@ -50,6 +53,12 @@ class VerifiersTasks:
         """Load the tasks, once for all episodes."""
         env = loaded(taskset, config or {})
         cls._loaded = env, {asked(task.data): task for task in itertools.islice(env.taskset, limit)}
+
+    @classmethod
+    def source(cls, taskset: str, config: Mapping[str, Any] | None = None, limit: int = 1000) -> str | None:
+        """sha256 of what the taskset is written in: another one gives other episodes. None where it cannot be found."""
+        files = _files_of(taskset)
+        return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest() if files else None
 
     def start(self, prompt: Mapping[str, Any], seed: int) -> str | None:
         task = self._tasks.get(str(prompt["question"]))
@@ -159,7 +168,7 @@ def loaded(taskset: str, config: Mapping[str, Any]) -> Any:
     Raises:
         UserError: the library is not there, or there is no such taskset, or none that can be played here.
     """
-    sys.path.insert(0, os.getcwd())
+    name = _on_path(taskset)
     try:
         from verifiers.v1.configs.agent import agent_config_fields
         from verifiers.v1.utils.loaders import load_environment, resolve_env_config
@@ -167,7 +176,7 @@ def loaded(taskset: str, config: Mapping[str, Any]) -> Any:
         raise UserError(
             f"environment.name: {NAME} takes the library verifiers, 0.4 or later ({error}): pip install 'rollbook[verifiers]'"
         ) from None
-    given = {**config, "taskset": {**config.get("taskset", {}), "id": taskset}}
+    given = {**config, "taskset": {**config.get("taskset", {}), "id": name}}
     try:
         env = load_environment(resolve_env_config(given))
     except Exception as error:
@@ -181,6 +190,34 @@ def loaded(taskset: str, config: Mapping[str, Any]) -> Any:
     if type(env.taskset).toolsets(env.taskset.config) or kind.toolsets(env.taskset.config.task):
         raise UserError(f"environment.args.taskset: {taskset}: has tool servers, and none is started here")
     return env
+
+
+def _on_path(taskset: str) -> str:
+    """Have the module of a taskset be found. Returns its name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    sys.path.insert(0, os.getcwd())
+    if not taskset.endswith(".py"):
+        return taskset
+    file = Path(taskset)
+    if not file.is_file():
+        raise UserError(f"environment.args.taskset: {taskset}: no such file in {os.getcwd()}")
+    sys.path.insert(0, str(file.resolve().parent))
+    return file.stem
+
+
+def _files_of(taskset: str) -> list[Path]:
+    """The file of a taskset's module; of a package all that are Python's; [] where there is none."""
+    if taskset.endswith(".py"):
+        return [Path(taskset)] if Path(taskset).is_file() else []
+    name = taskset.rpartition("/")[2].partition("@")[0].replace("-", "_").lower()
+    spec = PathFinder.find_spec(name, [os.getcwd(), *sys.path])
+    if spec is None or spec.origin is None:
+        return []
+    file = Path(spec.origin)
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
 
 
 def _refuse_unplayable(task: Any) -> None:

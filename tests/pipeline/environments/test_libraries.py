@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import textwrap
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from pipeline.common.errors import UserError
 from pipeline.config.environment import EnvironmentConfig
 from pipeline.environments.host import Host
 from pipeline.environments.protocol import Observation
-from pipeline.environments.registry import check_environment
+from pipeline.environments.registry import check_environment, recipe_of_environment
 from pipeline.environments.textarena_games import TextArenaGames
 from pipeline.environments.verifiers_tasks import VerifiersTasks, main
 
+ROOT = Path(__file__).resolve().parents[3]
 SUMS = """
     import verifiers.v1 as vf
 
@@ -156,6 +158,43 @@ def test_tasks_of_verifiers_are_written_as_data(
     monkeypatch.setattr("sys.argv", ["verifiers_tasks", "nothing_here"])
     with pytest.raises(SystemExit, match=r"environment\.args\.taskset: nothing_here: ModuleNotFoundError"):
         main()
+
+
+@pytest.mark.needs("verifiers")
+def test_a_taskset_of_verifiers_may_be_a_file(here: Path) -> None:
+    (here / "sets").mkdir()
+    (here / "my_sums.py").rename(here / "sets" / "other_sums.py")
+    with played("verifiers_tasks", taskset="sets/other_sums.py") as play:
+        play.start(question="What is 1+1?")
+        assert play.say("It is 2.").reward == 2.0
+    with pytest.raises(UserError, match=r"environment\.args\.taskset: sets/none\.py: no such file"):
+        VerifiersTasks.prepare(None, "sets/none.py")
+
+
+@pytest.mark.needs("verifiers")
+def test_the_example_gives_a_second_try() -> None:
+    args = {"taskset": str(ROOT / "examples/word_tries.py"), "limit": 2}
+    files = [str(ROOT / "data/words/train.jsonl")]
+    with played("verifiers_tasks", **args, config={"taskset": {"files": files}}) as play:
+        question = "Mia has 12 marbles and buys 6 more. How many marbles does Mia have now?"
+        play.start(question=question)
+        assert play.say("She has 18.") == Observation(reward=1.0, done=True)
+        play.start(question=question)
+        told = play.say("19")
+        assert [message.content[:14] for message in told.messages] == ["That is wrong."] and not told.done
+        assert play.say("18") == Observation(reward=0.5, done=True)
+        play.start(question=question)
+        play.say("19")
+        assert play.say("20") == Observation(reward=0.0, done=True)
+
+
+@pytest.mark.parametrize("taskset", ["my_sums", "my_sums.py"])
+def test_recipes_hold_the_hash_of_a_taskset(here: Path, taskset: str) -> None:
+    config = EnvironmentConfig(name="verifiers_tasks", args={"taskset": taskset})
+    before = recipe_of_environment(config)
+    assert before["source"] == hashlib.sha256((here / "my_sums.py").read_bytes()).hexdigest()
+    (here / "my_sums.py").write_text("", encoding="utf-8")
+    assert recipe_of_environment(config)["source"] != before["source"]
 
 
 @pytest.mark.needs("verifiers")
